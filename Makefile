@@ -1,0 +1,42 @@
+# The two commands of this project are `make run` and `make test`; the rest serves developers.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run test test-fast lint types proto bench clean
+
+run: $(VENV)/.run
+	$(BIN)/kine --listen-address 127.0.0.1:2379 $(KINE_ARGS)
+
+test: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+proto: $(VENV)/.test
+	$(BIN)/pip install --quiet --group proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kine/etcd/proto/*.proto
+
+# A stamp a set of packages: made again when the project's dependencies change.
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("kine needs Python 3.11 or newer: make run PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run tests/install.sh
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' --group test --group lint
+	bash tests/install.sh
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
