@@ -1,0 +1,26 @@
+"""etcdserverpb.Cluster: each instance is a cluster of one to its clients."""
+
+from __future__ import annotations
+
+from kine.etcd.proto import rpc_pb2 as rpc
+from kine.etcd.wire import Headers
+from kine.store.store import Store
+from kine.transport.base import Call
+
+
+class Cluster:
+    def __init__(self, store: Store, headers: Headers, scheme: str, name: str) -> None:
+        self._store = store
+        self._headers = headers
+        self._scheme = scheme
+        self._name = name
+
+    async def member_list(self, request: bytes, call: Call) -> bytes:
+        """The address is the one the client itself has used: it is reachable for certain."""
+        if rpc.MemberListRequest.FromString(request).linearizable:
+            await self._store.refresh()
+        authority = call.metadata.get(":authority", "") or "localhost:2379"
+        url = f"{self._scheme}://{authority}"
+        member = rpc.Member(ID=self._headers.member_id, name=self._name, peerURLs=[url], clientURLs=[url])
+        answer = rpc.MemberListResponse(members=[member])
+        return self._headers.at(self._store.index.revision) + answer.SerializeToString()

@@ -1,0 +1,137 @@
+"""Requests decoded and checked: messages in, the store's operations out.
+
+The checks and their order are etcd's (server/etcdserver/api/v3rpc/key.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kine.etcd import errors
+from kine.etcd.proto import rpc_pb2 as rpc
+from kine.store.index import in_range
+from kine.store.ops import Compare, CompareTarget, Delete, Op, Put, Range, Txn
+
+MAX_TXN_OPS = 128
+
+
+def range_end(end: bytes) -> bytes | None:
+    """The API's forms of a range's end, as the store's: none, `\\0` for "and everything after", a key."""
+    if not end:
+        return None
+    return b"" if end == b"\0" else end
+
+
+def decode_range(message: rpc.RangeRequest) -> Range:
+    if not message.key:
+        raise errors.empty_key()
+    if not (0 <= message.sort_order <= 2 and 0 <= message.sort_target <= 4):
+        raise errors.invalid_sort_option()
+    return Range(
+        message.key,
+        range_end(message.range_end),
+        message.limit,
+        message.revision,
+        message.sort_order,
+        message.sort_target,
+        message.serializable,
+        message.keys_only,
+        message.count_only,
+        message.min_mod_revision,
+        message.max_mod_revision,
+        message.min_create_revision,
+        message.max_create_revision,
+    )
+
+
+def decode_put(message: rpc.PutRequest) -> Put:
+    if not message.key:
+        raise errors.empty_key()
+    if message.ignore_value and message.value:
+        raise errors.value_provided()
+    if message.ignore_lease and message.lease:
+        raise errors.lease_provided()
+    return Put(
+        message.key, message.value, message.lease, message.prev_kv, message.ignore_value, message.ignore_lease
+    )
+
+
+def decode_delete(message: rpc.DeleteRangeRequest) -> Delete:
+    if not message.key:
+        raise errors.empty_key()
+    return Delete(message.key, range_end(message.range_end), message.prev_kv)
+
+
+def decode_txn(message: rpc.TxnRequest) -> Txn:
+    txn = _txn(message, MAX_TXN_OPS)
+    _check_overlaps(txn.success)
+    _check_overlaps(txn.failure)
+    return txn
+
+
+def _txn(message: rpc.TxnRequest, allowed: int) -> Txn:
+    count = max(len(message.compare), len(message.success), len(message.failure))
+    if count > allowed:
+        raise errors.too_many_ops()
+    compares = [_compare(compare) for compare in message.compare]
+    return Txn(
+        compares,
+        [_op(op, allowed - count) for op in message.success],
+        [_op(op, allowed - count) for op in message.failure],
+    )
+
+
+def _op(message: rpc.RequestOp, allowed: int) -> Op:
+    kind = message.WhichOneof("request")
+    if kind == "request_put":
+        return decode_put(message.request_put)
+    if kind == "request_range":
+        return decode_range(message.request_range)
+    if kind == "request_delete_range":
+        return decode_delete(message.request_delete_range)
+    if kind == "request_txn":
+        return _txn(message.request_txn, allowed)
+    raise errors.key_not_found()
+
+
+def _compare(message: rpc.Compare) -> Compare:
+    if not message.key:
+        raise errors.empty_key()
+    target = int(message.target)
+    operand: int | bytes
+    if target == CompareTarget.MOD:
+        operand = message.mod_revision
+    elif target == CompareTarget.VERSION:
+        operand = message.version
+    elif target == CompareTarget.CREATE:
+        operand = message.create_revision
+    elif target == CompareTarget.VALUE:
+        operand = message.value
+    else:
+        operand = message.lease
+    return Compare(message.key, range_end(message.range_end), target, int(message.result), operand)
+
+
+def _check_overlaps(ops: Iterable[Op]) -> tuple[set[bytes], list[Delete]]:
+    """What a list of operations puts and deletes; no key may be changed twice (etcd: checkIntervals)."""
+    puts: set[bytes] = set()
+    deletes = [op for op in ops if isinstance(op, Delete)]
+    for op in ops:
+        if isinstance(op, Txn):
+            then_puts, then_deletes = _check_overlaps(op.success)
+            else_puts, else_deletes = _check_overlaps(op.failure)
+            # The two branches exclude each other: between them a key may stand twice.
+            for key in then_puts | else_puts:
+                _check_put(key, puts, deletes)
+            puts |= then_puts | else_puts
+            deletes += then_deletes + else_deletes
+    for op in ops:
+        if isinstance(op, Put):
+            _check_put(op.key, puts, deletes)
+            puts.add(op.key)
+    return puts, deletes
+
+
+def _check_put(key: bytes, puts: set[bytes], deletes: list[Delete]) -> None:
+    if key in puts or any(in_range(key, delete.key, delete.end) for delete in deletes):
+        raise errors.duplicate_key()

@@ -1,0 +1,120 @@
+"""Every method this server answers, by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from kine.etcd import errors
+from kine.etcd.cluster import Cluster
+from kine.etcd.kv import Kv
+from kine.etcd.lease import Lease
+from kine.etcd.maintenance import Maintenance
+from kine.etcd.proto import rpc_pb2 as rpc
+from kine.etcd.standard import Health, Reflection
+from kine.etcd.watch import Watch
+from kine.etcd.wire import Headers
+from kine.store.store import Store
+from kine.transport.base import Call, Routes, Streaming, Unary, UnaryHandler
+
+_HEALTH = "grpc.health.v1.Health"
+_REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_NO_RAFT = "there is no Raft group to change; instances share one database"
+_NO_AUTH = "use mTLS (--trusted-ca-file) to say who may connect"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this server says it is."""
+
+    cluster_id: int
+    member_id: int
+    name: str
+    version: str  # of etcd, as told to clients
+    scheme: str  # of its clients' URLs
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    routes: Routes
+    watch: Watch
+    health: Health
+
+    def stop(self) -> None:
+        self.health.stop()
+        self.watch.stop()
+
+
+def services(store: Store, identity: Identity, progress_interval: float, max_request_bytes: int) -> Services:
+    headers = Headers(identity.cluster_id, identity.member_id)
+    kv = Kv(store, headers, max_request_bytes)
+    watch = Watch(store, headers, progress_interval, max_request_bytes)
+    lease = Lease(store, headers)
+    maintenance = Maintenance(store, headers, identity.version)
+    cluster = Cluster(store, headers, identity.scheme, identity.name)
+    described = [rpc.DESCRIPTOR.services_by_name[name].full_name for name in rpc.DESCRIPTOR.services_by_name]
+    health = Health(described)
+    reflection = Reflection([*described, _HEALTH, *_REFLECTION[1:]])
+    routes: dict[str, Unary | Streaming] = {}
+    for name in rpc.DESCRIPTOR.services_by_name:
+        service = rpc.DESCRIPTOR.services_by_name[name]
+        for method in service.methods_by_name:
+            routes[f"/{service.full_name}/{method}"] = Unary(
+                _refusing(method, _NO_AUTH if name == "Auth" else _NO_RAFT)
+            )
+    unary = {
+        "KV/Range": kv.range,
+        "KV/Put": kv.put,
+        "KV/DeleteRange": kv.delete_range,
+        "KV/Txn": kv.txn,
+        "KV/Compact": kv.compact,
+        "Lease/LeaseGrant": lease.grant,
+        "Lease/LeaseRevoke": lease.revoke,
+        "Lease/LeaseTimeToLive": lease.time_to_live,
+        "Lease/LeaseLeases": lease.leases,
+        "Cluster/MemberList": cluster.member_list,
+        "Maintenance/Alarm": maintenance.alarm,
+        "Maintenance/Status": maintenance.status,
+        "Maintenance/Defragment": maintenance.defragment,
+        "Maintenance/Hash": maintenance.hash,
+        "Maintenance/HashKV": maintenance.hash_kv,
+    }
+    streaming = {
+        "Watch/Watch": watch.watch,
+        "Lease/LeaseKeepAlive": lease.keep_alive,
+        "Maintenance/Snapshot": maintenance.snapshot,
+    }
+    routes.update((f"/etcdserverpb.{path}", Unary(_translating(handler))) for path, handler in unary.items())
+    routes.update((f"/etcdserverpb.{path}", Streaming(handler)) for path, handler in streaming.items())
+    routes[f"/{_HEALTH}/Check"] = Unary(_translating(health.check))
+    routes[f"/{_HEALTH}/Watch"] = Streaming(health.watch)
+    for service_name in _REFLECTION:
+        routes[f"/{service_name}/ServerReflectionInfo"] = Streaming(reflection.info)
+    return Services(routes, watch, health)
+
+
+def _translating(handler: UnaryHandler) -> UnaryHandler:
+    """Errors of the store and its drivers leave as etcd's."""
+
+    def call(request: bytes, context: Call) -> bytes | Awaitable[bytes]:
+        try:
+            answer = handler(request, context)
+        except errors.KNOWN as error:
+            raise errors.rpc_error(error) from None
+        return answer if type(answer) is bytes else _later(answer)  # type: ignore[arg-type]
+
+    return call
+
+
+async def _later(answer: Awaitable[bytes]) -> bytes:
+    try:
+        return await answer
+    except errors.KNOWN as error:
+        raise errors.rpc_error(error) from None
+
+
+def _refusing(method: str, why: str) -> UnaryHandler:
+    def refuse(request: bytes, call: Call) -> bytes:
+        raise errors.unsupported(method, why)
+
+    return refuse

@@ -1,0 +1,204 @@
+"""etcdserverpb.Watch: one session a stream, any number of watchers in it.
+
+What is sent, and in what order, follows etcd (server/etcdserver/api/v3rpc/watch.go): "created" before the
+watcher's first event, a progress notice only when everything up to its revision has been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from kine.etcd import errors
+from kine.etcd.proto import rpc_pb2 as rpc
+from kine.etcd.requests import range_end
+from kine.etcd.wire import Headers
+from kine.store.hub import Events, Watcher
+from kine.store.store import Store
+from kine.store.values import varint
+from kine.transport.base import Call, Stream
+
+log = logging.getLogger(__name__)
+
+NO_ID = -1  # answers on behalf of no watcher, or of all
+_CREATED = b"\x18\x01"
+_CANCELED = b"\x20\x01"
+_FRAGMENT = b"\x38\x01"
+_DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
+_EMPTY_RANGE = "mvcc: watcher range is empty"
+
+
+class Watch:
+    def __init__(
+        self, store: Store, headers: Headers, progress_interval: float, max_request_bytes: int
+    ) -> None:
+        self._store = store
+        self._headers = headers
+        self._progress_interval = progress_interval
+        self._max_response_bytes = max_request_bytes  # of a fragment: as in etcd
+        self.sessions: set[Session] = set()
+        self._stopping = False
+
+    async def watch(self, stream: Stream, call: Call) -> None:
+        if self._stopping:
+            raise errors.stopped()
+        session = Session(self._store, self._headers, stream, self._max_response_bytes)
+        self.sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self.sessions.discard(session)
+
+    async def run(self) -> None:
+        """Sends progress notices to who asked for them, for as long as it is not cancelled."""
+        while True:
+            await asyncio.sleep(self._progress_interval)
+            for session in tuple(self.sessions):
+                session.tick()
+                await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Ends every stream with a status that makes clients come again, from where they were."""
+        self._stopping = True
+        for session in tuple(self.sessions):
+            session.end()
+
+
+class Session:
+    """A `kine.store.hub.Sink`: where the events of one stream's watchers go."""
+
+    def __init__(self, store: Store, headers: Headers, stream: Stream, max_response_bytes: int) -> None:
+        self._store = store
+        self._hub = store.hub
+        self._headers = headers
+        self._stream = stream
+        self._max_response_bytes = max_response_bytes
+        self._watchers: dict[int, Watcher] = {}
+        self._next_id = 0
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def run(self) -> None:
+        self._task = asyncio.current_task()
+        try:
+            while (request := await self._stream.receive()) is not None:
+                self._handle(rpc.WatchRequest.FromString(request))
+            await asyncio.get_running_loop().create_future()  # half-closed: it goes on listening
+        except asyncio.CancelledError:
+            if self._ended:
+                raise errors.stopped() from None
+            raise
+        except errors.KNOWN as error:
+            raise errors.rpc_error(error) from None
+        finally:
+            for watcher in self._watchers.values():
+                self._hub.remove(watcher)
+
+    def end(self) -> None:
+        self._ended = True
+        if self._task is not None:
+            self._task.cancel()
+
+    # ---- requests
+
+    def _handle(self, message: rpc.WatchRequest) -> None:
+        kind = message.WhichOneof("request_union")
+        if kind == "create_request":
+            self._create(message.create_request)
+        elif kind == "cancel_request":
+            self._cancel(message.cancel_request.watch_id)
+        elif kind == "progress_request":
+            self._progress_of_all()
+
+    def _create(self, message: rpc.WatchCreateRequest) -> None:
+        key = message.key or b"\0"
+        end = range_end(message.range_end)
+        refusal = ""
+        if message.start_revision < 0:
+            refusal = errors.COMPACTED
+        elif end and key >= end:
+            refusal = _EMPTY_RANGE
+        elif message.watch_id and message.watch_id in self._watchers:
+            refusal = _DUPLICATE_ID
+        if refusal:
+            reason = refusal.encode()
+            self._send(NO_ID, _CREATED + _CANCELED + b"\x32" + varint(len(reason)) + reason)
+            return
+        watcher = Watcher(
+            message.watch_id or self._free_id(),
+            key,
+            end,
+            self,
+            message.start_revision,
+            message.start_revision,
+            no_put=rpc.WatchCreateRequest.NOPUT in message.filters,
+            no_delete=rpc.WatchCreateRequest.NODELETE in message.filters,
+            prev_kv=message.prev_kv,
+            fragment=message.fragment,
+            progress=message.progress_notify,
+        )
+        self._watchers[watcher.id] = watcher
+        self._send(watcher.id, _CREATED)
+        self._hub.add(watcher)
+
+    def _free_id(self) -> int:
+        while self._next_id in self._watchers:
+            self._next_id += 1
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _cancel(self, watch_id: int) -> None:
+        watcher = self._watchers.pop(watch_id, None)
+        if watcher is not None:
+            self._hub.remove(watcher)
+            self._send(watch_id, _CANCELED)
+
+    def _progress_of_all(self) -> None:
+        """One notice for the whole stream; none while any of its watchers is behind."""
+        watchers = self._watchers.values()
+        if watchers and all(self._hub.in_step(watcher) for watcher in watchers):
+            self._send(NO_ID, b"")
+
+    def tick(self) -> None:
+        for watcher in self._watchers.values():
+            if watcher.progress and not watcher.busy and self._hub.in_step(watcher):
+                self._send(watcher.id, b"")
+            watcher.busy = False
+
+    # ---- answers
+
+    @property
+    def full(self) -> bool:
+        return self._stream.full
+
+    async def drain(self) -> None:
+        await self._stream.drain()
+
+    def events(self, watcher: Watcher, revision: int, events: Events) -> None:
+        if not watcher.fragment or len(events.joined) < self._max_response_bytes:
+            self._stream.send(self._head(watcher.id, revision) + events.joined)
+            return
+        head = self._head(watcher.id, revision)
+        block: list[bytes] = []
+        size = len(head) + len(_FRAGMENT)
+        for event in events.framed:
+            if block and size + len(event) >= self._max_response_bytes:
+                self._stream.send(b"".join((head, _FRAGMENT, *block)))
+                block, size = [], len(head) + len(_FRAGMENT)
+            block.append(event)
+            size += len(event)
+        self._stream.send(b"".join((head, *block)))
+
+    def compacted(self, watcher: Watcher, compact_revision: int) -> None:
+        self._watchers.pop(watcher.id, None)
+        self._stream.send(self._head(watcher.id, 0) + _CANCELED + b"\x28" + varint(compact_revision))
+
+    def failed(self) -> None:
+        self.end()
+
+    def _send(self, watch_id: int, rest: bytes) -> None:
+        self._stream.send(self._head(watch_id, self._store.index.revision) + rest)
+
+    def _head(self, watch_id: int, revision: int) -> bytes:
+        head = self._headers.at(revision)
+        return head + b"\x10" + varint(watch_id) if watch_id else head
