@@ -1,0 +1,252 @@
+"""Leases: granted, kept alive, and expired exactly once however many instances there are.
+
+A lease is a record in the database: id, TTL and a count of its renewals. No wall clock is involved: each
+instance runs its own clock from when it saw the record, or its count of renewals, change. Before it
+expires a lease it reads the record again; another instance may have renewed or revoked it. Keys are
+deleted through the writer, so each key is deleted by one instance only, and only while it still holds
+that lease.
+
+A row that Go kine wrote has a TTL and no lease: its key expires by itself, that long after it was seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import secrets
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from kine.drivers.base import DriverError, Log, NewRow
+from kine.store.keys import name_of
+from kine.store.ops import LeaseExistsError, LeaseNotFoundError, StoreError
+from kine.store.plan import Plan
+
+if TYPE_CHECKING:
+    from kine.drivers.base import Lease as Record
+    from kine.drivers.base import Row
+    from kine.store.index import Entry, Index
+    from kine.store.writer import Done, Frames, Planner
+
+log = logging.getLogger(__name__)
+
+MIN_TTL = 2  # seconds: etcd's, with its default election timeout
+MAX_TTL = 9_000_000_000  # etcd's
+_RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to this instance alone
+_RETRY = 1.0  # seconds, when the database does not answer
+
+
+@dataclass(slots=True)
+class Lease:
+    id: int
+    ttl: int
+    renewals: int
+    deadline: float  # event-loop time
+    keys: set[bytes] = field(default_factory=set)
+    recorded: float = 0.0  # when its last renewal was written down
+
+
+class Submit(Protocol):
+    def __call__(self, planner: Planner) -> asyncio.Future[Done]: ...
+
+
+class Leases:
+    def __init__(self, driver: Log, index: Index, submit: Submit) -> None:
+        self._driver = driver
+        self._index = index
+        self._submit = submit
+        self._leases: dict[int, Lease] = {}
+        self._orphans: dict[bytes, int] = {}  # keys with a TTL of their own, and the revision that set it
+        # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
+        self._due: list[tuple[float, int, bytes, int]] = []
+        self._wake = asyncio.Event()
+        self._work: set[asyncio.Task[None]] = set()
+
+    # ---- what rows say
+
+    def seen(self, row: Row, entry: Entry) -> None:
+        """A row has been applied: its key holds its lease from now on, and no other."""
+        key = entry.key
+        below = entry.below
+        if below is not None and below.lease and below.lease != entry.lease:
+            former = self._leases.get(below.lease)
+            if former is not None:
+                former.keys.discard(key)
+        self._orphans.pop(key, None)
+        if not entry.version:
+            if below is not None and below.lease and below.lease in self._leases:
+                self._leases[below.lease].keys.discard(key)
+            return
+        if row.lease:
+            lease = self._leases.get(row.lease)
+            if lease is None:  # granted by another instance: its record is read when it seems due
+                lease = self._add(row.lease, row.ttl, 0)
+            lease.keys.add(key)
+        elif row.ttl > 0:
+            self._orphans[key] = entry.mod
+            self._push(asyncio.get_running_loop().time() + row.ttl, 0, key, entry.mod)
+
+    async def load(self) -> None:
+        """Records of leases, once at start: each has its whole TTL again, as after an etcd election."""
+        for record in await self._driver.leases():
+            lease = self._leases.get(record.id)
+            if lease is None:
+                self._add(record.id, record.ttl, record.renewals)
+            else:
+                lease.ttl, lease.renewals = record.ttl, record.renewals
+
+    # ---- what clients ask
+
+    def ttl_of(self, lease_id: int) -> int:
+        """Raises LeaseNotFoundError."""
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            raise LeaseNotFoundError
+        return lease.ttl
+
+    def known(self, lease_id: int) -> bool:
+        return lease_id in self._leases
+
+    async def find(self, lease_id: int) -> Lease:
+        """The lease, from the database if another instance granted it. Raises LeaseNotFoundError."""
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            record = await self._driver.lease(lease_id)
+            if record is None:
+                raise LeaseNotFoundError
+            lease = self._leases.get(lease_id) or self._add(record.id, record.ttl, record.renewals)
+        return lease
+
+    async def grant(self, ttl: int, lease_id: int = 0) -> Lease:
+        """Raises LeaseExistsError."""
+        ttl = max(ttl, MIN_TTL)
+        while True:
+            wanted = lease_id or secrets.randbits(63) or 1
+            if wanted not in self._leases and await self._driver.grant(wanted, ttl):
+                return self._add(wanted, ttl, 0)
+            if lease_id:
+                raise LeaseExistsError
+
+    async def renew(self, lease_id: int) -> Lease:
+        """Raises LeaseNotFoundError."""
+        lease = await self.find(lease_id)
+        now = asyncio.get_running_loop().time()
+        if lease.deadline < now:
+            raise LeaseNotFoundError  # too late: its expiry is under way
+        lease.deadline = now + lease.ttl
+        if now - lease.recorded > lease.ttl * _RENEW_EVERY:
+            lease.recorded = now
+            await self._driver.renew([lease.id])
+            lease.renewals += 1
+        return lease
+
+    async def revoke(self, lease_id: int) -> None:
+        """Deletes the lease's keys, then the lease. Raises LeaseNotFoundError."""
+        lease = await self.find(lease_id)
+        await self._delete_keys(lease)
+        await self._driver.forget(lease_id)
+        self._leases.pop(lease_id, None)
+
+    def remaining(self, lease: Lease) -> float:
+        return max(0.0, lease.deadline - asyncio.get_running_loop().time())
+
+    def all(self) -> list[Lease]:
+        """Soonest to expire first, as etcd lists them."""
+        return sorted(self._leases.values(), key=lambda lease: lease.deadline)
+
+    # ---- expiry
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            now = loop.time()
+            while self._due and self._due[0][0] <= now:
+                _, lease_id, key, revision = heapq.heappop(self._due)
+                if lease_id:
+                    self._lease_due(lease_id, now)
+                elif self._orphans.get(key) == revision:
+                    self._start(self._expire_orphan(key, revision))
+            delay = self._due[0][0] - now if self._due else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+
+    def _lease_due(self, lease_id: int, now: float) -> None:
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            return
+        if lease.deadline > now:
+            self._push(lease.deadline, lease_id)
+        else:
+            self._start(self._expire(lease))
+
+    async def _expire(self, lease: Lease) -> None:
+        try:
+            record = await self._driver.lease(lease.id)
+            if record is not None and record.renewals != lease.renewals:
+                self._renewed_elsewhere(lease, record)
+                return
+            await self._delete_keys(lease)
+            await self._driver.forget(lease.id)
+        except (DriverError, StoreError) as error:
+            log.warning("a lease could not be expired yet, trying again: %s", error or type(error).__name__)
+            self._push(asyncio.get_running_loop().time() + _RETRY, lease.id)
+        else:
+            self._leases.pop(lease.id, None)
+
+    def _renewed_elsewhere(self, lease: Lease, record: Record) -> None:
+        lease.ttl, lease.renewals = record.ttl, record.renewals
+        lease.deadline = asyncio.get_running_loop().time() + record.ttl
+        self._push(lease.deadline, lease.id)
+
+    async def _expire_orphan(self, key: bytes, revision: int) -> None:
+        def planner(_: Frames) -> Plan:
+            entry = self._index.live(key)
+            return _deletion([entry] if entry is not None and entry.mod == revision else [])
+
+        try:
+            await self._submit(planner)
+        except (DriverError, StoreError) as error:
+            log.warning("a key could not be expired yet, trying again: %s", error or type(error).__name__)
+            self._push(asyncio.get_running_loop().time() + _RETRY, 0, key, revision)
+        else:
+            self._orphans.pop(key, None)
+
+    async def _delete_keys(self, lease: Lease) -> None:
+        def planner(_: Frames) -> Plan:
+            entries = [self._index.live(key) for key in sorted(lease.keys)]
+            return _deletion([entry for entry in entries if entry is not None and entry.lease == lease.id])
+
+        while lease.keys:
+            done = await self._submit(planner)
+            if not done.ids:
+                break
+
+    # ---- bookkeeping
+
+    def _add(self, lease_id: int, ttl: int, renewals: int) -> Lease:
+        deadline = asyncio.get_running_loop().time() + ttl
+        lease = self._leases[lease_id] = Lease(lease_id, ttl, renewals, deadline)
+        self._push(deadline, lease_id)
+        return lease
+
+    def _push(self, deadline: float, lease_id: int, key: bytes = b"", revision: int = 0) -> None:
+        heapq.heappush(self._due, (deadline, lease_id, key, revision))
+        if self._due[0][0] == deadline:
+            self._wake.set()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+
+def _deletion(entries: list[Entry]) -> Plan:
+    plan = Plan()
+    for entry in entries:
+        plan.keys.add(entry.key)
+        plan.rows.append(NewRow(name_of(entry.key), False, True, 0, entry.mod, 0, None, 0))
+    return plan

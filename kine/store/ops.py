@@ -1,0 +1,162 @@
+"""What may be asked of the store, and what it answers. Plain data.
+
+Frames (see `values`) stand for key-values in answers; revisions in answers are what a response header
+carries. A range is `key, end` as in `index`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+
+class SortTarget(IntEnum):
+    KEY = 0
+    VERSION = 1
+    CREATE = 2
+    MOD = 3
+    VALUE = 4
+
+
+class SortOrder(IntEnum):
+    NONE = 0
+    ASCEND = 1
+    DESCEND = 2
+
+
+class CompareTarget(IntEnum):
+    VERSION = 0
+    CREATE = 1
+    MOD = 2
+    VALUE = 3
+    LEASE = 4
+
+
+class CompareResult(IntEnum):
+    EQUAL = 0
+    GREATER = 1
+    LESS = 2
+    NOT_EQUAL = 3
+
+
+@dataclass(slots=True)
+class Range:
+    key: bytes
+    end: bytes | None = None
+    limit: int = 0
+    revision: int = 0
+    order: int = SortOrder.NONE
+    target: int = SortTarget.KEY
+    serializable: bool = False
+    keys_only: bool = False
+    count_only: bool = False
+    min_mod: int = 0
+    max_mod: int = 0
+    min_create: int = 0
+    max_create: int = 0
+
+
+@dataclass(slots=True)
+class Put:
+    key: bytes
+    value: bytes
+    lease: int = 0
+    prev_kv: bool = False
+    ignore_value: bool = False
+    ignore_lease: bool = False
+
+
+@dataclass(slots=True)
+class Delete:
+    key: bytes
+    end: bytes | None = None
+    prev_kv: bool = False
+
+
+@dataclass(slots=True)
+class Compare:
+    key: bytes
+    end: bytes | None
+    target: int
+    result: int
+    operand: int | bytes
+
+
+@dataclass(slots=True)
+class Txn:
+    compares: list[Compare]
+    success: list[Op]
+    failure: list[Op]
+
+
+Op: TypeAlias = Range | Put | Delete | Txn
+
+
+@dataclass(slots=True)
+class RangeResult:
+    revision: int
+    frames: list[bytes]
+    more: bool
+    count: int
+
+
+@dataclass(slots=True)
+class PutResult:
+    revision: int
+    prev: bytes | None  # frame
+
+
+@dataclass(slots=True)
+class DeleteResult:
+    revision: int
+    deleted: int
+    prev: list[bytes]  # frames
+
+
+@dataclass(slots=True)
+class TxnResult:
+    revision: int
+    succeeded: bool
+    results: list[Result]
+
+
+Result: TypeAlias = RangeResult | PutResult | DeleteResult | TxnResult
+
+
+class StoreError(Exception):
+    """A request that cannot be served; the class says why."""
+
+
+class CompactedError(StoreError):
+    def __init__(self, compact_revision: int) -> None:
+        super().__init__("required revision has been compacted")
+        self.compact_revision = compact_revision
+
+
+class FutureRevisionError(StoreError):
+    pass
+
+
+class LeaseNotFoundError(StoreError):
+    pass
+
+
+class LeaseExistsError(StoreError):
+    pass
+
+
+class KeyNotFoundError(StoreError):
+    """ignore_value or ignore_lease on a key that is not there."""
+
+
+class DuplicateKeyError(StoreError):
+    """Two operations of one transaction change one key."""
+
+
+class TooManyRequestsError(StoreError):
+    """The queue of writes is full."""
+
+
+class TimedOutError(StoreError):
+    """The database did not let the request through in time; it may or may not have been applied."""

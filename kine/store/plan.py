@@ -1,0 +1,237 @@
+"""What a transaction does: decided on the index, before anything is written.
+
+`plan` takes the decisions of etcd's applier: it evaluates the compares, follows the branches, and lists
+the rows to append. It changes nothing and waits for nothing; a value it needs and cannot find is
+reported by `MissingValuesError`, to be fetched before it is asked again. Answers are made later, when
+the rows have ids: an answer is then a read of the index at a revision between those ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kine.drivers.base import NewRow
+from kine.store.index import Entry, Index, in_range
+from kine.store.keys import COMPACT_REV_KEY, name_of, stored
+from kine.store.ops import (
+    CompactedError,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    Delete,
+    DuplicateKeyError,
+    FutureRevisionError,
+    KeyNotFoundError,
+    LeaseNotFoundError,
+    Op,
+    Put,
+    Range,
+    Txn,
+)
+
+
+class MissingValuesError(Exception):
+    def __init__(self, entries: list[Entry]) -> None:
+        super().__init__("values are not at hand")
+        self.entries = entries
+
+
+class Step(NamedTuple):
+    """One operation of the branch taken, and how many of the transaction's rows came before and with it."""
+
+    op: Op
+    before: int
+    after: int
+    replaced: list[Entry]  # by a put or delete: what was there
+    branch: Branch | None  # of a nested transaction
+
+
+@dataclass(slots=True)
+class Branch:
+    succeeded: bool
+    steps: list[Step]
+
+
+@dataclass(slots=True)
+class Plan:
+    rows: list[NewRow] = field(default_factory=list)
+    guarded: bool = False
+    keys: set[bytes] = field(default_factory=set)  # decided upon or changed
+    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+    branch: Branch = field(default_factory=lambda: Branch(False, []))
+
+
+ValueOf = Callable[[Entry], bytes | None]
+TtlOf = Callable[[int], int]  # a lease's TTL in seconds; raises LeaseNotFoundError
+
+
+def plan(txn: Txn, index: Index, value_of: ValueOf, ttl_of: TtlOf) -> Plan:
+    """Raises StoreError as etcd would refuse it, MissingValuesError if `value_of` lacks one."""
+    made = Plan()
+    path = _decide(txn, index, value_of, made)
+    made.branch = _Run(index, value_of, ttl_of, made).branch(txn, path)
+    changed = {row.name for row in made.rows}
+    made.guarded = bool(made.ranges) or any(name_of(key) not in changed for key in made.keys)
+    return made
+
+
+# ---- compares
+
+
+@dataclass(slots=True)
+class _Path:
+    succeeded: bool
+    nested: list[_Path]
+
+
+def _decide(txn: Txn, index: Index, value_of: ValueOf, made: Plan) -> _Path:
+    """All compares, nested ones too, see the state before the transaction, as in etcd."""
+    succeeded = all(_holds(compare, index, value_of, made) for compare in txn.compares)
+    ops = txn.success if succeeded else txn.failure
+    return _Path(succeeded, [_decide(op, index, value_of, made) for op in ops if isinstance(op, Txn)])
+
+
+def _holds(compare: Compare, index: Index, value_of: ValueOf, made: Plan) -> bool:
+    if compare.end is None:
+        made.keys.add(compare.key)
+        entry = index.live(compare.key)
+        entries = [entry] if entry is not None else []
+    else:
+        made.ranges.append((compare.key, compare.end))
+        entries = index.scan(compare.key, compare.end, index.revision)
+    target = compare.target
+    if target == CompareTarget.VALUE:
+        values = [value_of(entry) for entry in entries]
+        missing = [entry for entry, value in zip(entries, values, strict=True) if value is None]
+        if missing:
+            raise MissingValuesError(missing)
+        # No key is not the same as an empty value: such a compare never holds.
+        operands: list[int | bytes] = [value for value in values if value is not None]
+        if not operands:
+            return False
+    elif not entries:
+        operands = [0]
+    elif target == CompareTarget.MOD:
+        operands = [entry.mod for entry in entries]
+    elif target == CompareTarget.VERSION:
+        operands = [entry.version for entry in entries]
+    elif target == CompareTarget.CREATE:
+        operands = [entry.create for entry in entries]
+    else:
+        operands = [entry.lease for entry in entries]
+    wanted = compare.operand
+    result = compare.result
+    if result == CompareResult.EQUAL:
+        return all(operand == wanted for operand in operands)
+    if result == CompareResult.NOT_EQUAL:
+        return all(operand != wanted for operand in operands)
+    if result == CompareResult.GREATER:
+        return all(operand > wanted for operand in operands)  # type: ignore[operator]
+    return all(operand < wanted for operand in operands)  # type: ignore[operator]
+
+
+# ---- operations
+
+
+class _Run:
+    __slots__ = ("index", "made", "put", "removed", "ttl_of", "value_of")
+
+    def __init__(self, index: Index, value_of: ValueOf, ttl_of: TtlOf, made: Plan) -> None:
+        self.index = index
+        self.value_of = value_of
+        self.ttl_of = ttl_of
+        self.made = made
+        self.put: set[bytes] = set()
+        self.removed: set[bytes] = set()
+
+    def branch(self, txn: Txn, path: _Path) -> Branch:
+        rows = self.made.rows
+        steps = []
+        nested = iter(path.nested)
+        for op in txn.success if path.succeeded else txn.failure:
+            before = len(rows)
+            branch = None
+            replaced: list[Entry] = []
+            if isinstance(op, Put):
+                replaced = self._put(op)
+            elif isinstance(op, Range):
+                check_revision(op, self.index)
+            elif isinstance(op, Delete):
+                replaced = self._delete(op)
+            else:
+                branch = self.branch(op, next(nested))
+            steps.append(Step(op, before, len(rows), replaced, branch))
+        return Branch(path.succeeded, steps)
+
+    def _put(self, op: Put) -> list[Entry]:
+        key = op.key
+        if key in self.put or key in self.removed:
+            raise DuplicateKeyError
+        self.put.add(key)
+        self.made.keys.add(key)
+        newest = self.index.newest.get(key)
+        current = newest if newest is not None and newest.version else None
+        value: bytes | None = op.value
+        lease = op.lease
+        if op.ignore_value or op.ignore_lease:
+            if current is None:
+                raise KeyNotFoundError
+            if op.ignore_value:
+                value = self.value_of(current)
+                if value is None:
+                    raise MissingValuesError([current])
+            if op.ignore_lease:
+                lease = current.lease
+        ttl = 0
+        if lease:
+            try:
+                ttl = self.ttl_of(lease)
+            except LeaseNotFoundError:
+                if not op.ignore_lease:
+                    raise
+                ttl, lease = lease, 0  # Go kine wrote that row: its lease is a TTL and no more
+        version = 1 if current is None else current.version + 1
+        if key == COMPACT_REV_KEY:
+            value = stored(key, version, value or b"")
+        self.made.rows.append(
+            NewRow(
+                name_of(key),
+                current is None,
+                False,
+                0 if current is None else current.create,
+                0 if newest is None else newest.mod,
+                ttl,
+                value,
+                lease,
+            )
+        )
+        return [] if current is None else [current]
+
+    def _delete(self, op: Delete) -> list[Entry]:
+        index = self.index
+        if op.end is None:
+            self.made.keys.add(op.key)
+            entry = index.live(op.key)
+            entries = [entry] if entry is not None else []
+            if op.key in self.put:
+                raise DuplicateKeyError
+        else:
+            self.made.ranges.append((op.key, op.end))
+            entries = index.scan(op.key, op.end, index.revision)
+            if any(in_range(key, op.key, op.end) for key in self.put):
+                raise DuplicateKeyError
+        replaced = [entry for entry in entries if entry.key not in self.removed]
+        for entry in replaced:
+            self.removed.add(entry.key)
+            self.made.keys.add(entry.key)
+            self.made.rows.append(NewRow(name_of(entry.key), False, True, 0, entry.mod, 0, None, 0))
+        return replaced
+
+
+def check_revision(op: Range, index: Index) -> None:
+    if op.revision > index.revision:
+        raise FutureRevisionError
+    if 0 < op.revision < index.compact_revision:
+        raise CompactedError(index.compact_revision)

@@ -1,0 +1,412 @@
+"""The store: an index and a value cache in front of a log of rows, one writer, one hub of watchers.
+
+Reads are answered from memory after one cheap question to the database, whether anyone has committed
+anything that is not applied here yet. That makes them linearizable across all instances on one database;
+`serializable` leaves the question out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kine.drivers.base import Log, NewRow, Row, Size, Tail, Write
+from kine.store.compactor import Compactor, Policy
+from kine.store.expiry import Leases
+from kine.store.hub import Hub, Watcher
+from kine.store.index import Entry, Index
+from kine.store.keys import COMPACT_REV_KEY, HEALTH_KEY, HEALTH_VALUE, key_of, split_version
+from kine.store.ops import (
+    CompactedError,
+    Delete,
+    DeleteResult,
+    LeaseNotFoundError,
+    Op,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Result,
+    TimedOutError,
+    Txn,
+    TxnResult,
+)
+from kine.store.plan import Branch, MissingValuesError, Plan, Step, check_revision, plan
+from kine.store.reads import GoneError, Reads
+from kine.store.tailer import Tailer
+from kine.store.values import Values, frame, value_of
+from kine.store.writer import Done, Frames, Planner, Writer
+
+log = logging.getLogger(__name__)
+
+_RETRIES = 8  # of a read that compaction overtook
+_PROGRESS_EVERY = 100_000  # rows, in the log while loading
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    value_cache_bytes: int = 256 * 1024 * 1024
+    poll_batch_size: int = 500
+    compaction: Policy = field(default_factory=Policy)
+
+
+@dataclass(slots=True)
+class Observers:
+    """Where the store reports what it does; by default nowhere."""
+
+    batch: Callable[[int], None] = lambda size: None
+    compaction: Callable[[str], None] = lambda result: None
+
+
+class Store:
+    def __init__(self, driver: Log, settings: Settings, observers: Observers | None = None) -> None:
+        observers = observers or Observers()
+        self._driver = driver
+        self._settings = settings
+        self.index = Index()
+        self.values = Values(settings.value_cache_bytes)
+        self._reads = Reads(self.index, self.values, driver.values, self._learn_compaction)
+        self.hub = Hub(self.index, self.values, self._reads)
+        self.writer = Writer(driver, self, observers.batch)
+        self._tailer = Tailer(driver, self.index, self.writer, self._tailed, settings.poll_batch_size)
+        self.leases = Leases(driver, self.index, self.writer.submit)
+        self._compactor = Compactor(
+            driver, self.index, self._forget, settings.compaction, observers.compaction
+        )
+        self.no_space = False  # the database was full at the last write
+        self._has_compact_row = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    # ---- from start to stop
+
+    async def open(self) -> None:
+        """Loads the index and starts to serve. The driver has been opened. Raises DriverError."""
+        await self._load()
+        await self._bootstrap()
+        self._writing = asyncio.create_task(self.writer.run(), name="writer")
+        self._tasks = [
+            asyncio.create_task(self._tailer.run(), name="tailer"),
+            asyncio.create_task(self.leases.run(), name="leases"),
+        ]
+        if self._settings.compaction.interval > 0:
+            self._tasks.append(asyncio.create_task(self._compactor.run(), name="compactor"))
+
+    async def close(self) -> None:
+        """Finishes the writes that were accepted, then stops. The driver stays open."""
+        self.writer.stop()
+        if self._writing is not None:
+            await self._writing
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _load(self) -> None:
+        index = self.index
+        count = 0
+        async for rows in self._driver.load():
+            index.load(self._entries(rows))
+            index.revision = rows[-1].id
+            count += len(rows)
+            if count // _PROGRESS_EVERY > (count - len(rows)) // _PROGRESS_EVERY:
+                log.info("loading the index: %d rows so far", count)
+            await asyncio.sleep(0)
+        index.loaded()
+        await self._load_compact_version()
+        tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
+        while tail.rows:
+            self._tailed(tail)
+            tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
+        index.revision = max(index.revision, tail.head)
+        self._forget(tail.compact_revision)
+        await self.leases.load()
+        log.info(
+            "loaded %d keys from %d rows, revision %d, compacted to %d",
+            len(index), count, index.revision, index.compact_revision,
+        )  # fmt: skip
+
+    async def _load_compact_version(self) -> None:
+        """That key keeps its version in its value, which loading does not read."""
+        chain = []
+        entry = self.index.newest.get(COMPACT_REV_KEY)
+        while entry is not None:
+            chain.append(entry)
+            entry = entry.below
+        values = await self._driver.values([entry.mod for entry in chain if entry.version])
+        for entry in chain:
+            if entry.mod in values:
+                entry.version = split_version(values[entry.mod])[0]
+
+    async def _bootstrap(self) -> None:
+        """The rows that every kine finds or makes at its first start."""
+        while not (self._has_compact_row and self.index.live(HEALTH_KEY)):
+            rows = []
+            if not self._has_compact_row:
+                rows.append(NewRow(COMPACT_REV_KEY, True, False, 0, 0, 0, b"", 0))
+            if not self.index.live(HEALTH_KEY):
+                below = self.index.newest.get(HEALTH_KEY)
+                prev = below.mod if below is not None else 0
+                rows.append(NewRow(HEALTH_KEY, True, False, 0, prev, 0, HEALTH_VALUE, 0))
+            # A conflict means that another instance starts at this moment: its rows come with the tail.
+            await self._driver.append([Write((row,), False) for row in rows], self.index.revision)
+            await self._tailer.catch_up(await self._driver.newest())
+
+    # ---- freshness
+
+    def fresh(self) -> asyncio.Task[None] | None:
+        """None if everything committed by now is applied; else what to wait for (shielded: it is shared)."""
+        return self._tailer.fresh()
+
+    async def catch_up(self, revision: int) -> None:
+        await self._tailer.catch_up(revision)
+
+    async def refresh(self) -> None:
+        """Returns when everything that was committed at the call is applied. Raises DriverError."""
+        waiting = self.fresh()
+        if waiting is not None:
+            await asyncio.shield(waiting)
+
+    # ---- reads
+
+    def range(self, op: Range) -> RangeResult | Awaitable[RangeResult]:
+        """Answers at once where it can. Raises StoreError, DriverError."""
+        if not op.serializable:
+            waiting = self._tailer.fresh()
+            if waiting is not None:
+                return self._range_after(waiting, op)
+        index = self.index
+        if op.revision > 0:
+            check_revision(op, index)
+        revision = _revision(op, index)
+        answer = self._reads.range(op, revision, index.revision)
+        return answer if isinstance(answer, RangeResult) else self._range_retried(answer, op)
+
+    async def _range_after(self, waiting: Awaitable[None], op: Range) -> RangeResult:
+        await asyncio.shield(waiting)
+        return await self._range_at(op)
+
+    async def _range_at(self, op: Range) -> RangeResult:
+        index = self.index
+        check_revision(op, index)
+        answer = self._reads.range(op, _revision(op, index), index.revision)
+        return answer if isinstance(answer, RangeResult) else await self._range_retried(answer, op)
+
+    async def _range_retried(self, answer: Awaitable[RangeResult], op: Range) -> RangeResult:
+        for _ in range(_RETRIES):
+            try:
+                return await answer
+            except GoneError:
+                # Compaction came between the index and the rows: look again at what is there now.
+                index = self.index
+                check_revision(op, index)
+                again = self._reads.range(op, _revision(op, index), index.revision)
+                if isinstance(again, RangeResult):
+                    return again
+                answer = again
+        raise TimedOutError
+
+    # ---- writes
+
+    async def txn(self, txn: Txn) -> TxnResult:
+        """Raises StoreError, DriverError."""
+        index = self.index
+        ttl_of = self.leases.ttl_of
+        value_of = self._value_of
+
+        def planner(pinned: Frames) -> Plan:
+            return plan(txn, index, lambda entry: value_of(entry, pinned), ttl_of)
+
+        if _read_only(txn):
+            return await self._read(planner)
+        await self._find_leases(txn)
+        done = await self.writer.submit(planner)
+        return await self._branch(done.plan.branch, done)
+
+    async def _read(self, planner: Planner) -> TxnResult:
+        """A transaction without writes: it need not queue behind those of others."""
+        pinned: Frames = {}
+        await self.refresh()
+        while True:
+            try:
+                made = planner(pinned)
+            except MissingValuesError as missing:
+                pinned = await self.fetch_for_plan(missing.entries)
+            else:
+                return await self._branch(made.branch, Done(made, (), self.index.revision))
+
+    async def _find_leases(self, txn: Txn) -> None:
+        """Another instance may have granted what a put names; unknown ones are refused by the plan."""
+        for op in (*txn.success, *txn.failure):
+            if isinstance(op, Put):
+                if op.lease and not self.leases.known(op.lease):
+                    with contextlib.suppress(LeaseNotFoundError):
+                        await self.leases.find(op.lease)
+            elif isinstance(op, Txn):
+                await self._find_leases(op)
+
+    async def _branch(self, branch: Branch, done: Done) -> TxnResult:
+        results = [await self._step(step, done) for step in branch.steps]
+        end = done.ids[-1] if done.ids else done.revision
+        return TxnResult(end, branch.succeeded, results)
+
+    async def _step(self, step: Step, done: Done) -> Result:
+        op = step.op
+        reached = done.ids[step.after - 1] if step.after else done.revision
+        if isinstance(op, Put):
+            prev = await self._frames(step.replaced) if op.prev_kv else []
+            return PutResult(reached, prev[0] if prev else None)
+        if isinstance(op, Delete):
+            prev = await self._frames(step.replaced) if op.prev_kv else []
+            return DeleteResult(reached, len(step.replaced), prev)
+        if isinstance(op, Range):
+            answer = self._reads.range(op, op.revision or reached, reached)
+            if isinstance(answer, RangeResult):
+                return answer
+            try:
+                return await answer
+            except GoneError:
+                raise CompactedError(self.index.compact_revision) from None
+        assert step.branch is not None
+        nested = await self._branch(step.branch, done)
+        nested.revision = 0  # etcd leaves the header of a nested transaction empty
+        return nested
+
+    async def _frames(self, entries: list[Entry]) -> list[bytes]:
+        try:
+            return [encoded for _, encoded in await self._reads.frames(entries)]
+        except GoneError:
+            return []
+
+    def _value_of(self, entry: Entry, pinned: Frames) -> bytes | None:
+        cached = self.values.get(entry.mod) or pinned.get(entry.mod)
+        return None if cached is None else value_of(cached)
+
+    async def fetch_for_plan(self, entries: list[Entry]) -> Frames:
+        try:
+            return await self._reads.fetch(entries)
+        except GoneError:
+            return {}  # the plan is made anew, on what is there then
+
+    # ---- applying rows
+
+    def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
+        """Applies rows of ours, as far as no others' rows come before them."""
+        index = self.index
+        ready = []
+        revision = index.revision
+        for new, row_id in zip(rows, ids, strict=True):
+            if row_id == revision + 1:
+                revision = row_id
+                ready.append(
+                    Row(
+                        row_id,
+                        new.name,
+                        new.created,
+                        new.deleted,
+                        new.create_revision,
+                        new.prev_revision,
+                        new.ttl,
+                        new.value,
+                        new.lease,
+                        0,
+                    )
+                )
+        if ready:
+            self._apply(ready, revision)
+
+    def _tailed(self, tail: Tail) -> None:
+        self._apply(tail.rows, tail.head)
+        if tail.compact_revision > self.index.compact_revision:
+            self._forget(min(tail.compact_revision, self.index.revision))
+
+    def _apply(self, rows: Iterable[Row], head: int) -> None:
+        index = self.index
+        entries = []
+        for row in rows:
+            if row.id <= index.revision:
+                continue
+            entry = self._entry(row)
+            if entry is None:
+                continue
+            index.apply(entry)
+            if entry.version:
+                value = row.value or b""
+                if entry.key == COMPACT_REV_KEY:
+                    entry.version, value = split_version(value)
+                self.values.put(entry.mod, frame(entry, value))
+            entries.append(entry)
+        index.revision = max(index.revision, head)
+        if entries:
+            self.hub.publish(entries)
+
+    def _entries(self, rows: Iterable[Row]) -> Iterable[Entry]:
+        for row in rows:
+            entry = self._entry(row)
+            if entry is not None:
+                yield entry
+
+    def _entry(self, row: Row) -> Entry | None:
+        key = key_of(row)
+        if key is None:
+            self._has_compact_row = self._has_compact_row or row.name == COMPACT_REV_KEY
+            return None
+        below = self.index.newest.get(key)
+        if row.deleted:
+            entry = Entry(key, row.id, 0, 0, 0, below)
+        elif row.created:
+            entry = Entry(key, row.id, row.id, 1, row.lease or row.ttl, below)
+        else:
+            # Nothing recorded and nothing below: Go kine compacted it, at least one change was before.
+            version = row.version or (below.version + 1 if below is not None else 2)
+            entry = Entry(key, row.id, row.create_revision, version, row.lease or row.ttl, below)
+        if row.lease or row.ttl or (below is not None and below.lease):
+            self.leases.seen(row, entry)
+        return entry
+
+    # ---- compaction
+
+    async def compact(self, revision: int) -> None:
+        """Raises FutureRevisionError, CompactedError, DriverError."""
+        await self.refresh()
+        await self._compactor.request(revision)
+
+    def _forget(self, revision: int) -> list[Entry]:
+        if revision <= self.index.compact_revision:
+            return []
+        left, forgotten = self.index.compact(revision)
+        self.values.drop_all(forgotten)
+        return left
+
+    async def _learn_compaction(self) -> None:
+        recorded = await self._driver.compact_revision()
+        self._forget(min(recorded, self.index.revision))
+
+    # ---- the rest
+
+    def watch(self, watcher: Watcher) -> None:
+        self.hub.add(watcher)
+
+    async def size(self) -> Size:
+        return await self._driver.size()
+
+    async def defragment(self) -> None:
+        await self._driver.defragment()
+
+    def snapshot(self) -> AsyncIterator[bytes] | None:
+        return self._driver.snapshot()
+
+
+def _revision(op: Range, index: Index) -> int:
+    """As in etcd, a negative revision asks for the present, too."""
+    return op.revision if op.revision > 0 else index.revision
+
+
+def _read_only(txn: Txn) -> bool:
+    return not any(_writes(op) for op in (*txn.success, *txn.failure))
+
+
+def _writes(op: Op) -> bool:
+    return not _read_only(op) if isinstance(op, Txn) else not isinstance(op, Range)

@@ -1,0 +1,311 @@
+"""The one queue of writes: planned on the index, committed in groups.
+
+While a group is being committed the next one gathers, so the group's size follows the load by itself: a
+lone write waits for nobody, and sixty-four clients share one commit. A request that touches a key which
+its group already changes waits for the next group; it then sees the outcome. Nothing here depends on
+whether this process is the only one on the database: what others wrote shows as a conflict or as
+`BehindError`, and the request is decided again on the state that caused it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from kine.drivers.base import BehindError, DriverError, InvalidKeyError, Log, NoSpaceError, Write
+from kine.store.index import in_range
+from kine.store.ops import StoreError, TimedOutError, TooManyRequestsError
+from kine.store.plan import MissingValuesError, Plan
+
+if TYPE_CHECKING:
+    from kine.drivers.base import NewRow
+    from kine.store.index import Entry, Index
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUE = 20_000  # requests
+_MAX_ROWS = 512  # in one group
+_MAX_BYTES = 8 * 1024 * 1024
+_MAX_ATTEMPTS = 64  # at one request, before other writers are taken to be too many
+
+Frames = dict[int, bytes]  # by revision
+Planner = Callable[[Frames], Plan]  # given the values fetched for it so far
+_NOTHING = Plan()
+
+
+class Done(NamedTuple):
+    """A request's outcome: what was carried out, and where in the order of revisions."""
+
+    plan: Plan
+    ids: Sequence[int]  # of the plan's rows; empty for a plan without rows
+    revision: int  # the state it was decided on; with rows: the one before the first of them
+
+
+class Request:
+    """A write on its way."""
+
+    __slots__ = ("attempts", "done", "pinned", "plan", "planner")
+
+    def __init__(self, planner: Planner, done: asyncio.Future[Done]) -> None:
+        self.planner = planner
+        self.done = done
+        self.plan = _NOTHING
+        self.pinned: Frames = {}
+        self.attempts = 0
+
+
+class State(Protocol):
+    """What the writer needs of the store around it."""
+
+    index: Index
+    no_space: bool
+
+    def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
+        """Applies rows of ours, as far as no others' rows come before them."""
+
+    async def catch_up(self, revision: int) -> None: ...
+
+    def fresh(self) -> Awaitable[None] | None: ...
+
+    async def fetch_for_plan(self, entries: list[Entry]) -> Frames: ...
+
+
+class Writer:
+    def __init__(self, driver: Log, state: State, observe: Callable[[int], None]) -> None:
+        self._driver = driver
+        self._state = state
+        self._observe = observe
+        self._queue: deque[Request] = deque()
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._stopping = False
+        self._aside: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    # ---- from outside
+
+    def submit(self, planner: Planner) -> asyncio.Future[Done]:
+        """Queues a write.
+
+        Raises TooManyRequestsError at once; the future fails with StoreError or DriverError.
+        """
+        if len(self._queue) >= MAX_QUEUE:
+            raise TooManyRequestsError
+        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self._queue.append(Request(planner, done))
+        self._wake.set()
+        return done
+
+    @property
+    def committing(self) -> bool:
+        return not self._settled.is_set()
+
+    async def settled(self) -> None:
+        """Returns when the group now being committed has been applied."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        while True:
+            if not self._queue:
+                if self._stopping:
+                    break
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = self._gather()
+            if group:
+                self._settled.clear()
+                try:
+                    await self._commit(group)
+                finally:
+                    self._settled.set()
+            else:
+                await asyncio.sleep(0)
+        while self._aside:
+            await asyncio.wait(self._aside)
+
+    def stop(self) -> None:
+        """`run` returns once the queue is empty."""
+        self._stopping = True
+        self._wake.set()
+
+    # ---- one group
+
+    def _gather(self) -> list[Request]:
+        group: list[Request] = []
+        later: list[Request] = []
+        rows = size = 0
+        changing: set[bytes] = set()
+        queue = self._queue
+        while queue and rows < _MAX_ROWS and size < _MAX_BYTES and len(later) < _MAX_ROWS:
+            request = queue.popleft()
+            if request.done.done():  # its client has gone
+                continue
+            if not self._decided(request):
+                continue
+            plan = request.plan
+            if changing and _touches(plan, changing):
+                later.append(request)
+                continue
+            group.append(request)
+            changing |= plan.keys
+            for row in plan.rows:
+                rows += 1
+                size += len(row.name) + len(row.value or b"")
+        queue.extendleft(reversed(later))
+        return group
+
+    async def _commit(self, group: list[Request]) -> None:
+        writes = [Write(tuple(request.plan.rows), request.plan.guarded) for request in group]
+        self._observe(len(writes))
+        state = self._state
+        index = state.index
+        try:
+            outcome = await self._driver.append(writes, index.revision)
+        except BehindError:
+            self._again(group)
+            await self._catch_up(group)
+            return
+        except InvalidKeyError as error:
+            await self._commit_apart(group, error)
+            return
+        except DriverError as error:
+            state.no_space = isinstance(error, NoSpaceError)
+            self._fail(group, error)
+            return
+        except Exception as error:
+            log.exception("committing a group of writes failed")
+            self._fail(group, error)
+            return
+        state.no_space = False
+        rows: list[NewRow] = []
+        ids: list[int] = []
+        conflicts: list[Request] = []
+        for request, its in zip(group, outcome, strict=True):
+            if its is None:
+                conflicts.append(request)
+            else:
+                rows += request.plan.rows
+                ids += its
+        state.committed(rows, ids)
+        if ids and ids[-1] > index.revision:
+            # Committed for certain; only telling so waits for the rows of others that come before.
+            try:
+                await state.catch_up(ids[-1])
+            except Exception as error:
+                log.warning("reading what others wrote failed: %s", error)
+        for request, its in zip(group, outcome, strict=True):
+            if its is None or request.done.done():
+                continue
+            if its[-1] <= index.revision:
+                request.done.set_result(Done(request.plan, its, its[0] - 1))
+            else:
+                request.done.set_exception(TimedOutError())
+        if conflicts:
+            self._again(conflicts)
+            await self._catch_up(conflicts)
+
+    async def _commit_apart(self, group: list[Request], error: DriverError) -> None:
+        """One of the keys is not for this database: the others' writes must not suffer for it."""
+        if len(group) == 1:
+            self._fail(group, error)
+            return
+        for request in group:
+            await self._commit([request])
+
+    async def _catch_up(self, group: list[Request]) -> None:
+        try:
+            await self._state.catch_up(await self._driver.newest())
+        except DriverError as error:
+            for request in group:
+                if request in self._queue:
+                    self._queue.remove(request)
+            self._fail(group, error)
+
+    def _again(self, group: list[Request]) -> None:
+        for request in reversed(group):
+            request.attempts += 1
+            if request.attempts < _MAX_ATTEMPTS:
+                self._queue.appendleft(request)
+            elif not request.done.done():
+                request.done.set_exception(TimedOutError())
+
+    @staticmethod
+    def _fail(group: list[Request], error: Exception) -> None:
+        for request in group:
+            if not request.done.done():
+                request.done.set_exception(error)
+
+    # ---- requests that end without a commit of their own
+
+    def _decided(self, request: Request) -> bool:
+        """Plans the request. False if it has no rows, and so is answered or set aside already.
+
+        A compare that failed, nothing to delete, a refusal: that is true only if nobody has committed
+        anything that this index has not seen.
+        """
+        try:
+            request.plan = request.planner(request.pinned)
+        except MissingValuesError as missing:
+            self._set_aside(self._fetch(request, missing.entries))
+            return False
+        except StoreError as error:
+            outcome: Done | StoreError = error
+        except Exception as error:
+            log.exception("planning a write failed")
+            self._fail([request], error)
+            return False
+        else:
+            if request.plan.rows:
+                return True
+            outcome = Done(request.plan, (), self._state.index.revision)
+        waiting = self._state.fresh()
+        if waiting is not None:
+            self._set_aside(self._confirm(request, waiting))
+        elif isinstance(outcome, Done):
+            request.done.set_result(outcome)
+        else:
+            request.done.set_exception(outcome)
+        return False
+
+    async def _confirm(self, request: Request, waiting: Awaitable[None]) -> None:
+        try:
+            await waiting
+            request.plan = request.planner(request.pinned)
+            if not request.plan.rows:
+                if not request.done.done():
+                    request.done.set_result(Done(request.plan, (), self._state.index.revision))
+                return
+        except MissingValuesError:
+            pass
+        except Exception as error:
+            self._fail([request], error)
+            return
+        self._again([request])
+        self._wake.set()
+
+    async def _fetch(self, request: Request, entries: list[Entry]) -> None:
+        try:
+            request.pinned = {**request.pinned, **await self._state.fetch_for_plan(entries)}
+        except Exception as error:
+            self._fail([request], error)
+        else:
+            self._again([request])
+            self._wake.set()
+
+    def _set_aside(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+
+def _touches(plan: Plan, changing: set[bytes]) -> bool:
+    if not plan.keys.isdisjoint(changing):
+        return True
+    return any(in_range(key, start, end) for start, end in plan.ranges for key in changing)
