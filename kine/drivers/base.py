@@ -1,0 +1,185 @@
+"""The seam between the store and a database: an ordered log of rows.
+
+A row's id is its revision: strictly increasing, never reused. A driver appends groups of rows, tells
+what others appended, reads values back, and removes what is superseded. It knows nothing of etcd: no
+message, no watcher, no index.
+
+Times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class DriverError(Exception):
+    """What went wrong, in words fit for a log: never a secret, never a database driver's raw text."""
+
+
+class UnavailableError(DriverError):
+    """The database cannot be reached or refuses for now. Nothing of the call was applied."""
+
+
+class UnknownOutcomeError(DriverError):
+    """The connection went while a write was under way and could not be asked afterwards."""
+
+
+class NoSpaceError(DriverError):
+    """The database is full. Nothing of the call was applied."""
+
+
+class InvalidKeyError(DriverError):
+    """This database cannot hold such a key; the text says why. Nothing of the call was applied."""
+
+
+class BehindError(DriverError):
+    """Others have appended since `head`, and a write rests on that not having happened.
+
+    Nothing of the call was applied: tail the log, decide again, append again.
+    """
+
+
+class Row(NamedTuple):
+    """A committed row."""
+
+    id: int
+    name: bytes
+    created: bool
+    deleted: bool
+    create_revision: int  # of a creating row: its own id
+    prev_revision: int  # id of the row this one replaces, 0 for none
+    ttl: int  # the table's lease column: seconds, as Go kine reads it; 0: no lease
+    value: bytes | None  # None where not asked for, or absent
+    lease: int  # lease id, 0 where the row has none or another kind of writer wrote it
+    version: int  # as recorded when rows below it were compacted; 0: count from the rows
+
+
+class NewRow(NamedTuple):
+    """A row to append."""
+
+    name: bytes
+    created: bool
+    deleted: bool
+    create_revision: int  # 0 for a creating row
+    prev_revision: int
+    ttl: int
+    value: bytes | None
+    lease: int
+
+
+class Write(NamedTuple):
+    """Rows that are appended together or not at all."""
+
+    rows: tuple[NewRow, ...]
+    # The decision behind this write rests on more than the rows it replaces (a compare on another key,
+    # the absence of keys in a range): it must not be applied if anything was appended after `head`.
+    guarded: bool
+
+
+class Tail(NamedTuple):
+    rows: list[Row]  # in order of id, values included
+    head: int  # every row up to here is among `rows`, known to the caller, or no more
+    compact_revision: int
+
+
+class Lease(NamedTuple):
+    id: int
+    ttl: int
+    renewals: int  # counts up with each renewal: an instance that sees it change starts its clock anew
+
+
+class Size(NamedTuple):
+    allocated: int
+    in_use: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says to every driver; each takes what concerns it."""
+
+    ca_file: str = ""  # TLS towards the database
+    cert_file: str = ""
+    key_file: str = ""
+    skip_verify: bool = False
+    identity_provider: str = ""
+    max_idle_connections: int = 20
+    max_open_connections: int = 0  # 0: no limit
+    connection_max_lifetime: float = 0.0  # 0: no limit
+    connection_max_idle_time: float = 120.0
+    slow_sql_threshold: float = 1.0  # 0: off
+    slow_sql_warning_threshold: float = 5.0
+    compact_timeout: float = 5.0
+
+
+class Log(Protocol):
+    """An open log. Every method may raise `UnavailableError`; what else is named with each."""
+
+    async def open(self) -> None:
+        """Connects, creates or checks the schema. Raises `DriverError` with what to do next."""
+
+    def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
+        """Every row after `after` in order of id, without values, in blocks, as of one moment or later."""
+
+    async def compact_revision(self) -> int: ...
+
+    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+        """Appends all writes in one transaction, in order, and returns each one's ids in order.
+
+        None stands for a write that was left out because a row it replaces has been replaced already:
+        tail the log and decide again. `head` is the last revision the caller has applied. In one call
+        a name occurs once. Raises `BehindError`, `NoSpaceError`, `InvalidKeyError`, `UnknownOutcomeError`.
+        """
+
+    def peek(self) -> int | None:
+        """The newest committed id if that can be told at once (microseconds), else None."""
+
+    async def newest(self) -> int:
+        """The newest committed id, learnt after the call began."""
+
+    async def tail(self, after: int, limit: int) -> Tail:
+        """The next committed rows after `after`.
+
+        In order and final: no row with an id below the last one returned can appear any more. A driver
+        whose database allots ids before commit waits for gaps, and fills them, in here.
+        """
+
+    async def changed(self, after: int) -> None:
+        """Returns when rows after `after` may have been committed by others: a hint, on which to tail."""
+
+    async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The values of these rows; a row that is no more is left out."""
+
+    async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+        """Removes what is superseded or deleted at or before `revision` and records it, atomically.
+
+        `versions` are (id, version) of surviving rows whose count of changes can no longer be told from
+        the rows. Returns the compact revision now recorded: another instance may have gone further.
+        Raises `NoSpaceError`.
+        """
+
+    async def compacted(self) -> None:
+        """After the last step of a compaction: returns space to the database's own keeping."""
+
+    async def leases(self) -> list[Lease]: ...
+
+    async def lease(self, lease_id: int) -> Lease | None: ...
+
+    async def grant(self, lease_id: int, ttl: int) -> bool:
+        """Records a lease; False if the id is taken. Raises `NoSpaceError`."""
+
+    async def renew(self, lease_ids: Sequence[int]) -> None: ...
+
+    async def forget(self, lease_id: int) -> None:
+        """Drops the record of a lease; no error if there is none."""
+
+    async def size(self) -> Size: ...
+
+    async def defragment(self) -> None: ...
+
+    def snapshot(self) -> AsyncIterator[bytes] | None:
+        """A consistent copy of the whole database in its own format; None where it cannot give one."""
+
+    async def close(self) -> None:
+        """Finishes what was begun; idempotent."""

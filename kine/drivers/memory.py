@@ -1,0 +1,221 @@
+"""`memory://`: the log as rows in memory, for tests and throwaway control planes. Nothing survives.
+
+`memory://` is a log of its own; `memory://NAME` is shared by all who name it in one process and event
+loop, as several instances share a database, and is gone when the last of them has closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from weakref import WeakValueDictionary
+
+from kine.drivers.base import (
+    BehindError,
+    Lease,
+    Log,
+    NewRow,
+    Options,
+    Row,
+    Size,
+    Tail,
+    UnavailableError,
+    Write,
+)
+
+_BLOCK = 5_000  # rows
+_OVERHEAD = 400  # bytes a row costs beside its name and value, roughly
+
+_named: WeakValueDictionary[str, _Rows] = WeakValueDictionary()
+
+
+def connect(endpoint: str, options: Options) -> Log:
+    name, question, _ = endpoint.partition("://")[2].partition("?")
+    if question:
+        raise ValueError("memory:// takes no parameters; write memory:// or memory://NAME")
+    if not name:
+        return MemoryLog(_Rows())
+    rows = _named.get(name)
+    if rows is None:
+        rows = _named[name] = _Rows()
+    return MemoryLog(rows)
+
+
+class _Rows:
+    """What instances on one log share."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}  # in order of id
+        self.newest: dict[bytes, int] = {}  # by name
+        self.head = 0
+        self.compact_revision = 0
+        self.leases: dict[int, Lease] = {}
+        self.size = 0
+        self.waiting: set[asyncio.Future[None]] = set()
+
+    def conflicts(self, row: NewRow) -> bool:
+        newest = self.newest.get(row.name)
+        if newest is None:  # compacted: a tombstone then, so only a creation can follow
+            return not row.created
+        return newest != row.prev_revision
+
+    def add(self, row: NewRow) -> int:
+        self.head += 1
+        create = self.head if row.created else row.create_revision
+        self.rows[self.head] = Row(
+            self.head, row.name, row.created, row.deleted, create, row.prev_revision,
+            row.ttl, row.value, row.lease, 0,
+        )  # fmt: skip
+        self.newest[row.name] = self.head
+        self.size += _cost(row.name, row.value)
+        return self.head
+
+    def remove(self, row_id: int) -> None:
+        row = self.rows.pop(row_id, None)
+        if row is not None:
+            self.size -= _cost(row.name, row.value)
+            if self.newest[row.name] == row_id:
+                del self.newest[row.name]
+
+    def tell(self) -> None:
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiting.clear()
+
+
+def _cost(name: bytes, value: bytes | None) -> int:
+    return len(name) + len(value or b"") + _OVERHEAD
+
+
+class MemoryLog:
+    """See `kine.drivers.base.Log`."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self._rows: _Rows | None = rows
+
+    @property
+    def _open(self) -> _Rows:
+        if self._rows is None:
+            raise UnavailableError("the log is closed")
+        return self._rows
+
+    async def open(self) -> None:
+        assert self._open
+
+    # ---- reading
+
+    async def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
+        rows = [row._replace(value=None) for row in self._open.rows.values() if row.id > after]
+        for start in range(0, len(rows), _BLOCK):
+            yield rows[start : start + _BLOCK]
+
+    async def compact_revision(self) -> int:
+        return self._open.compact_revision
+
+    def peek(self) -> int | None:
+        return None if self._rows is None else self._rows.head
+
+    async def newest(self) -> int:
+        return self._open.head
+
+    async def tail(self, after: int, limit: int) -> Tail:
+        log = self._open
+        found = []
+        for row_id in range(after + 1, log.head + 1):
+            row = log.rows.get(row_id)
+            if row is not None:
+                found.append(row)
+                if len(found) == limit:
+                    return Tail(found, row_id, log.compact_revision)
+        return Tail(found, max(after, log.head), log.compact_revision)
+
+    async def changed(self, after: int) -> None:
+        while (log := self._open).head <= after:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            log.waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                log.waiting.discard(waiter)
+
+    async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
+        rows = self._open.rows
+        return {row_id: rows[row_id].value or b"" for row_id in ids if row_id in rows}
+
+    # ---- writing
+
+    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+        log = self._open
+        behind = log.head != head
+        if behind and any(write.guarded for write in writes):
+            raise BehindError
+        outcome: list[Sequence[int] | None] = []
+        for write in writes:
+            if behind and any(log.conflicts(row) for row in write.rows):
+                outcome.append(None)
+            else:
+                outcome.append([log.add(row) for row in write.rows])
+        log.tell()
+        return outcome
+
+    async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+        log = self._open
+        recorded = log.compact_revision
+        if recorded >= revision:
+            return recorded
+        # As in SQL: what was replaced since the last compaction, and tombstones before this one.
+        for row_id in range(max(1, recorded), revision + 1):
+            row = log.rows.get(row_id)
+            if row is None:
+                continue
+            if row.prev_revision and row_id > recorded:
+                log.remove(row.prev_revision)
+            if row.deleted and row_id < revision:
+                log.remove(row_id)
+        for row_id, version in versions:
+            if row_id in log.rows:
+                log.rows[row_id] = log.rows[row_id]._replace(version=version)
+        log.compact_revision = revision
+        return revision
+
+    async def compacted(self) -> None:
+        pass  # what is removed is free already
+
+    # ---- leases
+
+    async def leases(self) -> list[Lease]:
+        return list(self._open.leases.values())
+
+    async def lease(self, lease_id: int) -> Lease | None:
+        return self._open.leases.get(lease_id)
+
+    async def grant(self, lease_id: int, ttl: int) -> bool:
+        leases = self._open.leases
+        return leases.setdefault(lease_id, granted := Lease(lease_id, ttl, 0)) is granted
+
+    async def renew(self, lease_ids: Sequence[int]) -> None:
+        leases = self._open.leases
+        for lease_id in lease_ids:
+            if lease_id in leases:
+                leases[lease_id] = leases[lease_id]._replace(renewals=leases[lease_id].renewals + 1)
+
+    async def forget(self, lease_id: int) -> None:
+        self._open.leases.pop(lease_id, None)
+
+    # ---- keeping house
+
+    async def size(self) -> Size:
+        size = self._open.size
+        return Size(size, size)
+
+    async def defragment(self) -> None:
+        pass
+
+    def snapshot(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        if self._rows is not None:
+            self._rows.tell()  # whoever waits for changes here learns that it is closed
+            self._rows = None

@@ -1,0 +1,12 @@
+"""MySQL and MariaDB, and what speaks their protocol: Aurora, Galera, TiDB."""
+
+from __future__ import annotations
+
+from kine.drivers.base import Log, Options
+from kine.drivers.mysql.database import MysqlDatabase
+from kine.drivers.mysql.dsn import parse
+from kine.drivers.sql.log import SqlLog
+
+
+def connect(endpoint: str, options: Options) -> Log:
+    return SqlLog(MysqlDatabase(parse(endpoint, options), options))

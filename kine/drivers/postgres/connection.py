@@ -1,0 +1,148 @@
+"""One connection to PostgreSQL, and how it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection, adapt, postgres
+from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
+
+from kine.drivers.postgres.failures import translated
+from kine.drivers.sql.failures import Kind, StatementError
+
+if TYPE_CHECKING:
+    from kine.drivers.postgres.dsn import Dsn
+    from kine.drivers.sql.credentials import Credentials
+
+log = logging.getLogger(__name__)
+
+# Every integer as int8: by default its size chooses the type, and each type would be prepared anew.
+ADAPTERS = adapt.AdaptersMap(postgres.adapters)
+ADAPTERS.register_dumper(int, Int8Dumper)
+ADAPTERS.register_dumper(int, Int8BinaryDumper)
+
+_PREPARE_AFTER = 2  # uses of a statement
+# The server must notice as well that we are gone, or our half-sent transaction holds the others up.
+_GREETING = (
+    "SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),"
+    " set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)"
+)
+
+
+class Held:
+    """What the pool keeps: a connection, made when it is first needed."""
+
+    __slots__ = ("connection", "generation")
+
+    def __init__(self) -> None:
+        self.connection: AsyncConnection[Any] | None = None
+        self.generation = 0
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.pgconn.finish()
+
+    def rollback(self) -> None:
+        """Asked for by the pool's protocol; whoever hands a connection back has ended its transaction."""
+
+    @property
+    def usable(self) -> bool:
+        return (
+            self.connection is not None
+            and not self.connection.closed
+            and self.connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        )
+
+
+async def connect(
+    dsn: Dsn, database: str, credentials: Credentials | None, *, prepare: bool = True, replica: bool = False
+) -> AsyncConnection[Any]:
+    """A connection in autocommit mode to a server that takes writes. Raises StatementError."""
+    parameters: dict[str, Any] = dict(dsn.connection)
+    if credentials is not None:
+        host, port = parameters.get("host", ""), int(parameters.get("port", "5432").split(",")[0])
+        parameters["password"] = await credentials.password(host, port, parameters.get("user", ""))
+    limit = _seconds(parameters.get("connect_timeout", "")) * max(
+        1, parameters.get("host", "").count(",") + 1
+    )
+    try:
+        async with asyncio.timeout(limit + 2):
+            connection = await AsyncConnection.connect(
+                **parameters,
+                dbname=database,
+                client_encoding="utf8",
+                autocommit=True,
+                prepare_threshold=_PREPARE_AFTER if prepare else None,
+                context=None,
+            )
+    except psycopg.Error as error:
+        raise translated(error, connecting=True) from None
+    except TimeoutError:
+        raise StatementError(Kind.AWAY, "timeout", f"no connection within {limit + 2:.0f} s") from None
+    except OSError as error:
+        raise StatementError(Kind.AWAY, "", error.strerror or type(error).__name__) from None
+    connection._adapters = adapt.AdaptersMap(ADAPTERS)
+    try:
+        async with asyncio.timeout(limit):
+            recovering = await _greet(connection)
+        if recovering and not replica:
+            raise StatementError(
+                Kind.AWAY, "25006", "the server is a read-only replica; waiting for one that takes writes"
+            )
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+    return connection
+
+
+async def _greet(connection: AsyncConnection[Any]) -> bool:
+    try:
+        cursor = await connection.execute(_GREETING, prepare=False)
+        row = await cursor.fetchone()
+    except psycopg.OperationalError as error:
+        raise translated(error, connecting=True) from None
+    except psycopg.Error:  # a server without these: not PostgreSQL itself
+        return False
+    return bool(row and row[0])
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(2.0, float(text))
+    except ValueError:
+        return 10.0
+
+
+class Deadline:
+    """Breaks the connection if the block takes longer: the server, or the network, is not answering.
+
+    Cheaper than a timeout of asyncio's around each statement, and it needs no answer from the server,
+    which a cancellation would.
+    """
+
+    __slots__ = ("_connection", "_timer")
+
+    def __init__(self, connection: AsyncConnection[Any], seconds: float) -> None:
+        self._connection = connection
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._break) if seconds else None
+
+    def _break(self) -> None:
+        log.warning("PostgreSQL has not answered in time: giving the connection up")
+        with (
+            contextlib.suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(self._connection.fileno())) as same,
+        ):
+            same.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Deadline:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,219 @@
+"""Appending a group of writes: one short transaction mostly, a careful one if one of them is special."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from kine.drivers.base import (
+    BehindError,
+    InvalidKeyError,
+    NewRow,
+    UnavailableError,
+    UnknownOutcomeError,
+    Write,
+)
+from kine.drivers.sql import statements
+from kine.drivers.sql.database import Batch, FencedError
+from kine.drivers.sql.failures import Kind, StatementError
+from kine.observe.metrics import insert_errors
+
+if TYPE_CHECKING:
+    from kine.drivers.sql.database import Database, Session
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds for finding out what became of a commit, and for repeating what was rolled back
+_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+_INT32 = (1 << 31) - 1  # the table's lease column; whole TTLs are kept with the lease
+
+
+class Appender:
+    def __init__(self, database: Database, writer: int, register: Callable[[], Awaitable[None]]) -> None:
+        self._database = database
+        self._writer = writer
+        self._register = register  # makes the row in kine_writer anew
+        self._number = 0
+
+    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+        """See `kine.drivers.base.Log.append`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PATIENCE
+        pause = _PAUSE
+        rows = [_clipped(row) if row.ttl > _INT32 else row for write in writes for row in write.rows]
+        while True:
+            self._number += 1
+            batch = Batch(rows, self._writer, self._number, head)
+            try:
+                return await self._attempt(writes, batch, head)
+            except FencedError:
+                # Its row was removed, for being there a month. With a new one it cannot be told any more
+                # what became of earlier groups; but those have been settled.
+                failure = StatementError(Kind.REFUSED, "", "this instance's row in kine_writer is missing")
+                try:
+                    await self._register()
+                except StatementError as error:
+                    failure = error
+            except StatementError as error:
+                failure = error
+                if error.kind is Kind.LOST:
+                    if await self._settle(batch, error, deadline):
+                        return await self._landed(writes, batch)
+                elif error.kind is Kind.CONFLICT:  # a gap was filled under us, or Go kine came between
+                    insert_errors.inc("true")
+                elif error.kind is not Kind.AGAIN:
+                    insert_errors.inc("false")
+                    raise error.translated() from error
+            if loop.time() + pause > deadline:
+                raise UnavailableError(f"the write was not carried out: {failure}") from failure
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _attempt(self, writes: Sequence[Write], batch: Batch, head: int) -> list[Sequence[int] | None]:
+        if any(write.guarded or len(write.rows) > 1 for write in writes):
+            return await self._carefully(writes, batch, head)
+        ids = await self._database.append(batch)
+        if None in ids:
+            await self._same_keys(row for row, row_id in zip(batch.rows, ids, strict=True) if row_id is None)
+        return [None if row_id is None else (row_id,) for row_id in ids]
+
+    async def _same_keys(self, left_out: object) -> None:
+        """Some databases take two keys for one: that must not look like a race lost for ever."""
+        for row in left_out:  # type: ignore[attr-defined]
+            taken = await self._database.query("Taken", statements.TAKEN, (row.name, row.prev_revision))
+            if taken and taken[0][0] != row.name:
+                raise InvalidKeyError(
+                    "this key differs from an existing one only in upper and lower case or in spaces at its"
+                    " end, which the database's table does not tell apart"
+                )
+
+    # ---- writes that hang together, or on what was there before
+
+    async def _carefully(
+        self, writes: Sequence[Write], batch: Batch, head: int
+    ) -> list[Sequence[int] | None]:
+        guarded = any(write.guarded for write in writes)
+        try:
+            async with self._database.transaction("Insert", batch=batch) as session:
+                if session.newest <= head:
+                    return await self._unopposed(session, writes, batch.rows, head)
+                if guarded:
+                    raise BehindError
+                return await self._one_by_one(session, writes)
+        except StatementError as error:
+            # Nobody of ours has written; so Go kine just has.
+            if error.kind is not Kind.CONFLICT:
+                raise
+            if guarded:
+                raise BehindError from None
+            raise
+
+    async def _unopposed(
+        self, session: Session, writes: Sequence[Write], rows: Sequence[NewRow], head: int
+    ) -> list[Sequence[int] | None]:
+        ids = await session.insert(rows)
+        outcome: list[Sequence[int] | None] = []
+        rest = iter(ids)
+        last = 0
+        for write in writes:
+            its = list(islice(rest, len(write.rows)))
+            outcome.append(its)
+            if write.guarded:
+                last = its[-1]
+        # Go kine takes no turns: any id before a guarded row that is neither ours nor vacant is a row that
+        # the decision has not seen.
+        between = set(range(head + 1, last)).difference(ids)
+        if between and await session.fill(sorted(between)) != between:
+            raise BehindError
+        return outcome
+
+    async def _one_by_one(self, session: Session, writes: Sequence[Write]) -> list[Sequence[int] | None]:
+        """Others have appended: let the unique index judge each write, as it does for Go kine."""
+        outcome: list[Sequence[int] | None] = []
+        for write in writes:
+            if not await _possible(session, write):
+                outcome.append(None)
+                continue
+            await session.run("SAVEPOINT one")
+            try:
+                outcome.append(await session.insert(write.rows))
+            except StatementError as error:
+                if error.kind is not Kind.CONFLICT:
+                    raise
+                await session.run("ROLLBACK TO SAVEPOINT one")
+                outcome.append(None)
+            await session.run("RELEASE SAVEPOINT one")
+        return outcome
+
+    # ---- when the connection went in a commit
+
+    async def _settle(self, batch: Batch, lost: StatementError, deadline: float) -> bool:
+        """Whether the batch was committed; if not, it never will be. Raises UnknownOutcomeError."""
+        loop = asyncio.get_running_loop()
+        pause = _PAUSE
+        while True:
+            try:
+                async with self._database.transaction("Settle") as session:
+                    rows = await session.run(statements.CLAIMED, (batch.writer,))
+                    if not rows:
+                        raise lost.undecided()
+                    if rows[0][0] >= batch.number:
+                        return True
+                    # Should its statements still reach the server, they find the batch claimed.
+                    await session.run(statements.FENCE, (batch.number, batch.writer))
+                return False
+            except StatementError as error:
+                if loop.time() + pause > deadline:
+                    raise lost.undecided() from error
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _landed(self, writes: Sequence[Write], batch: Batch) -> list[Sequence[int] | None]:
+        log.info("the connection was lost in a commit, which had taken place")
+        outcome: list[Sequence[int] | None] = []
+        try:
+            [(_, head)] = await self._database.query(
+                "Settle", statements.CLAIMED.removesuffix(" FOR UPDATE"), (batch.writer,)
+            )
+            for write in writes:
+                ids = []
+                for row in write.rows:
+                    found = await self._database.query(
+                        "Settle", statements.LANDED, (row.name, row.prev_revision, head)
+                    )
+                    if found and _same(found[0], row):
+                        ids.append(found[0][0])
+                outcome.append(ids if len(ids) == len(write.rows) else None)
+        except StatementError as error:
+            raise UnknownOutcomeError(
+                f"the write took place, but its revision could not be read: {error}"
+            ) from error
+        return outcome
+
+
+async def _possible(session: Session, write: Write) -> bool:
+    """Whether the rows that a write replaces are there, and not replaced yet.
+
+    A row that was deleted and compacted meanwhile leaves no trace in the unique index. Asked before
+    inserting, as an insert that fails uses up an id, and so leaves a gap.
+    """
+    for row in write.rows:
+        replaced = row.prev_revision and not row.created
+        if replaced and not await session.run(statements.EXISTS, (row.prev_revision,)):
+            return False
+        if await session.run(statements.TAKEN, (row.name, row.prev_revision)):
+            return False
+    return True
+
+
+def _same(found: tuple[int, int, int, bytes | None], row: NewRow) -> bool:
+    _, created, deleted, value = found
+    return bool(created) == row.created and bool(deleted) == row.deleted and value == row.value
+
+
+def _clipped(row: NewRow) -> NewRow:
+    return row._replace(ttl=_INT32)

@@ -1,0 +1,49 @@
+"""Connections kept for the next statement, by the rules of the four pool flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import QueuePool
+
+from kine.drivers.base import Options
+
+DEFAULT_IDLE = 20
+
+
+def pool(create: Callable[[], Any], options: Options) -> QueuePool:
+    """A pool whose waiting is the caller's affair: with a limit on connections, ask only for a free one."""
+    idle = options.max_idle_connections
+    idle = DEFAULT_IDLE if idle == 0 else max(1, idle)  # as database/sql: 0 is the default
+    limit = options.max_open_connections
+    kept = min(idle, limit) if limit > 0 else idle
+    made = QueuePool(
+        create,
+        pool_size=kept,
+        max_overflow=limit - kept if limit > 0 else -1,
+        recycle=options.connection_max_lifetime or -1,
+        reset_on_return=None,  # whoever hands one back has ended its transaction
+        use_lifo=True,  # so that those not needed grow old
+        timeout=0,
+    )
+    if options.connection_max_idle_time > 0:
+        event.listen(made, "checkin", _left)
+        event.listen(made, "checkout", _Youth(options.connection_max_idle_time))
+    return made
+
+
+def _left(connection: object, record: Any) -> None:
+    record.info["left"] = monotonic()
+
+
+class _Youth:
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def __call__(self, connection: object, record: Any, fairy: object) -> None:
+        if monotonic() - record.info.pop("left", monotonic()) > self._limit:
+            raise DisconnectionError("idle for too long")  # makes the pool replace it

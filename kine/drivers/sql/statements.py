@@ -1,0 +1,76 @@
+"""The statements that read the same in every dialect, with `?` for a parameter."""
+
+from __future__ import annotations
+
+ROW = (
+    "k.id, k.name, k.created, k.deleted, k.create_revision, k.prev_revision, k.lease, {value},"
+    " coalesce(x.lease, 0), coalesce(x.version, 0)"
+)
+_FROM = " FROM kine AS k LEFT JOIN kine_extra AS x ON x.id = k.id WHERE k.id > ? ORDER BY k.id"
+LOAD = "SELECT " + ROW.format(value="NULL") + _FROM
+TAIL = "SELECT " + ROW.format(value="k.value") + _FROM + " LIMIT ?"
+
+# The compact revision along with each row: of the same moment, which tells a row compacted away from one that
+# is not committed yet.
+_COMPACTED = "SELECT max(prev_revision) FROM kine WHERE name = 'compact_rev_key'"
+_ROW_COMPACTED = f"{ROW}, ({_COMPACTED})"
+LOAD_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="NULL") + _FROM + " LIMIT ?"
+TAIL_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="k.value") + _FROM + " LIMIT ?"
+NEWEST = "SELECT max(id) FROM kine"
+EXISTS = "SELECT 1 FROM kine WHERE id = ?"
+TAKEN = "SELECT name FROM kine WHERE name = ? AND prev_revision = ?"
+
+COMPACT_REVISION = _COMPACTED
+SET_COMPACT_REVISION = "UPDATE kine SET prev_revision = ? WHERE name = 'compact_rev_key'"
+
+# What a compaction from one revision to another removes: rows replaced since the first, up to the second,
+# and tombstones before it. A tombstone at the compact revision itself stays until the next compaction, as
+# in etcd: a watch may start there and must see the delete. What came earlier was dealt with earlier.
+# Parameters: from, to, from, to.
+_SUPERSEDED = (
+    "SELECT prev_revision FROM kine"
+    " WHERE name != 'compact_rev_key' AND prev_revision != 0 AND id > ? AND id <= ?"
+    " UNION SELECT id FROM kine WHERE deleted != 0 AND id >= ? AND id < ?"
+)
+DOOMED = _SUPERSEDED
+COMPACT_EXTRA = f"DELETE FROM kine_extra WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - constants only
+COMPACT = f"DELETE FROM kine WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - constants only
+
+LEASES = "SELECT id, ttl, renewals FROM kine_lease"
+LEASE = LEASES + " WHERE id = ?"
+GRANT = "INSERT INTO kine_lease (id, ttl, renewals) VALUES (?, ?, 0)"
+RENEW = "UPDATE kine_lease SET renewals = renewals + 1 WHERE id = ?"
+FORGET = "DELETE FROM kine_lease WHERE id = ?"
+
+INSERT_EXTRA = "INSERT INTO kine_extra (id, lease, version) VALUES (?, ?, 0)"
+
+# An instance's own row: see `schema.writer`.
+REGISTER = "INSERT INTO kine_writer (id, batch, head, started) VALUES (?, 0, 0, ?)"
+UNREGISTER = "DELETE FROM kine_writer WHERE id = ? OR started < ?"
+CLAIM = (
+    "UPDATE kine_writer SET batch = ?, head = (SELECT coalesce(max(id), 0) FROM kine)"
+    " WHERE id = ? AND batch < ?"
+)
+CLAIMED = "SELECT batch, head FROM kine_writer WHERE id = ? FOR UPDATE"
+FENCE = "UPDATE kine_writer SET batch = ? WHERE id = ?"
+LANDED = "SELECT id, created, deleted, value FROM kine WHERE name = ? AND prev_revision = ? AND id > ?"
+
+# A row that was committed after its id had been given up: it is appended anew, as it can only be seen so.
+LATE = (
+    "SELECT name, created, deleted, create_revision, prev_revision, lease, value FROM kine"
+    " WHERE id = ? FOR UPDATE"
+)
+FOLLOWED = "SELECT 1 FROM kine WHERE prev_revision = ? AND name != 'compact_rev_key' LIMIT 1"
+DELETE = "DELETE FROM kine WHERE id = ?"
+MOVE_EXTRA = "UPDATE kine_extra SET id = ? WHERE id = ?"
+
+COMPACT_ROWS = "SELECT id, prev_revision FROM kine WHERE name = 'compact_rev_key' FOR UPDATE"
+VERSION_RECORDED = "UPDATE kine_extra SET version = ? WHERE id = ?"
+VERSION_RECORD = "INSERT INTO kine_extra (id, lease, version) SELECT id, 0, ? FROM kine WHERE id = ?"
+
+MIGRATE = (
+    "INSERT INTO kine (deleted, create_revision, prev_revision, name, value, created, lease)"
+    " SELECT 0, 0, 0, kv.name, kv.value, 1, CASE WHEN kv.ttl > 0 THEN 15 ELSE 0 END FROM key_value AS kv"
+    " WHERE kv.id IN (SELECT max(id) FROM key_value GROUP BY name)"
+)
+ANY_ROW = "SELECT 1 FROM kine LIMIT 1"
