@@ -1,0 +1,153 @@
+"""The seam between a transport and the handlers it serves.
+
+A transport turns connections into calls: request bytes in, response bytes out, metadata, deadlines and
+status. It knows no message type. A handler is a plain function of bytes; it knows no connection. The
+same table of routes is served by every transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+
+class Code(IntEnum):
+    """gRPC status codes (https://grpc.github.io/grpc/core/md_doc_statuscodes.html)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class RpcError(Exception):
+    """Ends a call with a status other than OK. The text reaches the client as it is."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+# All a client learns of a fault in a handler; the log has the rest.
+INTERNAL_ERROR = RpcError(Code.INTERNAL, "internal error")
+
+
+def unknown_method(path: str, known: Iterable[str]) -> RpcError:
+    """The error for a path that has no route, in grpc-go's words: its callers tell the cases apart."""
+    service, slash, method = path.removeprefix("/").rpartition("/")
+    if not slash:
+        return RpcError(Code.UNIMPLEMENTED, f"malformed method name: {path!r}")
+    if any(route.startswith(f"/{service}/") for route in known):
+        return RpcError(Code.UNIMPLEMENTED, f"unknown method {method} for service {service}")
+    return RpcError(Code.UNIMPLEMENTED, f"unknown service {service}")
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler may know of its call besides the request.
+
+    `metadata` goes by lower-case name, values of a name that comes twice joined by a comma; a value of
+    a name that ends in `-bin` is base64, as on the wire. Where the transport
+    learns it, `:authority`, the host asked for, is there too.
+    """
+
+    method: str
+    peer: str = ""  # "ipv4:127.0.0.1:4711", "ipv6:[::1]:4711" or "unix:"
+    deadline: float | None = None  # event-loop time in seconds; None: the client set none
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+HIGH_WATER = 1024 * 1024  # bytes queued on one stream before its producer should pause
+LOW_WATER = 256 * 1024  # and below which it goes on
+
+
+class Stream(Protocol):
+    """The server's end of a streaming call.
+
+    The transport cancels the handler's task when the client resets the stream or disconnects; sends
+    after that are dropped. Returning from the handler ends the stream with OK, raising `RpcError` with
+    its status.
+    """
+
+    async def receive(self) -> bytes | None:
+        """The client's next message, or None once it has half-closed."""
+
+    def send(self, message: bytes) -> None:
+        """Queues one message; never waits. A producer of much data looks at `full` first."""
+
+    @property
+    def full(self) -> bool:
+        """True while more bytes are queued, not yet taken by the client, than `HIGH_WATER`."""
+
+    async def drain(self) -> None:
+        """Returns as soon as the queue is below `LOW_WATER`, or the call is over."""
+
+
+# A unary handler that has its answer at hand returns it without a task or an await: that is what a read
+# from memory does, and what makes it cost microseconds.
+UnaryHandler = Callable[[bytes, Call], bytes | Awaitable[bytes]]
+StreamHandler = Callable[[Stream, Call], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    handler: UnaryHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """Server-streaming and bidirectional calls alike: the first reads just one message."""
+
+    handler: StreamHandler
+
+
+Routes = Mapping[str, Unary | Streaming]  # by path: "/etcdserverpb.KV/Range"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The server's side of TLS. With `client_ca_file`, clients must present a certificate it signed."""
+
+    cert_file: str
+    key_file: str
+    client_ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that keep a client from costing more than its share. Sizes in bytes, times in seconds."""
+
+    max_request_bytes: int = 2 * 1024 * 1024  # etcd: 1.5 MiB of request and 512 KiB of gRPC overhead
+    max_concurrent_streams: int = 10_000  # in one connection
+    keepalive_min_interval: float = 5.0  # a client that pings more often gets GOAWAY too_many_pings
+    keepalive_interval: float = 7200.0  # we ping an idle connection after this
+    keepalive_timeout: float = 20.0
+
+
+class Server(Protocol):
+    """A running transport."""
+
+    async def start(self) -> Sequence[str]:
+        """Binds and serves; returns the addresses bound: `127.0.0.1:2379` or `unix:///path`.
+
+        Raises OSError when an address cannot be bound.
+        """
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new calls, lets running ones end for up to `grace` seconds, then cancels them."""
