@@ -1,0 +1,5 @@
+"""`python -m kine` is `kine`."""
+
+from kine.cli import main
+
+main()

@@ -1,0 +1,272 @@
+"""Settings: every flag of the command line, its `KINE_*` variable, default, meaning and check.
+
+A flag is declared once, as a field of `Settings`; the command line, the documentation's table and the
+tests all read `FLAGS`. Names, defaults and meanings are those of Go kine where it has the flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kine.drivers.base import Options
+from kine.forms import (
+    Address,
+    address,
+    address_or_off,
+    cache_size,
+    choice,
+    count,
+    duration,
+    etcd_version,
+    file_path,
+    limit,
+    positive_duration,
+    signed_duration,
+    size,
+    switch,
+    text,
+)
+from kine.transport.base import Limits, Tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+# etcd leaves this much beside its request limit for gRPC's framing and the rest of a message
+# (server/etcdmain, grpcOverheadBytes).
+GRPC_OVERHEAD_BYTES = 512 * 1024
+MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's bound for one message
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used: one line that names the flag, the reason and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag as a reader of `--help` sees it."""
+
+    name: str  # without dashes: compact-interval
+    group: str
+    default: str  # as one would write it on the command line
+    help: str
+    parse: Callable[[str], Any]  # raises ValueError with reason and fix
+
+    @property
+    def field(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        return "KINE_" + self.field.upper()
+
+    @property
+    def is_switch(self) -> bool:
+        return self.parse is switch
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in `--help`."""
+        if self.is_switch:
+            return "[=true|false]"
+        meant = self.parse(self.default)
+        if isinstance(meant, int):
+            return "SIZE" if self.name.endswith("bytes") else "NUMBER"
+        last = self.name.rpartition("-")[2]
+        known = {"address": "ADDRESS", "file": "FILE", "endpoint": "URL", "version": "VERSION"}
+        return "DURATION" if isinstance(meant, float) else known.get(last, "NAME")
+
+
+def _flag(group: str, default: str, parse: Callable[[str], T], about: str, *, shown: bool = True) -> T:
+    return field(
+        default_factory=lambda: parse(default),
+        metadata={"group": group, "default": default, "parse": parse, "help": about},
+        repr=shown,
+    )
+
+
+SERVE = "Clients"
+STORE = "Database"
+KEEP = "Compaction and watches"
+SEE = "Logs and metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the server was told. Durations in seconds, sizes in bytes, no file is opened here."""
+
+    listen_address: Address = _flag(  # noqa: RUF009 - a field, as its siblings
+        SERVE, "0.0.0.0:2379", address, "Serve etcd clients here: HOST:PORT, or unix://PATH (mode 0600)."
+    )
+    server_cert_file: str = _flag(SERVE, "", file_path, "Certificate (PEM) shown to clients. Turns TLS on.")
+    server_key_file: str = _flag(SERVE, "", file_path, "Private key (PEM) of --server-cert-file.")
+    trusted_ca_file: str = _flag(
+        SERVE, "", file_path, "Clients must present a certificate signed by one of these CAs (PEM)."
+    )
+    transport: str = _flag(SERVE, "http2", choice("http2", "grpcio"), "gRPC implementation: http2 or grpcio.")
+    max_request_bytes: int = _flag(
+        SERVE,
+        "1572864",
+        size(at_least=1, at_most=MAX_MESSAGE_BYTES - GRPC_OVERHEAD_BYTES),
+        "Largest request accepted, as etcd's flag of this name. 4MiB works too.",
+    )
+    emulated_etcd_version: str = _flag(
+        SERVE, "3.6.11", etcd_version, "etcd version told to clients; 3.5.13 and up promises watch progress."
+    )
+
+    # May hold a password: never shown.
+    endpoint: str = _flag(
+        STORE,
+        "",
+        text,
+        "The database, as a URL such as sqlite:///data/kine.db. Empty: SQLite in ./db/state.db.",
+        shown=False,
+    )
+    identity_provider: str = _flag(
+        STORE,
+        "",
+        choice("", "aws"),
+        "Who issues the database password: aws signs RDS IAM tokens. Empty: the endpoint.",
+    )
+    ca_file: str = _flag(STORE, "", file_path, "CA (PEM) that signed the database server's certificate.")
+    cert_file: str = _flag(STORE, "", file_path, "Certificate (PEM) shown to the database server.")
+    key_file: str = _flag(STORE, "", file_path, "Private key (PEM) of --cert-file.")
+    skip_verify: bool = _flag(STORE, "false", switch, "Do not check the database server's certificate.")
+    datastore_max_idle_connections: int = _flag(
+        STORE, "20", count(), "Idle database connections kept. 0: the default; negative: none is kept."
+    )
+    datastore_max_open_connections: int = _flag(
+        STORE, "0", limit, "Open database connections at most. 0 or less: no limit."
+    )
+    datastore_connection_max_lifetime: float = _flag(
+        STORE, "0", duration, "Replace a database connection after this long. 0 or less: never."
+    )
+    datastore_connection_max_idle_time: float = _flag(
+        STORE, "2m", duration, "Close a database connection idle for this long. 0 or less: never."
+    )
+    value_cache_bytes: int = _flag(
+        STORE,
+        "auto",
+        cache_size,
+        "Memory for values, such as 512MiB. auto: a quarter of the machine's or cgroup's, at most 4GiB.",
+    )
+
+    compact_interval: float = _flag(
+        KEEP, "0", duration, "Compact by ourselves this often. 0 or less: off, the API server asks for it."
+    )
+    compact_interval_jitter: int = _flag(
+        KEEP, "0", count(0, 99), "Vary --compact-interval at random by up to this many percent, 0 to 99."
+    )
+    compact_timeout: float = _flag(
+        KEEP, "5s", positive_duration, "Longest time one compaction batch may take."
+    )
+    compact_min_retain: int = _flag(
+        KEEP, "1000", count(0), "Newest revisions that compacting by ourselves keeps."
+    )
+    compact_batch_size: int = _flag(
+        KEEP, "1000", count(100), "Revisions compacted in one transaction, at least 100."
+    )
+    poll_batch_size: int = _flag(
+        KEEP, "500", count(1), "Revisions read at once from other instances' writes."
+    )
+    watch_progress_notify_interval: float = _flag(
+        KEEP, "5s", positive_duration, "Tell watchers that asked for it the current revision this often."
+    )
+
+    log_format: str = _flag(SEE, "plain", choice("plain", "json"), "Log lines on stderr as plain or json.")
+    debug: bool = _flag(SEE, "false", switch, "Log in detail.")
+    slow_sql_threshold: float = _flag(
+        SEE, "1s", duration, "Log SQL that takes longer, as info. 0 or less: off."
+    )
+    slow_sql_warning_threshold: float = _flag(
+        SEE, "5s", signed_duration, "Log SQL that takes longer than this as a warning."
+    )
+    metrics_bind_address: Address | None = _flag(  # noqa: RUF009
+        SEE, ":8080", address_or_off, "Serve /metrics, /healthz and /readyz here: HOST:PORT or :PORT. 0: off."
+    )
+    metrics_ignore_tls_config: bool = _flag(
+        SEE, "false", switch, "Serve metrics in the clear even when --server-cert-file is set."
+    )
+    metrics_enable_profiling: bool = _flag(
+        SEE, "false", switch, "Serve profiles of the running server at /debug/pprof/ on the metrics address."
+    )
+
+    def __post_init__(self) -> None:
+        if bool(self.server_cert_file) != bool(self.server_key_file):
+            raise SettingError(
+                "--server-cert-file and --server-key-file belong together: set both, or neither"
+            )
+        if self.trusted_ca_file and not self.server_cert_file:
+            raise SettingError(
+                "--trusted-ca-file checks clients over TLS, which is off: "
+                "set --server-cert-file and --server-key-file"
+            )
+        if bool(self.cert_file) != bool(self.key_file):
+            raise SettingError("--cert-file and --key-file belong together: set both, or neither")
+
+    def driver_options(self) -> Options:
+        idle = self.datastore_max_idle_connections
+        return Options(
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            skip_verify=self.skip_verify,
+            identity_provider=self.identity_provider,
+            max_idle_connections=max(0, idle) if idle else Options().max_idle_connections,
+            max_open_connections=self.datastore_max_open_connections,
+            connection_max_lifetime=self.datastore_connection_max_lifetime,
+            connection_max_idle_time=self.datastore_connection_max_idle_time,
+            slow_sql_threshold=self.slow_sql_threshold,
+            slow_sql_warning_threshold=self.slow_sql_warning_threshold,
+            compact_timeout=self.compact_timeout,
+        )
+
+    def tls(self) -> Tls | None:
+        """TLS towards clients; None: in the clear."""
+        if not self.server_cert_file:
+            return None
+        return Tls(self.server_cert_file, self.server_key_file, self.trusted_ca_file)
+
+    def metrics_tls(self) -> Tls | None:
+        """TLS of the metrics address. It asks for no client certificate, as Go kine's does not."""
+        if self.metrics_ignore_tls_config or not self.server_cert_file:
+            return None
+        return Tls(self.server_cert_file, self.server_key_file)
+
+    def limits(self) -> Limits:
+        return Limits(max_request_bytes=self.max_request_bytes + GRPC_OVERHEAD_BYTES)
+
+
+FLAGS = tuple(
+    Flag(
+        name=declared.name.replace("_", "-"),
+        group=declared.metadata["group"],
+        default=declared.metadata["default"],
+        help=declared.metadata["help"],
+        parse=declared.metadata["parse"],
+    )
+    for declared in fields(Settings)
+)
+
+
+def settings(given: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    """Settings from flags (by field name) and, where a flag was not given, its variable.
+
+    A variable set to nothing counts as set, as in Go kine: it empties a text, and leaves a number or a
+    duration at its default. Raises `SettingError`.
+    """
+    values: dict[str, Any] = {}
+    for flag in FLAGS:
+        where = f"--{flag.name}"
+        written = given.get(flag.field)
+        if written is None:
+            where, written = flag.variable, environ.get(flag.variable)
+            if written is None or (written == "" and isinstance(flag.parse(flag.default), int | float)):
+                continue
+        try:
+            values[flag.field] = flag.parse(written)
+        except ValueError as error:
+            raise SettingError(f"{where}: {error}") from None
+    return Settings(**values)

@@ -1,0 +1,208 @@
+"""Prometheus metrics: their names, and the counts behind them.
+
+What the server counts is kept in plain integers and lists, and becomes metrics when someone scrapes:
+that costs a tenth of a labelled counter's increment (bench: tests/unit/test_metrics.py says how it was
+measured). What other modules already know, such as the current revision, is not pushed here at all:
+they `read("kine_revision", lambda: …)` once at start, and are asked at each scrape.
+
+Names and labels of the first group are Go kine's, of the second go-grpc-prometheus's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from bisect import bisect_left
+from threading import Lock
+from typing import TYPE_CHECKING, Literal
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+SQL_BUCKETS = tuple(0.001 * 2**n for n in range(14))  # 1 ms to 8.192 s, as etcd's backend latencies
+BATCH_BUCKETS = tuple(float(2**n) for n in range(11))  # 1 to 1024 writes
+
+# Asked at each scrape. Name: type, help.
+READINGS: dict[str, tuple[Literal["gauge", "counter"], str]] = {
+    "kine_revision": ("gauge", "Current revision of the store"),
+    "kine_compact_revision": ("gauge", "Revision up to which history has been compacted"),
+    "kine_keys": ("gauge", "Keys that exist at the current revision"),
+    "kine_watchers": ("gauge", "Open watches"),
+    "kine_watch_streams": ("gauge", "Open Watch calls, each carrying any number of watches"),
+    "kine_watch_events_total": ("counter", "Events sent to watchers"),
+    "kine_slow_watchers": ("gauge", "Watches that are behind and catching up from the log"),
+    "kine_value_cache_bytes": ("gauge", "Memory held by cached values"),
+    "kine_value_cache_hits_total": ("counter", "Values found in the cache"),
+    "kine_value_cache_misses_total": ("counter", "Values that had to be read from the database"),
+    "kine_write_queue": ("gauge", "Writes waiting for a transaction"),
+    "kine_db_size_bytes": ("gauge", "Size of the database, as Status tells it"),
+}
+READING_TIMEOUT = 2.0  # seconds; then a scrape shows the last known figure
+
+
+class Histogram:
+    """Counts of observations by bucket. Of one thread, or under a lock of the caller's."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as the exposition format wants them."""
+        shown, below = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), tuple(self.counts), strict=True):
+            below += count
+            shown.append(("+Inf" if bound == float("inf") else repr(bound), float(below)))
+        return shown
+
+
+class Counts:
+    """A counter with one label. Its values show at zero from the start, so that a rate sees the first."""
+
+    def __init__(self, name: str, about: str, label: str, *values: str) -> None:
+        self.name, self.about, self.label = name, about, label
+        self.lock = Lock()
+        self.counts = dict.fromkeys(values, 0)
+
+    def inc(self, value: str) -> None:
+        """Counts one. Raises KeyError for a label value that is not known. From any thread."""
+        with self.lock:
+            self.counts[value] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self.name, self.about, labels=[self.label])
+        for value, count in self.counts.items():
+            family.add_metric([value], count)
+        yield family
+
+
+class _Sql:
+    """Time of SQL statements by name and outcome. Drivers report from their own threads."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.times: dict[tuple[str, str], Histogram] = {}
+
+    def observe(self, name: str, error_code: str, seconds: float) -> None:
+        with self.lock:
+            times = self.times.get((name, error_code))
+            if times is None:
+                times = self.times[name, error_code] = Histogram(SQL_BUCKETS)
+            times.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["name", "error_code"]
+        total = CounterMetricFamily("kine_sql_total", "Total number of SQL operations", labels=labels)
+        times = HistogramMetricFamily(
+            "kine_sql_time_seconds", "Length of time per SQL operation", labels=labels
+        )
+        with self.lock:
+            for key, histogram in self.times.items():
+                total.add_metric(key, histogram.count)
+                times.add_metric(key, histogram.buckets(), histogram.total)
+        yield total
+        yield times
+
+
+class _WriteBatches:
+    def __init__(self, histogram: Histogram) -> None:
+        self.histogram = histogram
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily("kine_write_batch_size", "Writes that shared one transaction")
+        family.add_metric([], self.histogram.buckets(), self.histogram.total)
+        yield family
+
+
+class _Readings:
+    """Figures that other modules keep, as of the last `refresh`."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Callable[[], float | Awaitable[float]]] = {}
+        self.values: dict[str, float] = {}
+
+    async def refresh(self) -> None:
+        for name, source in list(self.sources.items()):
+            try:
+                value = source()
+                if inspect.isawaitable(value):
+                    async with asyncio.timeout(READING_TIMEOUT):
+                        value = await value
+                self.values[name] = value
+            except Exception:  # noqa: S112 - a database that is away must not take the other figures with it
+                continue
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self.values.items():
+            kind, about = READINGS[name]
+            family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            yield family(name, about, value=value)
+
+
+registry = CollectorRegistry(auto_describe=False)
+_sql = _Sql()
+_readings = _Readings()
+write_batch_size = Histogram(BATCH_BUCKETS)
+
+compactions = Counts("kine_compact_total", "Total number of compactions", "result", "success", "error")
+insert_errors = Counts(
+    "kine_insert_errors_total",
+    "Total number of insert retries due to unique constraint violations",
+    "retriable",
+    "true",
+    "false",
+)
+gap_fills = Counts(
+    "kine_gap_fill_total",
+    "Total number of watch poll sequence-gap fill outcomes by result",
+    "result",
+    "filled",
+    "failed",
+    "skipped",
+)
+
+for _counts in (compactions, insert_errors, gap_fills):
+    registry.register(_counts)
+registry.register(_sql)
+registry.register(_readings)
+registry.register(_WriteBatches(write_batch_size))
+ProcessCollector(registry=registry)
+PlatformCollector(registry=registry)
+GCCollector(registry=registry)
+
+observe_sql = _sql.observe
+"""`observe_sql(name, error_code, seconds)`: one statement ran; the code is empty for success."""
+
+
+def read(name: str, source: Callable[[], float | Awaitable[float]]) -> None:
+    """Has `source` asked for this metric at each scrape. Raises KeyError for a name that is not known."""
+    _ = READINGS[name]
+    _readings.sources[name] = source
+
+
+async def exposition(accept: str = "") -> tuple[bytes, str]:
+    """All metrics and their content type, in the format an `Accept` header asks for."""
+    await _readings.refresh()
+    encode, content_type = choose_encoder(accept)
+    # Some 10 ms for all of etcd's methods: too long for the event loop.
+    return await asyncio.to_thread(encode, registry), content_type
