@@ -1,0 +1,170 @@
+"""The shared suite's doors: which servers it runs against, and how a test gets at them.
+
+A test that takes `client`, `server` or `backend` runs once for every kind of server, on every transport,
+that is available here; `--backend` and `--transport` choose among them. One process serves a whole run:
+tests keep apart by key prefix, and start from the revision they find. A test that must own its process
+takes `own_server`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.client import Client, WatchStream
+from tests.servers import Backend, Capabilities, backends
+
+if TYPE_CHECKING:
+    from tests.servers.process import Instance
+
+BACKENDS = backends()
+DEFAULT_OPS = 6000
+
+_prefix_numbers = count(1)
+
+
+@dataclass
+class Counts:
+    """How many operations the random tests have run, told at the end of the run."""
+
+    operations: dict[str, int] = field(default_factory=dict)
+
+    def add(self, test: str, operations: int) -> None:
+        self.operations[test] = self.operations.get(test, 0) + operations
+
+
+COUNTS = pytest.StashKey[Counts]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kine", "servers under test")
+    kinds = sorted({backend.kind for backend in BACKENDS})
+    transports = sorted({backend.transport for backend in BACKENDS if backend.transport})
+    group.addoption(
+        "--backend", action="append", choices=kinds, help="run on this kind of server only (repeatable)"
+    )
+    group.addoption(
+        "--transport", action="append", choices=transports, help="run on this transport only (repeatable)"
+    )
+    group.addoption(
+        "--ops",
+        type=int,
+        default=DEFAULT_OPS,
+        help="operations the model test, and the differential test, each run about (default %(default)s)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COUNTS] = Counts()
+    for kind in config.getoption("--backend") or []:
+        if not any(backend.kind == kind for backend in chosen(config)):
+            reasons = {backend.missing() for backend in BACKENDS if backend.kind == kind} - {""}
+            raise pytest.UsageError(f"--backend {kind}: {'; '.join(reasons) or 'not on that transport'}")
+
+
+def chosen(config: pytest.Config) -> list[Backend]:
+    """The backends to run on: what was asked for and can run here."""
+    kinds, transports = config.getoption("--backend"), config.getoption("--transport")
+    return [
+        backend
+        for backend in BACKENDS
+        if (not kinds or backend.kind in kinds)
+        and (not transports or not backend.transport or backend.transport in transports)
+        and not backend.missing()
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        available = chosen(metafunc.config)
+        metafunc.parametrize("backend", available, ids=lambda backend: backend.name, scope="session")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    absent = [f"{backend.name} ({reason})" for backend in BACKENDS if (reason := backend.missing())]
+    names = [backend.name for backend in chosen(config)]
+    return f"servers: {', '.join(names)}" + (f"; not available: {', '.join(absent)}" if absent else "")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counts = config.stash[COUNTS].operations
+    if counts:
+        told = "; ".join(f"{test}: {operations} operations" for test, operations in counts.items())
+        terminalreporter.write_line(told)
+
+
+@pytest.fixture(scope="session")
+def counts(pytestconfig: pytest.Config) -> Counts:
+    return pytestconfig.stash[COUNTS]
+
+
+@pytest.fixture(scope="session")
+def capabilities(backend: Backend) -> Capabilities:
+    return backend.capabilities
+
+
+@pytest.fixture(scope="session")
+def server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """The run's shared process of this kind."""
+    instance = backend.start(tmp_path_factory.mktemp(backend.name), progress_interval=1)
+    yield instance
+    assert instance.running, f"the server ended during the run: {instance.log.read_text()[-3000:]}"
+    instance.stop()
+
+
+@pytest.fixture
+def client(server: Instance) -> Iterator[Client]:
+    with Client(server.address) as client:
+        yield client
+
+
+@pytest.fixture
+def watch(client: Client) -> Iterator[WatchStream]:
+    with client.watch() as stream:
+        yield stream
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> bytes:
+    """A key prefix no other test uses, in Kubernetes' style, without its closing slash's successor."""
+    name = re.sub(r"\W+", "-", request.node.name)
+    return f"/registry/{name}/{next(_prefix_numbers)}/".encode()
+
+
+StartOwn = Callable[..., "Instance"]
+
+
+@pytest.fixture
+def own_server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartOwn]:
+    """Starts processes only this test uses; takes a directory's name and the options of `Start`."""
+    base = tmp_path_factory.mktemp("own")
+    started: list[Instance] = []
+
+    def start(name: str = "data", **options: object) -> Instance:
+        instance = backend.start(base / name, **options)  # type: ignore[arg-type]
+        started.append(instance)
+        return instance
+
+    yield start
+    for instance in started:
+        if instance.running:
+            instance.kill()
+
+
+Needs = Callable[[str], None]
+
+
+@pytest.fixture
+def needs(backend: Backend) -> Needs:
+    """Skips the test where the server, as its capabilities say, is meant to behave otherwise."""
+
+    def needs(capability: str) -> None:
+        if not getattr(backend.capabilities, capability):
+            pytest.skip(f"{backend.name}: not {capability.replace('_', ' ')}")
+
+    return needs

@@ -1,0 +1,103 @@
+"""PostgreSQL, and PgBouncer in front of it."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import signal
+import subprocess
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from tests.databases.process import DatabaseServer, answers_on, directory, free_port, unprivileged
+
+_numbers = count(1)
+
+
+@cache
+def binaries() -> Path | None:
+    """Where the server's programs are: Debian keeps them out of the PATH."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"), key=lambda path: int(path.split("/")[4]))
+    path = found[-1] if found else shutil.which("postgres")
+    return Path(path).parent if path else None
+
+
+def missing() -> str:
+    return "" if binaries() else "no PostgreSQL server (bash tests/install.sh)"
+
+
+class Postgres:
+    """A server with one superuser `postgres`, password `secret`."""
+
+    def __init__(self, *settings: str) -> None:
+        user = unprivileged("postgres")
+        self.directory = directory("postgres", user)
+        self.port = free_port()
+        data = self.directory / "data"
+        password = self.directory / "password"
+        password.write_text("secret\n")
+        programs = binaries()
+        assert programs is not None
+        subprocess.run(
+            [
+                programs / "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256",
+                "--pwfile", password, "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=user,
+            cwd="/tmp",
+        )  # fmt: skip
+        settings = ("listen_addresses=127.0.0.1", "fsync=off", "max_connections=100", *settings)
+        self.server = DatabaseServer(
+            [
+                str(programs / "postgres"), "-D", str(data), "-p", str(self.port), "-k", str(self.directory),
+                *(part for setting in settings for part in ("-c", setting)),
+            ],
+            user,
+            self.directory / "log",
+            self._answers,
+        )  # fmt: skip
+        self.server.start()
+
+    def _answers(self) -> bool:
+        if not answers_on(self.port):
+            return False
+        try:
+            self.admin().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def admin(self, database: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="postgres",
+            password="secret",
+            dbname=database,
+            autocommit=True,
+        )
+
+    def new_database(self) -> str:
+        """The name of a database nobody else uses, not created yet: kine does that."""
+        return f"kine{next(_numbers)}"
+
+    def endpoint(self, database: str, *, port: int | None = None, parameters: str = "") -> str:
+        return f"postgres://postgres:secret@127.0.0.1:{port or self.port}/{database}?{parameters}"
+
+    def restart(self) -> None:
+        self.server.stop(signal.SIGINT)  # fast: rolls back what is under way
+        self.server.start()
+
+    def crash(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(signal.SIGQUIT)

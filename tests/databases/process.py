@@ -1,0 +1,96 @@
+"""A database server's process, and the directory and user it runs with."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def unprivileged(name: str) -> str | None:
+    """The user to run as: database servers refuse root. None: whoever we are."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(name).pw_name
+    except KeyError:
+        return "nobody"
+
+
+def directory(prefix: str, user: str | None) -> Path:
+    """A new one that this user owns, removed at the end of the run."""
+    path = Path(tempfile.mkdtemp(prefix=f"kine-{prefix}-", dir="/tmp"))
+    path.chmod(0o755)
+    if user:
+        shutil.chown(path, user)
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@dataclass(slots=True)
+class DatabaseServer:
+    command: Sequence[str]
+    user: str | None
+    log: Path
+    answers: Callable[[], bool]
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=self.user,
+                start_new_session=True,
+                cwd="/tmp",
+            )
+        atexit.register(self.kill)
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self.answers():
+                return
+            time.sleep(0.05)
+        self.kill()
+        raise RuntimeError(
+            f"{self.command[0]} did not start:\n{self.log.read_text(errors='replace')[-2000:]}"
+        )
+
+    def stop(self, sign: int = signal.SIGTERM) -> None:
+        """Sends the signal and waits for the end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(sign)
+            self.process.wait(STOP_TIMEOUT)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and whatever it has forked."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_TIMEOUT)
+
+
+def answers_on(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 0.5):
+            return True
+    except OSError:
+        return False

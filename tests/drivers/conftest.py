@@ -1,0 +1,89 @@
+"""Databases of each kind for the drivers' tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kine import drivers
+from kine.drivers.base import Log, Options
+from tests.databases import mysql, postgres
+from tests.drivers.places import GoWriter, MysqlPlace, Place, PostgresPlace, SqlitePlace
+
+OpenLog = Callable[..., Awaitable[Log]]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Postgres]:
+    if reason := postgres.missing():
+        pytest.skip(reason)
+    server = postgres.Postgres()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[mysql.Mysql]:
+    if reason := mysql.missing():
+        pytest.skip(reason)
+    server = mysql.Mysql()
+    yield server
+    server.stop()
+
+
+def _place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Place:
+    if kind == "sqlite":
+        return SqlitePlace(directory)
+    server = request.getfixturevalue(f"{kind}_server")
+    return PostgresPlace(server) if kind == "postgres" else MysqlPlace(server)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A database nobody else uses, on each kind of server."""
+    return _place(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["postgres", "mysql"])
+def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The same, on servers that several instances write to at once."""
+    return _place(request.param, request, tmp_path)
+
+
+@pytest.fixture
+async def open_log() -> AsyncIterator[OpenLog]:
+    """Opens instances on a place, and closes them after the test."""
+    opened: list[Log] = []
+
+    async def open_log(
+        place: Place, parameters: str = "", *, port: int | None = None, options: Options | None = None
+    ) -> Log:
+        log = drivers.connect(place.endpoint(parameters, port), options or Options())
+        opened.append(log)
+        await log.open()
+        return log
+
+    yield open_log
+    for log in opened:
+        await log.close()
+
+
+@pytest.fixture
+async def log(place: Place, open_log: OpenLog) -> Log:
+    return await open_log(place)
+
+
+@pytest.fixture
+def go() -> Iterator[Callable[[Place], GoWriter]]:
+    opened: list[GoWriter] = []
+
+    def go(place: Place) -> GoWriter:
+        writer = place.go()
+        opened.append(writer)
+        return writer
+
+    yield go
+    for writer in opened:
+        writer.close()

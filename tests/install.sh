@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# What the tests need beside Python packages. Each server is started by the tests themselves, on a free
+# port of 127.0.0.1 in a temporary directory; nothing here starts or touches a system service.
+set -euo pipefail
+
+missing=()
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)
+command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || missing+=(mariadb-server)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "tests: install ${missing[*]} with this system's package manager; until then their tests are left out" >&2
+  exit 0
+fi
+root=()
+if [ "$(id -u)" -ne 0 ]; then
+  root=(sudo -n)
+  "${root[@]}" true 2>/dev/null || {
+    echo "tests: ask an administrator to run: apt-get install ${missing[*]}; until then their tests are left out" >&2
+    exit 0
+  }
+fi
+# RUNLEVEL=1: install, and start nothing.
+"${root[@]}" apt-get -qq update
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null

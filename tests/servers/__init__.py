@@ -1,0 +1,109 @@
+"""Kinds of server the shared suite runs against.
+
+Every module of this package whose name is not `process` names its kinds in `BACKENDS`; a new one plugs
+in by being added here as a file. A test asks for what it needs through `Capabilities`, never by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.servers.process import Instance
+
+
+def any_bytes(key: bytes) -> bool:
+    return True
+
+
+def text_without_nul(key: bytes) -> bool:
+    """What PostgreSQL's text can hold."""
+    return b"\0" not in key and key.decode("utf-8", "replace").encode() == key
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """In what a kind of server differs, where it may."""
+
+    # The writes of one Txn or DeleteRange share one revision, as in etcd; else each takes the next one
+    # (a row a write), the header tells the last, and events of one Txn may come in several answers.
+    one_revision_per_txn: bool = False
+    # Nothing but the client's own writes moves the revision, and each write moves it by exactly one.
+    dense_revisions: bool = True
+    # `compact_rev_key` is kept beside the server's own, and reads back under its name.
+    redirects_compact_rev_key: bool = True
+    # `/registry/health` exists from the start, as Kubernetes' health checks expect of kine.
+    has_health_key: bool = True
+    # A progress answer never overtakes events (etcd from 3.5.8, 3.4.25).
+    progress_in_step: bool = True
+    # A watch from the compact revision itself sees a deletion at it (etcd from 3.5.18).
+    keeps_tombstone_at_compact_revision: bool = True
+    # A watch from a negative revision is cancelled (etcd from 3.5.21; before, it starts now).
+    refuses_negative_start_revision: bool = True
+    # A sort order or target outside the enum is refused (3.5.1: an unknown target ends etcd).
+    checks_sort_options: bool = True
+    # A second process may serve the same data at the same time.
+    second_instance: bool = True
+    # What was acknowledged survives SIGKILL (started durable).
+    durable: bool = True
+    # Maintenance/Snapshot gives the database.
+    snapshot: bool = True
+    # Which keys it can hold; the others are refused with a reason.
+    holds_key: Callable[[bytes], bool] = any_bytes
+    # Status tells the size as it is; else as the database's own statistics have it, some time later.
+    live_size: bool = True
+    # gRPC server reflection.
+    reflection: bool = True
+    # Auth, MoveLeader, Downgrade and changes of membership answer Unimplemented.
+    single_member_without_auth: bool = True
+    # The shortest lease, seconds: what a shorter TTL is raised to.
+    min_ttl: int = 2
+
+
+class Start(Protocol):
+    """Starts a process on the data in `directory` (created if new) and returns once it serves.
+
+    Called again with the same directory, while the first still runs, it is a second instance on one
+    database; after the first has gone, a restart. `durable` syncs every write to disk where tests else
+    need not wait for that; `progress_interval` is in seconds, 0 for the server's default; `flags` are
+    passed on. Raises `StartError` with the end of the log.
+    """
+
+    def __call__(
+        self,
+        directory: Path,
+        *,
+        durable: bool = False,
+        progress_interval: float = 0,
+        flags: tuple[str, ...] = (),
+    ) -> Instance: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One kind of server on one transport."""
+
+    kind: str  # what --backend names: "etcd", "sqlite"
+    transport: str  # what --transport names; "" where there is no choice
+    capabilities: Capabilities
+    missing: Callable[[], str]  # why it cannot run here, "" if it can
+    start: Start
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.transport}" if self.transport else self.kind
+
+
+def backends() -> list[Backend]:
+    """Every kind there is, whether it can run here or not."""
+    found: list[Backend] = []
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "process":
+            found += importlib.import_module(f"{__name__}.{module.name}").BACKENDS
+    return found

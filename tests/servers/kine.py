@@ -1,0 +1,86 @@
+"""Our server on its embedded default, SQLite, once a transport."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.servers import Backend, Capabilities
+from tests.servers.process import Instance
+from tests.servers.process import start as start_process
+
+ROOT = Path(__file__).parents[2]
+TRANSPORTS = {"http2": "kine.transport.http2", "grpcio": "kine.transport.grpc"}
+
+
+def start_kine(
+    endpoint: str,
+    transport: str,
+    directory: Path,
+    *,
+    progress_interval: float = 0,
+    flags: tuple[str, ...] = (),
+) -> Instance:
+    """`kine` on any endpoint; other backends' modules start theirs with it."""
+    command = [
+        sys.executable,
+        "-m",
+        "kine",
+        "--listen-address=127.0.0.1:0",
+        f"--endpoint={endpoint}",
+        f"--transport={transport}",
+        "--metrics-bind-address=0",
+        "--log-format=json",
+        "--compact-min-retain=0",  # so that a test's own compactions take effect
+    ]
+    if progress_interval:
+        command.append(f"--watch-progress-notify-interval={int(progress_interval * 1000)}ms")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return start_process([*command, *flags], directory, serving, {"PYTHONPATH": path})
+
+
+def serving(line: str) -> str | None:
+    if '"serving"' not in line:
+        return None
+    entry = json.loads(line)
+    return str(entry["address"]) if entry.get("message") == "serving" else None
+
+
+def missing(transport: str) -> str:
+    wanted = ["kine.__main__", TRANSPORTS[transport]]
+    absent = [module for module in wanted if find_spec(module) is None]
+    return f"{', '.join(absent)} not in this tree" if absent else ""
+
+
+def start_sqlite(
+    directory: Path,
+    *,
+    transport: str,
+    durable: bool = False,
+    progress_interval: float = 0,
+    flags: tuple[str, ...] = (),
+) -> Instance:
+    # `durable` changes nothing: SIGKILL takes nothing that is in the WAL, synced or not; power loss would.
+    return start_kine(
+        f"sqlite://{directory / 'state.db'}",
+        transport,
+        directory,
+        progress_interval=progress_interval,
+        flags=flags,
+    )
+
+
+BACKENDS = [
+    Backend(
+        kind="sqlite",
+        transport=transport,
+        capabilities=Capabilities(),
+        missing=partial(missing, transport),
+        start=partial(start_sqlite, transport=transport),
+    )
+    for transport in TRANSPORTS
+]

@@ -1,0 +1,96 @@
+"""Answers made by concatenation, parsed by the generated classes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kine.etcd import wire
+from kine.etcd.proto import kv_pb2, rpc_pb2
+from kine.store.index import Entry
+from kine.store.ops import DeleteResult, PutResult, RangeResult, TxnResult
+from kine.store.values import bare_frame, frame, unframe, value_of, varint
+
+revisions = st.integers(0, 2**63 - 1)
+values = st.binary(max_size=300)
+entries = st.builds(
+    Entry, st.binary(min_size=1, max_size=200), revisions, revisions, revisions, revisions, st.none()
+)
+headers = wire.Headers(2**64 - 1, 7)
+
+
+def parsed(entry: Entry, value: bytes) -> kv_pb2.KeyValue:
+    return kv_pb2.KeyValue(
+        key=entry.key,
+        create_revision=entry.create,
+        mod_revision=entry.mod,
+        version=entry.version,
+        value=value,
+        lease=entry.lease,
+    )
+
+
+@given(st.integers(-(2**63), 2**64 - 1))
+def test_varint_is_protobufs(number):
+    header = rpc_pb2.ResponseHeader.FromString(b"\x08" + varint(number))
+    assert header.cluster_id == number % 2**64
+
+
+@given(entries, values)
+def test_frame_holds_the_key_value(entry, value):
+    encoded = frame(entry, value)
+    assert kv_pb2.KeyValue.FromString(unframe(encoded)) == parsed(entry, value)
+    assert value_of(encoded) == value
+    assert kv_pb2.Event.FromString(encoded).kv == parsed(entry, value)
+
+
+@given(revisions)
+def test_header(revision):
+    header = rpc_pb2.PutResponse.FromString(headers.at(revision)).header
+    assert header == rpc_pb2.ResponseHeader(
+        cluster_id=2**64 - 1, member_id=7, revision=revision, raft_term=headers.term
+    )
+
+
+@given(revisions, st.lists(st.tuples(entries, values), max_size=4), st.booleans(), revisions)
+def test_range_response(revision, pairs, more, count):
+    frames = [frame(entry, value) for entry, value in pairs]
+    answer = wire.range_response(headers.at(revision), RangeResult(revision, frames, more, count))
+    message = rpc_pb2.RangeResponse.FromString(answer)
+    assert list(message.kvs) == [parsed(entry, value) for entry, value in pairs]
+    assert (message.more, message.count, message.header.revision) == (more, count, revision)
+
+
+@given(revisions, entries, values, st.integers(0, 1000))
+def test_txn_response_with_every_kind_of_answer(revision, entry, value, deleted):
+    encoded = frame(entry, value)
+    results = [
+        RangeResult(revision, [encoded, bare_frame(entry)], True, 2),
+        PutResult(revision, encoded),
+        PutResult(revision, None),
+        DeleteResult(revision, deleted, [encoded]),
+        TxnResult(0, False, [PutResult(revision, None)]),
+    ]
+    answer = wire.txn_response(headers.at(revision), TxnResult(revision, True, results))
+    message = rpc_pb2.TxnResponse.FromString(answer)
+    inner = rpc_pb2.ResponseHeader(revision=revision)
+    kv = parsed(entry, value)
+    assert message.succeeded
+    assert list(message.responses) == [
+        rpc_pb2.ResponseOp(
+            response_range=rpc_pb2.RangeResponse(
+                header=inner, kvs=[kv, parsed(entry, b"")], more=True, count=2
+            )
+        ),
+        rpc_pb2.ResponseOp(response_put=rpc_pb2.PutResponse(header=inner, prev_kv=kv)),
+        rpc_pb2.ResponseOp(response_put=rpc_pb2.PutResponse(header=inner)),
+        rpc_pb2.ResponseOp(
+            response_delete_range=rpc_pb2.DeleteRangeResponse(header=inner, deleted=deleted, prev_kvs=[kv])
+        ),
+        rpc_pb2.ResponseOp(
+            response_txn=rpc_pb2.TxnResponse(
+                header=rpc_pb2.ResponseHeader(),
+                responses=[rpc_pb2.ResponseOp(response_put=rpc_pb2.PutResponse(header=inner))],
+            )
+        ),
+    ]

@@ -1,0 +1,71 @@
+"""Every behaviour of a call is tested on every transport; what is HTTP/2's own, on ours alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.transport.serving import TRANSPORTS, Channel, Served
+
+if TYPE_CHECKING:
+    from tests.transport.routes import Seen
+
+
+@pytest.fixture(params=TRANSPORTS, scope="package")
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="package")
+def server(transport: str) -> Iterator[Served]:
+    """One server for all tests that can share it."""
+    running = Served(transport)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def channel(server: Served) -> Iterator[Channel]:
+    with Channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def seen(server: Served) -> Seen:
+    return server.seen
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(transport: str) -> Iterator[Serve]:
+    """Starts servers of a test's own, with options of `Served`."""
+    started: list[Served] = []
+
+    def start(**options: Any) -> Served:
+        started.append(Served(transport, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the log says of errors so far; asked for by a test that expects some."""
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing a client does is an error of ours: the log stays clean, unless a test reads its errors."""
+    caplog.set_level(logging.INFO)
+    yield
+    if "errors" not in request.fixturenames:
+        told = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+        assert [record.getMessage() for record in told] == []
