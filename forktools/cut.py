@@ -1,0 +1,277 @@
+"""Cutting a line: the run under way, and the functions that move it on.
+
+A run has a work tree of its own at a detached HEAD and one JSON file in the git directory, written after
+every move. The branch is made last, in one step: a line is whole or not there. A run that was killed goes on
+from what its commits say; a stop for a person is on record, so that what they did is never reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forktools import picking
+from forktools.commits import Commit, read_commit, read_range
+from forktools.lines import DROP_TRAILER, dropped_reasons
+from forktools.plan import Action, Plan
+from forktools.policy import FORK_SCOPE, LINE_PREFIX
+from forktools.repository import RepositoryError, ask, run
+from forktools.text import SUBJECT_LIMIT, decode, encode, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import git
+
+
+_TRAILER = re.compile(r"[A-Za-z0-9-]+: |\(cherry picked from commit ")
+
+
+class Phase(enum.StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"  # waits for a person
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One commit to pick, to leave out on record, or to take over by hand."""
+
+    sha: str
+    subject: str
+    action: Action
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run. `position` counts the moves made and `head` is the commit after them; `conflicts` and
+    `complaint` say why it is stopped."""
+
+    branch: str
+    base: str
+    worktree: str
+    head: str
+    moves: tuple[Move, ...]
+    position: int = 0
+    phase: Phase = Phase.RUNNING
+    conflicts: tuple[str, ...] = ()
+    complaint: str = ""
+
+    @property
+    def current(self) -> Move:
+        return self.moves[self.position]
+
+
+def prepare(repo: git.Repo, plan: Plan, worktree: Path | None) -> Run:
+    """The run that carries out `plan`; nothing is made yet. `worktree` is beside the repository by default.
+
+    Raises RepositoryError when a stray is undecided, git does not know the committer, or the place is taken.
+    """
+    if undecided := plan.of(Action.UNDECIDED):
+        shown = ", ".join(step.commit.short for step in undecided[:8])
+        raise RepositoryError(
+            f"{len(undecided)} of {plan.old.branch} lack the fork scope and wait for a decision: {shown}",
+            "--pick ID takes one over, --drop ID=REASON leaves one out on record, --strays pick or "
+            "--strays leave settles the rest.",
+        )
+    status, _, complaint = run(repo, "var", "GIT_COMMITTER_IDENT")
+    if status:
+        said = complaint.strip().splitlines()[-1]
+        raise RepositoryError(f"git does not know who commits: {said}", "Set user.name and user.email.")
+    place = (worktree or _beside(repo, plan.branch)).resolve()
+    if place.exists():
+        raise RepositoryError(f"{place} exists", "Remove it, or name another directory with --worktree.")
+    wanted = plan.of(Action.PICK, Action.DROP, Action.BY_HAND)
+    moves = tuple(Move(s.commit.sha, s.commit.subject, s.action, s.remark) for s in wanted)
+    return Run(plan.branch, plan.base, str(place), plan.base, moves)
+
+
+def advance(repo: git.Repo, state: Run, save: Callable[[Run], None]) -> Run:
+    """Makes moves until a person is needed or the branch is made; `save` is called after each.
+
+    Raises RepositoryError when git fails, or the branch has come into being meanwhile.
+    """
+    place = Path(state.worktree)
+    if not place.exists():
+        ask(repo, *picking.MECHANICAL, "worktree", "add", "--quiet", "--detach", str(place), state.head)
+    while state.position < len(state.moves):
+        state = _move(repo, place, state)
+        save(state)
+        if state.phase is Phase.STOPPED:
+            return state
+    unborn = "0" * len(state.head)
+    ask(repo, "update-ref", "-m", "forktools: cut", f"refs/heads/{state.branch}", state.head, unborn)
+    remove_worktree(repo, state)
+    return replace(state, phase=Phase.DONE)
+
+
+def resume(repo: git.Repo, state: Run, drop: str | None) -> Run:
+    """Takes up a run: one that was killed, or one that stopped and whose conflict a person has dealt with.
+
+    `drop` leaves the stopped commit out, for that reason. Raises RepositoryError when the conflict is not
+    dealt with, saying what is left to do.
+    """
+    place = Path(state.worktree)
+    if state.phase is Phase.STOPPED:
+        if not place.exists():
+            raise RepositoryError(f"the work tree {place} is gone", "Start again: --abort, then apply.")
+        return _take_over(repo, place, state, drop)
+    if drop is not None:
+        raise RepositoryError("no commit waits for a decision", "Use --continue without --drop.")
+    return _recover(repo, place, state) if place.exists() else state
+
+
+def remove_worktree(repo: git.Repo, state: Run) -> None:
+    """Removes the run's work tree, whatever is in it."""
+    listing = ask(repo, "worktree", "list", "--porcelain", "-z").split(b"\0")
+    if b"worktree " + os.fsencode(state.worktree) in listing:
+        ask(repo, "worktree", "remove", "--force", "--force", state.worktree)
+    with contextlib.suppress(OSError):
+        Path(state.worktree).rmdir()  # git leaves an empty directory when it was killed making the work tree
+
+
+def record_message(commit: Commit | Move, reason: str) -> str:
+    """The message of the empty commit that records why `commit` was left out of a replay."""
+    subject = visible(commit.subject, SUBJECT_LIMIT)
+    why = visible(" ".join(reason.split()))
+    title = f"chore({FORK_SCOPE}): leave out {commit.sha[:12]}"
+    return f"{title}\n\nLeft out: {subject}\n\n{DROP_TRAILER}: {commit.sha} {why}\n"
+
+
+def _beside(repo: git.Repo, branch: str) -> Path:
+    common = Path(decode(ask(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip(b"\n")))
+    home = common.parent if common.name == ".git" else common
+    return home.with_name(f"{home.name}.{branch.removeprefix(LINE_PREFIX)}")
+
+
+def _move(repo: git.Repo, place: Path, state: Run) -> Run:
+    move = state.current
+    if move.action is Action.BY_HAND:
+        return replace(state, phase=Phase.STOPPED, complaint="a merge's own change cannot be picked")
+    if move.action is Action.DROP:
+        message = encode(record_message(move, move.reason))
+        _commit(repo, place, "--allow-empty", "-F", "-", stdin=message)
+        return _moved(repo, place, state, 1)
+    upcoming = state.moves[state.position : state.position + picking.AT_ONCE]
+    others = (index for index, other in enumerate(upcoming) if other.action is not Action.PICK)
+    shas = [other.sha for other in upcoming[: next(others, None)]]
+    done, complaint = picking.pick(repo, place, shas)
+    if not complaint:
+        return _moved(repo, place, state, done)
+    if len(shas) > 1:  # once more by itself, so that `git cherry-pick --continue` ends with this commit
+        picking.reset(repo, place)
+        again, complaint = picking.pick(repo, place, [shas[done]])
+        done += again
+    state = _moved(repo, place, state, done)
+    if not complaint:
+        return state
+    conflicts = picking.unmerged(repo, place)
+    return replace(state, phase=Phase.STOPPED, conflicts=conflicts, complaint=picking.why(complaint))
+
+
+def _moved(repo: git.Repo, place: Path, state: Run, count: int) -> Run:
+    return replace(
+        state,
+        position=state.position + count,
+        head=picking.head(repo, place),
+        phase=Phase.RUNNING,
+        conflicts=(),
+        complaint="",
+    )
+
+
+def _commit(repo: git.Repo, place: Path, *options: str, stdin: bytes | None = None) -> None:
+    picking.act(
+        repo, place, "commit", "--quiet", "--no-verify", "--allow-empty-message", *options, stdin=stdin
+    )
+
+
+def _recover(repo: git.Repo, place: Path, state: Run) -> Run:
+    """What a killed run had done, told by its commits; a half-made pick is thrown away."""
+    picking.reset(repo, place)
+    done = 0
+    for commit in read_range(repo, [picking.head(repo, place)], [state.head]):
+        move = state.moves[state.position + done]
+        if move.sha not in (*commit.picked_from, *dropped_reasons(commit.message)):
+            raise RepositoryError(
+                f"{commit.short} in {place} is not the run's own",
+                "Undo the run with --abort and start again.",
+            )
+        done += 1
+    return _moved(repo, place, state, done)
+
+
+def _take_over(repo: git.Repo, place: Path, state: Run, drop: str | None) -> Run:
+    """What a person did about the stop: committed it, staged it, or gave it up."""
+    move = state.current
+    if drop is not None:
+        picking.reset(repo, place)
+        picking.act(repo, place, "reset", "--quiet", "--hard", state.head)
+        dropped = replace(move, action=Action.DROP, reason=drop)
+        moves = (*state.moves[: state.position], dropped, *state.moves[state.position + 1 :])
+        return _moved(repo, place, replace(state, moves=moves), 0)
+    if left := picking.unmerged(repo, place):
+        raise RepositoryError(f"still in conflict: {_listed(left)}", f"Edit and `git add` them in {place}.")
+    if loose := _paths(repo, place, "diff", "--name-only", "-z"):
+        raise RepositoryError(f"changed but not staged: {_listed(loose)}", f"`git add` them in {place}.")
+    if picking.head(repo, place) == state.head:
+        _commit_staged(repo, place, move)
+    commits = read_range(repo, [picking.head(repo, place)], [state.head])
+    if not any(move.sha in commit.picked_from for commit in commits):
+        raise RepositoryError(
+            f"no commit in {place} names {move.sha}",
+            f"Add the line `(cherry picked from commit {move.sha})` to its message (git commit --amend).",
+        )
+    return _moved(repo, place, state, 1)
+
+
+def _commit_staged(repo: git.Repo, place: Path, move: Move) -> None:
+    staged = _paths(repo, place, "diff", "--cached", "--name-only", "-z")
+    if not staged:
+        raise RepositoryError(
+            "nothing is staged, so there is nothing to commit",
+            "Make the change and `git add` it, or leave the commit out: --continue --drop REASON",
+        )
+    status, found, _ = run(repo, "diff", "--cached", "--check", cwd=place)
+    markers = [line for line in found.splitlines() if line.endswith(b"leftover conflict marker")]
+    if status and markers:
+        raise RepositoryError(
+            f"conflict markers are left: {visible(decode(markers[0]))}",
+            f"Edit the files in {place} (if the markers belong there, commit with `git commit --no-edit`).",
+        )
+    # Our own message: the one git prepared lists the conflicts, in lines that would stay.
+    message = encode(with_trailer(read_commit(repo, move.sha).message, move.sha))
+    picking_now, _, _ = run(repo, "rev-parse", "--verify", "--quiet", "CHERRY_PICK_HEAD", cwd=place)
+    authorship = () if picking_now == 0 else _authorship(repo, move.sha)
+    _commit(repo, place, *authorship, "--cleanup=verbatim", "-F", "-", stdin=message)
+
+
+def with_trailer(message: str, sha: str) -> str:
+    """The message as `cherry-pick -x` leaves it: the origin joins a last paragraph of trailers, or is one."""
+    body = message.rstrip("\n")
+    last = body.rsplit("\n\n", 1)[1].split("\n") if "\n\n" in body else []
+    gap = "\n" if last and all(_TRAILER.match(line) for line in last) else "\n\n"
+    return f"{body}{gap}(cherry picked from commit {sha})\n"
+
+
+def _authorship(repo: git.Repo, sha: str) -> tuple[str, ...]:
+    shown = decode(ask(repo, "show", "--no-patch", "--format=%an <%ae>%x00%ad", "--date=raw", sha))
+    author, date = shown.rstrip("\n").split("\0")
+    return f"--author={author}", f"--date={date}"
+
+
+def _paths(repo: git.Repo, place: Path, *arguments: str) -> tuple[str, ...]:
+    return tuple(decode(path) for path in picking.act(repo, place, *arguments).split(b"\0") if path)
+
+
+def _listed(paths: tuple[str, ...]) -> str:
+    shown = ", ".join(visible(path) for path in paths[:5])
+    return shown + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

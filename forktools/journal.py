@@ -1,0 +1,90 @@
+"""Runs on disk: one JSON file a line in the git directory all work trees share, and the lock around it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forktools.cut import Move, Phase, Run
+from forktools.plan import Action
+from forktools.policy import LINE_PREFIX
+from forktools.repository import RepositoryError, ask
+from forktools.text import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import git
+
+
+@contextlib.contextmanager
+def locked(repo: git.Repo) -> Iterator[Path]:
+    """The directory of the runs, ours alone; gone afterwards if it holds none.
+
+    Raises RepositoryError while another process has it.
+    """
+    common = decode(ask(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip(b"\n"))
+    directory = Path(common) / "forktools"
+    directory.mkdir(exist_ok=True)
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield directory
+    except BlockingIOError:
+        raise RepositoryError("another forktools is cutting a line here", "Wait for it to end.") from None
+    finally:
+        os.close(held)
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def write(directory: Path, run: Run) -> None:
+    """Saves a run; a reader sees the old state or the new one."""
+    path = _path(directory, run.branch)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(asdict(run)), encoding="ascii")
+    part.replace(path)
+
+
+def erase(directory: Path, run: Run) -> None:
+    """Forgets a run."""
+    _path(directory, run.branch).unlink(missing_ok=True)
+
+
+def read(directory: Path, branch: str | None) -> Run:
+    """The run for `branch`, or the only one. Raises RepositoryError when there is none, or more than one."""
+    found = [_parse(path) for path in sorted(directory.glob("*.json"))]
+    runs = [run for run in found if branch in (None, run.branch)]
+    if not runs:
+        raise RepositoryError(
+            "no line is being cut here", "Start with `forktools replay apply --from … --to …`."
+        )
+    if len(runs) > 1:
+        raise RepositoryError(
+            "more than one line is being cut: " + ", ".join(run.branch for run in runs), "Name one with --to."
+        )
+    return runs[0]
+
+
+def require_none(directory: Path, branch: str) -> None:
+    """Raises RepositoryError when `branch` is being cut already."""
+    if _path(directory, branch).exists():
+        raise RepositoryError(
+            f"{branch} is being cut already", "Go on with --continue, or undo it with --abort."
+        )
+
+
+def _path(directory: Path, branch: str) -> Path:
+    return directory / f"{branch.removeprefix(LINE_PREFIX)}.json"
+
+
+def _parse(path: Path) -> Run:
+    stored = json.loads(path.read_text(encoding="ascii"))
+    moves = tuple(Move(**move | {"action": Action(move["action"])}) for move in stored.pop("moves"))
+    stored |= {"phase": Phase(stored["phase"]), "conflicts": tuple(stored["conflicts"])}
+    return Run(moves=moves, **stored)

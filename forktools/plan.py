@@ -1,0 +1,133 @@
+"""What cutting a line would do, commit by commit."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from forktools import picking
+from forktools.lines import Kind, Line, read_upstream
+from forktools.policy import LINE_PREFIX
+from forktools.replay import State, trace
+from forktools.repository import RepositoryError, branch_tip, references
+from forktools.tags import upstream_commit
+from forktools.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import git
+
+    from forktools.commits import Commit
+
+
+class Action(enum.StrEnum):
+    """What is done with a commit of the old line."""
+
+    PICK = "pick"
+    DROP = "drop"  # left out, with a recorded reason
+    UPSTREAM = "in upstream"  # left out: the new base has it
+    LEAVE = "leave"  # a stray, left out
+    UNDECIDED = "undecided"  # a stray nobody has decided on
+    BY_HAND = "by hand"  # a merge's own change: there is no patch to pick
+
+
+class Strays(enum.StrEnum):
+    """What to do with commits that lack the fork scope."""
+
+    ASK = "ask"
+    PICK = "pick"
+    LEAVE = "leave"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One commit, what is to be done with it and why; `conflicts` are the paths a trial could not merge."""
+
+    commit: Commit
+    kind: Kind
+    action: Action
+    remark: str = ""
+    conflicts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to cut `branch` at the commit `base` from the commits of `old`."""
+
+    old: Line
+    branch: str
+    base: str
+    steps: tuple[Step, ...]
+
+    def of(self, *actions: Action) -> tuple[Step, ...]:
+        """The steps with one of `actions`, in order."""
+        return tuple(step for step in self.steps if step.action in actions)
+
+
+def make_plan(
+    repo: git.Repo,
+    old: Line,
+    branch: str,
+    remote: str,
+    *,
+    strays: Strays = Strays.ASK,
+    picked: Sequence[str] = (),
+    dropped: Mapping[str, str] | None = None,
+) -> Plan:
+    """Decides on every commit of `old`; `picked` and the keys of `dropped` are ids, abbreviated or not.
+
+    Raises RepositoryError when the line is already there, the upstream tag is not, or an id names no commit
+    of the old line.
+    """
+    refs = references(repo)
+    if branch_tip(repo, refs, branch, remote) is not None:
+        raise RepositoryError(
+            f"{branch} exists already",
+            f"See what it lacks: forktools replay status --from {old.branch} --to {branch}",
+        )
+    base = upstream_commit(repo, refs, branch.removeprefix(LINE_PREFIX))
+    reasons = {_own(old, name): reason for name, reason in (dropped or {}).items()}
+    wanted = {_own(old, name) for name in picked}
+    steps = []
+    for fate in trace(old.entries, (), read_upstream(repo, old.base, base)):
+        commit, kind = fate.entry.commit, fate.entry.kind
+        action, remark = Action.PICK, fate.remark
+        if commit.sha in reasons:
+            action, remark = Action.DROP, reasons[commit.sha]
+        elif fate.state is State.UPSTREAM:
+            action, remark = Action.UPSTREAM, f"as {fate.by[0].short}"
+        elif kind is Kind.STRAY and commit.sha not in wanted and strays is not Strays.PICK:
+            action = Action.LEAVE if strays is Strays.LEAVE else Action.UNDECIDED
+        elif commit.is_merge:
+            action = Action.BY_HAND
+        steps.append(Step(commit, kind, action, remark))
+    return Plan(old, branch, base, tuple(steps))
+
+
+def try_out(repo: git.Repo, plan: Plan, progress: Callable[[int], None]) -> Plan:
+    """The plan with the conflicts its picks would meet. `progress` is told how many have been tried."""
+    stuck: dict[str, tuple[tuple[str, ...], str]] = {}
+    shas = [step.commit.sha for step in plan.of(Action.PICK)]
+    for number, (sha, conflicts, why) in enumerate(picking.trial(repo, plan.base, shas), 1):
+        if why:
+            stuck[sha] = (conflicts, "conflicts" if conflicts else why)
+        progress(number)
+    steps = tuple(
+        replace(step, conflicts=found[0], remark=found[1]) if (found := stuck.get(step.commit.sha)) else step
+        for step in plan.steps
+    )
+    return replace(plan, steps=steps)
+
+
+def _own(line: Line, name: str) -> str:
+    shas = [entry.commit.sha for entry in line.entries]
+    found = [sha for sha in shas if len(name) >= 4 and sha.startswith(name.lower())]
+    if len(found) != 1:
+        what = "several commits" if found else "no commit"
+        raise RepositoryError(
+            f"{visible(name)} is {what} of {line.branch}",
+            f"Take the id from `forktools replay inventory {line.branch}`.",
+        )
+    return found[0]

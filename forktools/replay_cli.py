@@ -1,0 +1,280 @@
+"""`forktools replay`: from one release line to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from forktools import cut, documents, journal, views
+from forktools.commits import range_diff, read_commit
+from forktools.lines import read_line
+from forktools.options import Answer, As, Remote, Where, answer, branch_of_line, opened
+from forktools.plan import Action, Plan, Strays, make_plan, try_out
+from forktools.replay import Comparison, State, compare, verify
+from forktools.report import Output, Report, show
+from forktools.repository import RepositoryError, commit_id, references
+from forktools.tags import previous_line
+from forktools.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import git
+
+replay_app = typer.Typer(
+    help="Carry the fork's commits from one release line to the next.\n\n"
+    "The usual order: inventory, plan, apply, then verify in CI.",
+    no_args_is_help=True,
+)
+
+From = Annotated[
+    str, typer.Option("--from", help="The old line, as vX.Y.Z.", show_default="the line before --to")
+]
+To = Annotated[str, typer.Option("--to", help="The new line, as vX.Y.Z.")]
+StraysOption = Annotated[
+    Strays, typer.Option(help="What to do with commits that lack the fork scope and are not named below.")
+]
+Pick = Annotated[list[str] | None, typer.Option(metavar="ID", help="Take over this stray. Repeatable.")]
+Drop = Annotated[
+    list[str] | None, typer.Option(metavar="ID=REASON", help="Leave this commit out, on record. Repeatable.")
+]
+
+
+@replay_app.command()
+def inventory(
+    line: Annotated[str, typer.Argument(help="The line, as vX.Y.Z.")],
+    repository: Where = Path(),
+    remote: Remote = "origin",
+    output: As = Answer.AUTO,
+) -> None:
+    """List what a line carries: product and tooling commits, strays without the fork scope, drop records."""
+    answer(views.inventory(read_line(opened(repository), branch_of_line(line), remote)), output)
+
+
+@replay_app.command()
+def status(
+    to: To,
+    from_: From = "",
+    repository: Where = Path(),
+    remote: Remote = "origin",
+    range_diffs: Annotated[
+        bool, typer.Option("--range-diff/--no-range-diff", help="Show what changed.")
+    ] = True,
+    output: As = Answer.AUTO,
+) -> None:
+    """Tell for each commit of the old line what became of it in the new one."""
+    repo = opened(repository)
+    found = _compare(repo, from_, to, remote)
+    answer(views.comparison("replay status", found, _range_diffs(repo, found) if range_diffs else {}), output)
+
+
+@replay_app.command("verify")
+def verify_(
+    to: To,
+    from_: From = "",
+    repository: Where = Path(),
+    remote: Remote = "origin",
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+    output: As = Answer.AUTO,
+) -> None:
+    """Check the replay rule: the new line carries every fork commit of the old one, or says why not.
+
+    Without --from, a line that no other comes before passes.
+    """
+    repo = opened(repository)
+    branch = branch_of_line(to)
+    if not from_ and previous_line(references(repo), branch, remote) is None:
+        line = read_line(repo, branch, remote)
+        document = documents.first_line(line)
+        answer(
+            Report("replay verify", f"{branch} is the first line: nothing to carry over.", document), output
+        )
+        return
+    found = _compare(repo, from_, to, remote)
+    findings = list(verify(found))
+    answer(views.comparison("replay verify", found, {}, findings), output, strict=strict)
+
+
+@replay_app.command()
+def plan(
+    to: To,
+    from_: From = "",
+    strays: StraysOption = Strays.ASK,
+    pick: Pick = None,
+    drop: Drop = None,
+    trial: Annotated[
+        bool, typer.Option("--trial/--no-trial", help="Try the picks out, to foresee conflicts.")
+    ] = True,
+    repository: Where = Path(),
+    remote: Remote = "origin",
+    output: As = Answer.AUTO,
+) -> None:
+    """Show what `apply` would do, conflicts too, and change nothing. Exit 1 while a stray is undecided."""
+    repo = opened(repository)
+    answer(views.plan(_plan(repo, from_, to, strays, pick, drop, remote, trial=trial), trial), output)
+
+
+@replay_app.command("drop")
+def drop_(
+    commit: Annotated[str, typer.Argument(help="The commit of the old line.")],
+    reason: Annotated[str, typer.Option(help="Why the new line does without it.")],
+    repository: Where = Path(),
+) -> None:
+    """Print the message of an empty commit that records why a commit is left out of a line that exists.
+
+    forktools replay drop ID --reason WHY | git commit --allow-empty -F -
+    """
+    if not reason.strip():
+        raise RepositoryError("the reason is empty", "Say why the new line does without the commit.")
+    repo = opened(repository)
+    sha = commit_id(repo, commit, "the commit")
+    typer.echo(cut.record_message(read_commit(repo, sha), reason), nl=False)
+
+
+@replay_app.command()
+def apply(
+    to: Annotated[str, typer.Option("--to", help="The new line, as vX.Y.Z.")] = "",
+    from_: From = "",
+    strays: StraysOption = Strays.ASK,
+    pick: Pick = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID=REASON",
+            help="Leave this commit out, on record. Repeatable. With --continue: the REASON to leave out the "
+            "commit the run stopped at.",
+        ),
+    ] = None,
+    worktree: Annotated[
+        Path | None,
+        typer.Option(help="Where to work.", show_default="beside the repository, named after the line"),
+    ] = None,
+    continue_: Annotated[bool, typer.Option("--continue", help="Go on after a stop.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Take everything back.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal, before starting.")
+    ] = False,
+    repository: Where = Path(),
+    remote: Remote = "origin",
+    output: As = Answer.AUTO,
+) -> None:
+    """Cut a new line: its upstream tag plus every commit the plan picks, each with `cherry picked from`.
+
+    Works in a work tree of its own, stops at a conflict (exit 1) and says what to do, and makes the branch
+    last: a line is whole or not there. Your work tree, index and branches are not touched.
+    """
+    repo = opened(repository)
+    branch = branch_of_line(to) if to else None
+    with journal.locked(repo) as runs:
+        if continue_ or abort:
+            state = journal.read(runs, branch)
+            if abort:
+                cut.remove_worktree(repo, state)
+                journal.erase(runs, state)
+                typer.echo(f"Cutting {state.branch} is taken back.", err=True)
+                return
+            state = cut.resume(repo, state, _sole_reason(drop))
+        else:
+            if branch is None:
+                raise RepositoryError("which line?", "Name the new line with --to, as vX.Y.Z.")
+            journal.require_none(runs, branch)
+            planned = _plan(repo, from_, to, strays, pick, drop, remote, trial=_asks(yes))
+            state = cut.prepare(repo, planned, worktree)
+            if _asks(yes):
+                show(views.plan(planned, True), Output.TABLE)
+                if not typer.confirm(f"Cut {branch}?", err=True):
+                    return
+        journal.write(runs, state)
+        with _progress(f"Cutting {state.branch}", len(state.moves)) as moved:
+
+            def save(state: cut.Run) -> None:
+                journal.write(runs, state)
+                moved(state.position)
+
+            state = cut.advance(repo, state, save)
+        if state.phase is cut.Phase.DONE:
+            journal.erase(runs, state)
+    answer(views.run(state), output)
+
+
+def _asks(yes: bool) -> bool:
+    return not yes and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _sole_reason(drop: list[str] | None) -> str | None:
+    if not drop:
+        return None
+    if len(drop) > 1 or not drop[0].strip():
+        raise RepositoryError("--continue takes one --drop with a reason", "--continue --drop 'why'")
+    return drop[0]
+
+
+def _plan(
+    repo: git.Repo,
+    from_: str,
+    to: str,
+    strays: Strays,
+    pick: list[str] | None,
+    drop: list[str] | None,
+    remote: str,
+    *,
+    trial: bool,
+) -> Plan:
+    branch = branch_of_line(to)
+    old = read_line(repo, _old_line(repo, from_, branch, remote), remote)
+    dropped = dict(_reason(given) for given in drop or ())
+    planned = make_plan(repo, old, branch, remote, strays=strays, picked=pick or (), dropped=dropped)
+    if not trial:
+        return planned
+    with _progress("Trying the picks out", len(planned.of(Action.PICK))) as moved:
+        return try_out(repo, planned, moved)
+
+
+def _reason(given: str) -> tuple[str, str]:
+    sha, _, reason = given.partition("=")
+    if not reason.strip():
+        raise RepositoryError(f"--drop {visible(given)} gives no reason", "Write --drop ID=REASON.")
+    return sha, reason
+
+
+def _compare(repo: git.Repo, from_: str, to: str, remote: str) -> Comparison:
+    branch = branch_of_line(to)
+    old = read_line(repo, _old_line(repo, from_, branch, remote), remote)
+    return compare(repo, old, read_line(repo, branch, remote))
+
+
+def _old_line(repo: git.Repo, from_: str, branch: str, remote: str) -> str:
+    if from_:
+        return branch_of_line(from_)
+    found = previous_line(references(repo), branch, remote)
+    if found is None:
+        raise RepositoryError(f"no line comes before {branch}", "Name the old line with --from.")
+    return found
+
+
+def _range_diffs(repo: git.Repo, found: Comparison) -> dict[str, str]:
+    """For each commit that is not in the new line as it was, how it differs there."""
+    differing = [fate for fate in found.fates if fate.state in (State.TRAILER, State.CHANGED)]
+    diffs = {}
+    with _progress("Comparing", len(differing)) as moved:
+        for number, fate in enumerate(differing, 1):
+            sha = fate.entry.commit.sha
+            diffs[sha] = "".join(range_diff(repo, sha, commit.sha) for commit in fate.by)
+            moved(number)
+    return diffs
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, when that is a terminal; it is told how many are done."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
