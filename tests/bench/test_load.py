@@ -1,0 +1,101 @@
+"""The load itself, against a server that answers at once and can be made to stall."""
+
+import os
+import signal
+import threading
+from time import monotonic
+
+import pytest
+
+from bench.calibrate import echo_server
+from bench.endpoint import parse
+from bench.histogram import Histogram
+from bench.load import Load
+from bench.loop import Loop
+from bench.operations import Create, values
+
+STALL = 0.4
+
+
+@pytest.fixture
+def echo():
+    with echo_server() as (url, pid):
+        yield parse(f"echo={url}"), pid
+
+
+def load(endpoint, clients, rate=0.0, limit=10.0):
+    loop = Loop()
+    links = loop.open(endpoint, min(clients, 4))
+    return Load(
+        loop, links, Create(b"/registry/t/", range(1 << 30), values(100, 1)), clients, rate=rate, limit=limit
+    )
+
+
+def stall(pid, after):
+    """Stops the server's process for STALL seconds, `after` seconds from now."""
+    stop = threading.Timer(after, os.kill, (pid, signal.SIGSTOP))
+    go_on = threading.Timer(after + STALL, os.kill, (pid, signal.SIGCONT))
+    stop.start()
+    go_on.start()
+
+
+def test_closed_loop_keeps_one_request_a_client_in_flight(echo):
+    run = load(echo[0], 8)
+
+    run.run(monotonic(), 0.1, 0.4)
+
+    assert run.completed > 100
+    assert not run.errors
+    assert len(run.samples[0]) - run.completed <= 8
+
+
+def test_open_loop_sends_at_the_rate(echo):
+    run = load(echo[0], 8, rate=500.0)
+
+    run.run(monotonic(), 0.1, 1.0)
+
+    assert 490 <= len(run.samples[0]) <= 510
+    assert run.unstarted == 0
+
+
+def test_open_loop_counts_a_stall_for_every_request_it_held_up(echo):
+    run = load(echo[0], 8, rate=500.0)
+    stall(echo[1], 0.3)
+
+    run.run(monotonic(), 0.0, 1.0)
+
+    # 200 requests were due during the stall; half of them waited for more than half of it.
+    slow = sum(latency > STALL / 2 for latency in run.samples[0])
+    assert 80 <= slow <= 125
+
+
+def test_a_request_without_an_answer_ends_at_its_limit_and_is_an_error(echo):
+    run = load(echo[0], 4, limit=0.1)
+    stall(echo[1], 0.2)
+
+    run.run(monotonic(), 0.0, 0.4)
+
+    assert run.errors["status 4: no answer within 0.1 s"] >= 4
+
+
+def test_a_lost_connection_is_an_error_and_the_rest_goes_on(echo):
+    run = load(echo[0], 4)
+    lost = threading.Timer(0.2, lambda: run.loop.links[0]._sock.shutdown(2))
+    lost.start()
+
+    run.run(monotonic(), 0.0, 0.8)
+
+    assert sum(run.errors.values()) >= 1
+    assert all("status 14" in error for error in run.errors)
+    assert run.slots[0].link.reconnects == 1
+    assert run.completed > 100
+
+
+def test_latencies_are_those_of_an_idle_server(echo):
+    run = load(echo[0], 1)
+    histogram = Histogram()
+
+    run.run(monotonic(), 0.1, 0.4)
+    histogram.record(run.samples[0])
+
+    assert histogram.percentile(50) < 0.005
