@@ -44,7 +44,7 @@ class Kv:
     async def _one(self, op: Op, request: bytes) -> object:
         """A change by itself is a transaction of one operation."""
         self._check_size(request)
-        done = await self._store.txn(Txn([], [op], []))
+        done = await self._store.txn(Txn([], [op], [], alone=True))
         return done.results[0]
 
     async def txn(self, request: bytes, call: Call) -> bytes:

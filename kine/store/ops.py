@@ -88,6 +88,7 @@ class Txn:
     compares: list[Compare]
     success: list[Op]
     failure: list[Op]
+    alone: bool = False  # one change, not sent as a transaction
 
 
 Op: TypeAlias = Range | Put | Delete | Txn

@@ -70,6 +70,8 @@ TtlOf = Callable[[int], int]  # a lease's TTL in seconds; raises LeaseNotFoundEr
 def plan(txn: Txn, index: Index, value_of: ValueOf, ttl_of: TtlOf) -> Plan:
     """Raises StoreError as etcd would refuse it, MissingValuesError if `value_of` lacks one."""
     made = Plan()
+    if txn.alone and isinstance(put := txn.success[0], Put) and put.lease:
+        ttl_of(put.lease)  # in a transaction etcd looks at the key first, in a put of its own at the lease
     path = _decide(txn, index, value_of, made)
     made.branch = _Run(index, value_of, ttl_of, made).branch(txn, path)
     changed = {row.name for row in made.rows}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from kine.etcd.proto import rpc_pb2 as pb
 from tests.client import Client, refused
 
 KEY_NOT_FOUND = "etcdserver: key not found"
@@ -159,6 +160,18 @@ def test_ignore_lease_of_an_absent_key_is_refused(client: Client, prefix: bytes)
 def test_unknown_lease_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.NOT_FOUND, LEASE_NOT_FOUND):
         client.put(prefix + b"k", b"v", lease=UNKNOWN_LEASE)
+
+
+def test_unknown_lease_counts_before_an_absent_key(client: Client, prefix: bytes) -> None:
+    with refused(grpc.StatusCode.NOT_FOUND, LEASE_NOT_FOUND):
+        client.put(prefix + b"k", ignore_value=True, lease=UNKNOWN_LEASE)
+
+
+def test_in_a_txn_an_absent_key_counts_before_an_unknown_lease(client: Client, prefix: bytes) -> None:
+    put = pb.PutRequest(key=prefix + b"k", ignore_value=True, lease=UNKNOWN_LEASE)
+
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, KEY_NOT_FOUND):
+        client.txn(success=[pb.RequestOp(request_put=put)])
 
 
 def test_refused_put_changes_nothing(client: Client, prefix: bytes) -> None:
