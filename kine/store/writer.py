@@ -84,6 +84,7 @@ class Writer:
         self._settled.set()
         self._stopping = False
         self._aside: set[asyncio.Task[None]] = set()
+        self._failing = ""  # the reason told last, until a write succeeds
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -177,6 +178,9 @@ class Writer:
             return
         except DriverError as error:
             state.no_space = isinstance(error, NoSpaceError)
+            if self._failing != str(error):
+                self._failing = str(error)
+                log.warning("writing to the database failed: %s", error)
             self._fail(group, error)
             return
         except Exception as error:
@@ -184,6 +188,7 @@ class Writer:
             self._fail(group, error)
             return
         state.no_space = False
+        self._failing = ""
         rows: list[NewRow] = []
         ids: list[int] = []
         conflicts: list[Request] = []
