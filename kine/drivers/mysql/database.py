@@ -20,16 +20,18 @@ from kine.drivers.sql.database import Batch, FencedError
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.pool import pool
 from kine.drivers.sql.timing import timed
+from kine.identity.base import IdentityError
 
 if TYPE_CHECKING:
     from kine.drivers.mysql.dsn import Dsn
-    from kine.drivers.sql.credentials import Credentials
+    from kine.identity.base import Provider
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS = 8
 _GRACE = 5.0  # seconds an answer may take beyond the longest wait for a lock
+_DENIED = "1045"
 _PACKET_MARGIN = 16 * 1024
 
 # Waits for its turn; only later statements see what was committed meanwhile.
@@ -57,7 +59,7 @@ class MysqlDatabase:
 
     hinting = False
 
-    def __init__(self, dsn: Dsn, options: Options, credentials: Credentials | None = None) -> None:
+    def __init__(self, dsn: Dsn, options: Options, credentials: Provider | None = None) -> None:
         self._dsn = dsn
         self._options = options
         self._credentials = credentials
@@ -74,12 +76,23 @@ class MysqlDatabase:
 
     async def open(self) -> None:
         password = await self._password()
-        self._server = await asyncio.to_thread(prepare, self._dsn, password)
+        try:
+            self._server = await asyncio.to_thread(prepare, self._dsn, password)
+        except StatementError as error:
+            raise self._advised(error) from None
+
+    def _advised(self, error: StatementError) -> StatementError:
+        if self._credentials is None or error.code != _DENIED:
+            return error
+        return StatementError(error.kind, error.code, f"{error}; {self._credentials.advice}")
 
     async def _password(self) -> str:
         if self._credentials is None:
             return self._dsn.password
-        return await self._credentials.password(self._dsn.host, self._dsn.port, self._dsn.user)
+        try:
+            return await self._credentials.password(self._dsn.host, self._dsn.port, self._dsn.user)
+        except IdentityError as error:
+            raise StatementError(Kind.AWAY, "identity", str(error)) from None
 
     async def close(self) -> None:
         await asyncio.to_thread(self._pool.dispose)
@@ -253,10 +266,13 @@ class MysqlDatabase:
         password = await self._password()
         held.generation = self._generation
         loop = asyncio.get_running_loop()
-        held.connection = await loop.run_in_executor(
-            self._threads,
-            lambda: connect(self._dsn, password, database=self._dsn.database, limit=self._limit),
-        )
+        try:
+            held.connection = await loop.run_in_executor(
+                self._threads,
+                lambda: connect(self._dsn, password, database=self._dsn.database, limit=self._limit),
+            )
+        except StatementError as error:
+            raise self._advised(error) from None
 
 
 _Call = Callable[..., Any]

@@ -77,6 +77,16 @@ def parse(endpoint: str, options: Options) -> Dsn:
             lock_timeout = float(plain)
         settings[key] = plain
     tls, optional = _tls(parameters.get("tls", ""), options, given=flags)
+    if options.identity_provider:
+        if tls is None or optional:
+            raise ValueError(
+                "with --identity-provider the connection must use TLS: add tls=true to the endpoint, or give"
+                " --ca-file; the token is sent as a password, so never in the clear"
+            )
+        if socket or not user:
+            raise ValueError(
+                "with --identity-provider the endpoint must name user and host: mysql://USER@tcp(HOST:PORT)/NAME"
+            )
     return Dsn(
         user=user or "root",
         password=password,

@@ -6,7 +6,9 @@ from kine.drivers.base import Log, Options
 from kine.drivers.postgres.database import PostgresDatabase
 from kine.drivers.postgres.dsn import parse
 from kine.drivers.sql.log import SqlLog
+from kine.identity import provider
 
 
 def connect(endpoint: str, options: Options) -> Log:
-    return SqlLog(PostgresDatabase(parse(endpoint, options), options))
+    credentials = provider(options.identity_provider) if options.identity_provider else None
+    return SqlLog(PostgresDatabase(parse(endpoint, options), options, credentials))

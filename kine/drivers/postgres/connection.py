@@ -15,10 +15,11 @@ from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 
 from kine.drivers.postgres.failures import translated
 from kine.drivers.sql.failures import Kind, StatementError
+from kine.identity.base import IdentityError
 
 if TYPE_CHECKING:
     from kine.drivers.postgres.dsn import Dsn
-    from kine.drivers.sql.credentials import Credentials
+    from kine.identity.base import Provider
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +62,12 @@ class Held:
 
 
 async def connect(
-    dsn: Dsn, database: str, credentials: Credentials | None, *, prepare: bool = True, replica: bool = False
+    dsn: Dsn, database: str, credentials: Provider | None, *, prepare: bool = True, replica: bool = False
 ) -> AsyncConnection[Any]:
     """A connection in autocommit mode to a server that takes writes. Raises StatementError."""
     parameters: dict[str, Any] = dict(dsn.connection)
     if credentials is not None:
-        host, port = parameters.get("host", ""), int(parameters.get("port", "5432").split(",")[0])
-        parameters["password"] = await credentials.password(host, port, parameters.get("user", ""))
+        parameters["password"] = await _password(credentials, parameters)
     limit = _seconds(parameters.get("connect_timeout", "")) * max(
         1, parameters.get("host", "").count(",") + 1
     )
@@ -82,7 +82,10 @@ async def connect(
                 context=None,
             )
     except psycopg.Error as error:
-        raise translated(error, connecting=True) from None
+        failure = translated(error, connecting=True)
+        if credentials is not None and "authentication" in str(failure):
+            raise StatementError(failure.kind, failure.code, f"{failure}; {credentials.advice}") from None
+        raise failure from None
     except TimeoutError:
         raise StatementError(Kind.AWAY, "timeout", f"no connection within {limit + 2:.0f} s") from None
     except OSError as error:
@@ -99,6 +102,14 @@ async def connect(
         connection.pgconn.finish()
         raise
     return connection
+
+
+async def _password(credentials: Provider, parameters: dict[str, Any]) -> str:
+    host, port = parameters["host"], int(parameters.get("port") or 5432)
+    try:
+        return await credentials.password(host, port, parameters["user"])
+    except IdentityError as error:
+        raise StatementError(Kind.AWAY, "identity", str(error)) from None
 
 
 async def _greet(connection: AsyncConnection[Any]) -> bool:

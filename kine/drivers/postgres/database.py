@@ -25,7 +25,7 @@ from kine.drivers.sql.timing import timed
 
 if TYPE_CHECKING:
     from kine.drivers.postgres.dsn import Dsn
-    from kine.drivers.sql.credentials import Credentials
+    from kine.identity.base import Provider
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _READ_LIMIT = 30.0  # for a block of rows, which may be large
 class PostgresDatabase:
     """See `kine.drivers.sql.database.Database`."""
 
-    def __init__(self, dsn: Dsn, options: Options, credentials: Credentials | None = None) -> None:
+    def __init__(self, dsn: Dsn, options: Options, credentials: Provider | None = None) -> None:
         self._dsn = dsn
         self._options = options
         self._credentials = credentials

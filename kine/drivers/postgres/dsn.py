@@ -83,6 +83,8 @@ def parse(endpoint: str, options: Options) -> Dsn:
         told = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
         connection["options"] = f"{connection.get('options', '')} {told}".strip()
     connection = _LIVENESS | {"application_name": "kine"} | _tls(options, connection) | connection
+    if options.identity_provider:
+        _check_issued(connection)
     return Dsn(connection, database, lock_timeout, prepare)
 
 
@@ -121,6 +123,26 @@ def _tls(options: Options, given: dict[str, str]) -> dict[str, str]:
     elif any(name not in given for name in tls):
         tls["sslmode"] = "verify-full"
     return tls
+
+
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
+
+
+def _check_issued(connection: dict[str, str]) -> None:
+    """An issued password is for one user of one host, and is sent over TLS only."""
+    if connection.setdefault("sslmode", "require") not in _ENCRYPTED:
+        raise ValueError(
+            "with --identity-provider the endpoint's sslmode must be require, verify-ca or verify-full:"
+            " the token is sent as a password, so never in the clear"
+        )
+    host = connection.get("host", "")
+    if not host or host.startswith("/") or "," in host:
+        raise ValueError(
+            "with --identity-provider the endpoint must name one host, as user@host:port/database"
+        )
+    if not connection.get("user"):
+        raise ValueError("with --identity-provider the endpoint must name the user the token is for")
+    connection.pop("password", None)
 
 
 def _time(value: str | None) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
 
     from kine.drivers.postgres.dsn import Dsn
-    from kine.drivers.sql.credentials import Credentials
+    from kine.identity.base import Provider
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Server:
     collation: bool = True  # whether it knows "C"
 
 
-async def prepare(dsn: Dsn, credentials: Credentials | None) -> Server:
+async def prepare(dsn: Dsn, credentials: Provider | None) -> Server:
     """Raises StatementError where trying again may help, else DriverError."""
     connection = await _reach(dsn, credentials)
     try:
@@ -69,7 +69,7 @@ async def prepare(dsn: Dsn, credentials: Credentials | None) -> Server:
     return server
 
 
-async def _reach(dsn: Dsn, credentials: Credentials | None) -> AsyncConnection[Any]:
+async def _reach(dsn: Dsn, credentials: Provider | None) -> AsyncConnection[Any]:
     try:
         return await connect(dsn, dsn.database, credentials)
     except StatementError as error:
@@ -80,7 +80,7 @@ async def _reach(dsn: Dsn, credentials: Credentials | None) -> AsyncConnection[A
         return await connect(dsn, dsn.database, credentials)
 
 
-async def _create_database(dsn: Dsn, credentials: Credentials | None) -> None:
+async def _create_database(dsn: Dsn, credentials: Provider | None) -> None:
     connection = await connect(dsn, _MAINTENANCE_DATABASE, credentials)
     try:
         await connection.execute(
