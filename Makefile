@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: run test test-fast lint types proto bench clean
 
@@ -9,7 +10,7 @@ run: $(VENV)/.run
 	$(BIN)/kine --listen-address 127.0.0.1:2379 $(KINE_ARGS)
 
 test: $(VENV)/.test
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.test
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -m "not slow" $(PYTEST_ARGS)

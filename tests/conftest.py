@@ -8,6 +8,7 @@ takes `own_server`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.client import Client, WatchStream
 from tests.servers import Backend, Capabilities, backends
@@ -26,6 +28,11 @@ BACKENDS = backends()
 DEFAULT_OPS = 6000
 
 _prefix_numbers = count(1)
+
+# A run of the suite is the same each time; HYPOTHESIS_PROFILE=explore looks for what nobody has seen.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @dataclass
@@ -83,6 +90,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         available = chosen(metafunc.config)
         metafunc.parametrize("backend", available, ids=lambda backend: backend.name, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker a kind of server, so that a parallel run starts each shared process once."""
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")  # type: ignore[attr-defined]
+        if backend:
+            item.add_marker(pytest.mark.xdist_group(backend.name))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A parallel run's worker hands its counts to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["operations"] = session.config.stash[COUNTS].operations
+
+
+def pytest_testnodedown(node: object, error: object) -> None:
+    config, output = node.config, getattr(node, "workeroutput", {})  # type: ignore[attr-defined]
+    for test, operations in output.get("operations", {}).items():
+        config.stash[COUNTS].add(test, operations)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
