@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from forktools.commits import read_range
@@ -185,9 +186,10 @@ def _check_number(
         yield Finding(TAG_NUMBER, f"{tag} is not written as {parsed}", commit)
         return
     taken = _numbers(refs, parsed.upstream)
-    if gaps := [number for number in range(parsed.number) if number not in taken][:3]:
-        missing = ", ".join(str(ForkTag(parsed.upstream, number)) for number in gaps)
-        yield Finding(TAG_NUMBER, f"{tag} leaves out {missing}", commit)
+    if gaps := list(islice((number for number in range(parsed.number) if number not in taken), 4)):
+        missing = ", ".join(str(ForkTag(parsed.upstream, number)) for number in gaps[:3])
+        more = " and more" if len(gaps) > 3 else ""
+        yield Finding(TAG_NUMBER, f"{tag} leaves out {missing}{more}", commit)
     elif parsed.number not in taken and max(taken, default=-1) > parsed.number:
         yield Finding(TAG_NUMBER, f"{tag} comes after {ForkTag(parsed.upstream, max(taken))}", commit)
     earlier = max((number for number in taken if number < parsed.number), default=None)

@@ -144,6 +144,7 @@ def test_tag_of_a_tree_is_an_error(fork: History, check_tag: TagCheck) -> None:
         ([0], 2, ["tag-number"]),
         ([0, 1], 3, ["tag-number"]),
         ([0, 2], 1, ["tag-number"]),
+        ([0], 10**12, ["tag-number"]),
         ([0, 1, 2], 1, []),
         ([1], 0, ["tag-number"]),
     ],
