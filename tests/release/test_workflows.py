@@ -153,7 +153,7 @@ def run(step: dict[str, Any], directory: Path, tmp_path: Path, **environment: st
         **environment,
     }
     return subprocess.run(
-        ["bash", "-e", "-c", step["run"]], cwd=directory, env=variables, check=False
+        ["/bin/bash", "-e", "-c", step["run"]], cwd=directory, env=variables, check=False
     ).returncode
 
 
@@ -194,6 +194,80 @@ def test_release_sums_cover_every_file(tmp_path: Path) -> None:
     assert run(step("release.yml", "Sum"), tmp_path, tmp_path) == 0
     sums = (tmp_path / "dist" / "SHA256SUMS").read_text()
     assert [line.split()[1] for line in sums.splitlines()] == ["kine-linux-x86_64.pyz", "kine.whl"]
+
+
+def test_fetch_takes_the_pull_requests_commits_and_no_tags(repository: Path, tmp_path: Path) -> None:
+    head = commit(repository, "docs/a.md", "docs: from afar")
+    git(repository, "update-ref", "refs/pull/7/head", head)
+    git(repository, "tag", "v9.9.9")
+    git(repository, "reset", "--quiet", "--hard", "HEAD~1")
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--no-tags", f"file://{repository}", clone], check=True)
+    assert run(step("fork-policy.yml", "Fetch the pull request"), clone, tmp_path, NUMBER="7") == 0
+    assert git(clone, "rev-parse", "FETCH_HEAD") == head
+    assert git(clone, "tag") == ""
+
+
+OTHERS = {
+    ("fork-policy.yml", "Install the tool"): [
+        "python -m venv {temp}/tool",
+        "pip install --quiet ./.forktools",
+    ],
+    ("version-policy.yaml", "Install the tool"): [
+        "python -m venv {temp}/tool",
+        "pip install --quiet ./.forktools",
+    ],
+    ("release.yml", "Build"): ["bash release/build.sh"],
+    ("release.yml", "Publish"): [
+        "gh release upload v1.2.3.vcluster.0 --repo loft-sh/kine --clobber dist/SHA256SUMS dist/kine.whl"
+    ],
+    ("updatecli.yml", "Apply"): [
+        "updatecli apply --clean --config updatecli/updatecli.d --values updatecli/values.yaml"
+    ],
+    ("test.yml", "Test"): ["make test"],
+    ("lint.yml", "Lint"): ["make lint types"],
+}
+JUDGED = {
+    ("fork-policy.yml", "Fetch the pull request"),
+    ("fork-policy.yml", "Check"),
+    ("version-policy.yaml", "Check"),
+    ("release.yml", "Sum"),
+}
+
+
+def test_no_step_is_left_out_here() -> None:
+    shell = {(path.name, one["name"]) for path in WORKFLOWS for one in steps(path) if "run" in one}
+    assert shell == OTHERS.keys() | JUDGED
+
+
+@pytest.mark.parametrize(("place", "commands"), OTHERS.items(), ids=lambda value: str(value)[:40])
+def test_step_calls_its_tool(place: tuple[str, str], commands: list[str], tmp_path: Path) -> None:
+    called = tmp_path / "called"
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    (tmp_path / "dist").mkdir()
+    for file in ("SHA256SUMS", "kine.whl"):
+        (tmp_path / "dist" / file).touch()
+    for name in ("python", "gh", "updatecli", "make", "bash"):
+        stub(stubs / name, called)
+    (tmp_path / "tool" / "bin").mkdir(parents=True)
+    stub(tmp_path / "tool" / "bin" / "pip", called)
+    code = run(
+        step(*place),
+        tmp_path,
+        tmp_path,
+        PATH=f"{stubs}:{os.environ['PATH']}",
+        GITHUB_REF_NAME="v1.2.3.vcluster.0",
+        GITHUB_REPOSITORY="loft-sh/kine",
+    )
+    assert code == 0
+    assert called.read_text().splitlines() == [command.format(temp=tmp_path) for command in commands]
+
+
+def stub(path: Path, called: Path) -> None:
+    """A command that only tells how it was called."""
+    path.write_text(f'#!/bin/sh\necho "{path.name} $*" >> "{called}"\n')
+    path.chmod(0o755)
 
 
 # ---- the image
