@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import git
 import typer
 
-from forktools import pull_request, tags, views
-from forktools.options import Answer, As, AsFindings, Remote, Where, answer, branch_of_line, opened
+from forktools import documents, pull_request, tags, views
+from forktools.options import Answer, As, AsFindings, Plain, Remote, Where, answer, branch_of_line, opened
 from forktools.replay_cli import replay_app
 from forktools.report import Output
 from forktools.repository import NotARepositoryError, RepositoryError
-from forktools.text import visible
+from forktools.text import json_text, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,9 +99,13 @@ def next_tag(
     line: Annotated[str, typer.Option(help="The line, as vX.Y.Z.")],
     repository: Where = Path(),
     remote: Remote = "origin",
+    output: Annotated[
+        Plain, typer.Option("--output", "-o", help="`text` is the tag alone, for $(...).")
+    ] = Plain.TEXT,
 ) -> None:
     """Print the tag of a line's next release."""
-    typer.echo(tags.next_tag(opened(repository), branch_of_line(line), remote))
+    tag = tags.next_tag(opened(repository), branch_of_line(line), remote)
+    typer.echo(json_text(documents.next_tag(tag)) if output is Plain.JSON else tag)
 
 
 @policy_app.command("show")

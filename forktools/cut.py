@@ -38,6 +38,7 @@ class Phase(enum.StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"  # waits for a person
     DONE = "done"
+    UNDONE = "undone"  # taken back
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ def _commit(repo: git.Repo, place: Path, *options: str, stdin: bytes | None = No
 
 def _recover(repo: git.Repo, place: Path, state: Run) -> Run:
     """What a killed run had done, told by its commits; a half-made pick is thrown away."""
+    picking.unlock(repo, place)
     picking.reset(repo, place)
     done = 0
     for commit in read_range(repo, [picking.head(repo, place)], [state.head]):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from forktools.policy import Finding, Rule
     from forktools.pull_request import Verdict
     from forktools.replay import Comparison
-    from forktools.tags import TagVerdict
+    from forktools.tags import ForkTag, TagVerdict
 
 Document = dict[str, object]
 
@@ -78,6 +78,11 @@ def tag(found: TagVerdict, ok: bool) -> Document:
         commit=found.commit,
         behind=found.behind,
     )
+
+
+def next_tag(found: ForkTag) -> Document:
+    """`next-tag`."""
+    return document("next-tag", True, line=found.line, tag=str(found))
 
 
 def inventory(line: Line) -> Document:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,23 @@ def locked(repo: git.Repo) -> Iterator[Path]:
         os.close(held)
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def require_unlocked(directory: Path, patience: float = 2.0) -> None:
+    """Raises RepositoryError when a git that was killed left its lock on the repository's references.
+
+    Every pick would wait for it. It may be another git's, so it is not ours to remove; a living git holds it
+    for milliseconds, hence `patience`, in seconds.
+    """
+    lock = directory.parent / "packed-refs.lock"
+    until = time.monotonic() + patience
+    while lock.exists():
+        if time.monotonic() > until:
+            raise RepositoryError(
+                f"{lock} is in the way, left by a git that was killed",
+                "Make sure that no git is at work in this repository, remove the file, and run this again.",
+            )
+        time.sleep(0.05)
 
 
 def write(directory: Path, run: Run) -> None:

@@ -34,6 +34,13 @@ class Answer(enum.StrEnum):
     JSON = "json"
 
 
+class Plain(enum.StrEnum):
+    """The output formats of a command that answers in one word."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 _FORMATS = "`auto` is `github` (annotations and a job summary) in a workflow and `table` elsewhere."
 As = Annotated[Answer, typer.Option("--output", "-o", help=_FORMATS)]
 AsFindings = Annotated[Output, typer.Option("--output", "-o", help=_FORMATS)]

@@ -26,6 +26,12 @@ MECHANICAL = (
     "advice.detachedHead=false",
     "-c",
     "rerere.enabled=false",
+    "-c",
+    "i18n.commitEncoding=UTF-8",
+    "-c",
+    "commit.cleanup=verbatim",
+    "-c",
+    "core.fsmonitor=false",
 )
 _PICK = ("cherry-pick", "-x", "--allow-empty", "--allow-empty-message")  # an empty commit stays one
 _NOBODY = ("-c", "user.name=forktools", "-c", "user.email=forktools", "-c", "commit.gpgSign=false")
@@ -63,6 +69,13 @@ def reset(repo: git.Repo, place: Path) -> None:
     act(repo, place, "clean", "--quiet", "-ffdx")
 
 
+def unlock(repo: git.Repo, place: Path) -> None:
+    """Removes the locks of git processes that were killed; nobody else works here while a run is going."""
+    own = decode(act(repo, place, "rev-parse", "--absolute-git-dir").rstrip(b"\n"))
+    for lock in Path(own).glob("*.lock"):
+        lock.unlink(missing_ok=True)
+
+
 @contextmanager
 def borrowed(repo: git.Repo, start: str) -> Iterator[Path]:
     """A throw-away repository at commit `start` that reads the real one's objects and adds none to them."""
@@ -98,4 +111,5 @@ def trial(repo: git.Repo, start: str, shas: Sequence[str]) -> Iterator[tuple[str
 def why(complaint: str) -> str:
     if "cherry-pick is now empty" in complaint:
         return "comes out empty: the new base has this already"
-    return complaint.splitlines()[0].removeprefix("error: ")
+    lines = [line for line in complaint.splitlines() if not line.startswith(("hint: ", "warning: "))]
+    return (lines or complaint.splitlines())[0].removeprefix("error: ")

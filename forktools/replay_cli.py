@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     import git
 
+# Each is a process or three of git's: a line of thousands of changed commits would take minutes.
+RANGE_DIFFS = 100
+
 replay_app = typer.Typer(
     help="Carry the fork's commits from one release line to the next.\n\n"
     "The usual order: inventory, plan, apply, then verify in CI.",
@@ -64,7 +67,11 @@ def status(
     repository: Where = Path(),
     remote: Remote = "origin",
     range_diffs: Annotated[
-        bool, typer.Option("--range-diff/--no-range-diff", help="Show what changed.")
+        bool,
+        typer.Option(
+            "--range-diff/--no-range-diff",
+            help=f"Show what changed; past {RANGE_DIFFS} commits, the command that shows it.",
+        ),
     ] = True,
     output: As = Answer.AUTO,
 ) -> None:
@@ -172,12 +179,13 @@ def apply(
     repo = opened(repository)
     branch = branch_of_line(to) if to else None
     with journal.locked(repo) as runs:
+        journal.require_unlocked(runs)
         if continue_ or abort:
             state = journal.read(runs, branch)
             if abort:
                 cut.remove_worktree(repo, state)
                 journal.erase(runs, state)
-                typer.echo(f"Cutting {state.branch} is taken back.", err=True)
+                answer(views.undone(state), output)
                 return
             state = cut.resume(repo, state, _sole_reason(drop))
         else:
@@ -197,7 +205,13 @@ def apply(
                 journal.write(runs, state)
                 moved(state.position)
 
-            state = cut.advance(repo, state, save)
+            try:
+                state = cut.advance(repo, state, save)
+            except KeyboardInterrupt:
+                raise RepositoryError(
+                    f"interrupted; {state.branch} is not made",
+                    "Go on with `forktools replay apply --continue`, or take everything back with --abort.",
+                ) from None
         if state.phase is cut.Phase.DONE:
             journal.erase(runs, state)
     answer(views.run(state), output)
@@ -259,12 +273,16 @@ def _old_line(repo: git.Repo, from_: str, branch: str, remote: str) -> str:
 
 
 def _range_diffs(repo: git.Repo, found: Comparison) -> dict[str, str]:
-    """For each commit that is not in the new line as it was, how it differs there."""
+    """For each commit that is not in the new line as it was, how it differs there; past the limit, the
+    command that shows it."""
     differing = [fate for fate in found.fates if fate.state in (State.TRAILER, State.CHANGED)]
     diffs = {}
-    with _progress("Comparing", len(differing)) as moved:
+    with _progress("Comparing", min(len(differing), RANGE_DIFFS)) as moved:
         for number, fate in enumerate(differing, 1):
             sha = fate.entry.commit.sha
+            if number > RANGE_DIFFS:
+                diffs[sha] = "".join(f"git range-diff {sha}^! {commit.sha}^!\n" for commit in fate.by)
+                continue
             diffs[sha] = "".join(range_diff(repo, sha, commit.sha) for commit in fate.by)
             moved(number)
     return diffs

@@ -74,7 +74,7 @@ def ask(
         repo, *arguments, stdin=stdin, output=output, environment=environment, cwd=cwd
     )
     if status:
-        shown = " ".join(arguments[:3])
+        shown = " ".join(arguments[2 * arguments.count("-c") :][:3])
         raise RepositoryError(f"git {shown} failed ({status}): {complaint.strip() or 'no message'}")
     return answer
 
@@ -88,8 +88,9 @@ def run(
     cwd: Path | None = None,
 ) -> tuple[int, bytes, str]:
     """Exit status, standard output and complaint of one git command."""
-    # Colours and signatures would only end up in what is parsed.
+    # Colours, signatures and other encodings would only end up in what is parsed, hints in what is shown.
     command = ["git", "-c", "color.ui=false", "-c", "log.showSignature=false"]
+    command += ["-c", "i18n.logOutputEncoding=UTF-8", "-c", "advice.graftFileDeprecated=false"]
     command += ["-C", str(cwd or _home(repo))]
     with tempfile.TemporaryFile() as own:
         given = own if stdin is None or isinstance(stdin, bytes) else stdin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forktools import documents
@@ -214,6 +215,12 @@ def run(found: Run) -> Report:
         documents.run(found, False),
         next_steps=steps,
     )
+
+
+def undone(found: Run) -> Report:
+    """`replay apply --abort`."""
+    back = replace(found, phase=Phase.UNDONE)
+    return Report("replay apply", f"Cutting {found.branch} is taken back.", documents.run(back, True))
 
 
 def _entries(title: str, entries: Iterable[Entry]) -> Table:

@@ -6,9 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from forktools.cli import main
@@ -62,6 +65,9 @@ class Result:
 
 Command = Callable[..., Result]
 
+SCHEMA = json.loads(resources.files("forktools").joinpath("schema.json").read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
@@ -73,14 +79,17 @@ def history(tmp_path: Path) -> History:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs forktools, on a repository unless `history` is None."""
+    """Runs forktools, on a repository unless `history` is None; every JSON answer is held to the schema."""
 
     def run(history: History | None, *arguments: str) -> Result:
         capsys.readouterr()
         where = ["--repository", str(history.path)] if history else []
         status = main([*arguments, *where])
         said = capsys.readouterr()
-        return Result(status, said.out, said.err)
+        result = Result(status, said.out, said.err)
+        if "--output=json" in arguments or ("--output", "json") in pairwise(arguments):
+            assert status == 2 or not list(VALIDATOR.iter_errors(result.json)), result.out
+        return result
 
     return run
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from forktools import replay_cli
 from tests.forktools.conftest import Command, Result
 from tests.forktools.history import History
 from tests.forktools.lines import APP, APP_1_1, NEW, OLD, edited, picked, upstream
@@ -348,3 +349,21 @@ class TestVerify:
 
     def test_unknown_new_line_is_an_error(self, fork: History, verify: Callable[..., Result]) -> None:
         assert verify().status == 2
+
+
+def test_past_the_limit_the_command_stands_for_the_range_diff(
+    fork: History, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_cli, "RANGE_DIFFS", 1)
+    olds = [fork.commit(f"fix(fork): {n}", {f"f{n}": "1\n"}, on=OLD) for n in range(2)]
+    fork.branch(NEW, "v1.1.0")
+    news = [
+        fork.commit(picked(f"fix(fork): {n}", old), {f"f{n}": "2\n"}, on=NEW) for n, old in enumerate(olds)
+    ]
+
+    answer = run(fork, "replay", "status", "--to=v1.1.0", "--output=json").json
+
+    first, second = (commit["range_diff"] for commit in answer["commits"])
+    assert len(first) > 1
+    assert second == [f"git range-diff {olds[1]}^! {news[1]}^!"]
+    assert "fix(fork): 1" in fork.git(*second[0].split()[1:])
