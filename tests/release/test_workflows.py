@@ -25,7 +25,7 @@ def read(path: Path) -> dict[Any, Any]:
 
 
 def steps(path: Path) -> list[dict[str, Any]]:
-    return [step for job in read(path)["jobs"].values() for step in job["steps"]]
+    return [step for job in read(path)["jobs"].values() for step in job.get("steps", ())]
 
 
 def step(workflow: str, name: str) -> dict[str, Any]:
@@ -38,8 +38,8 @@ by_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.n
 
 def test_every_workflow_the_policy_names_is_there() -> None:
     assert {path.name for path in WORKFLOWS} >= {
-        "fork-policy.yml", "version-policy.yaml", "release.yaml", "release.yml", "updatecli.yml",
-        "test.yml", "lint.yml",
+        "fork-policy.yml", "replay-policy.yml", "version-policy.yaml", "release.yaml", "release.yml",
+        "updatecli.yml", "test.yml", "lint.yml",
     }  # fmt: skip
 
 
@@ -106,8 +106,24 @@ def test_names_and_triggers_are_those_others_rely_on() -> None:
     build = read(ROOT / ".github/workflows/release.yaml")
     assert build["name"] == "Kine build"
     assert build["on"] == {"push": {"tags": ["v*"]}}
-    assert read(ROOT / ".github/workflows/version-policy.yaml")["on"] == {"push": {"tags": ["v*"]}}
+    version = read(ROOT / ".github/workflows/version-policy.yaml")["on"]
+    assert version == {"push": {"tags": ["v*"]}, "workflow_call": None}
+    line = read(ROOT / ".github/workflows/replay-policy.yml")["on"]
+    assert line == {"push": {"branches": ["release/vcluster/v*"]}}
     assert read(ROOT / ".github/workflows/release.yml")["on"] == {"release": {"types": ["created"]}}
+
+
+def test_no_image_is_built_before_the_tag_is_checked() -> None:
+    jobs = read(ROOT / ".github/workflows/release.yaml")["jobs"]
+    assert jobs["policy"] == {"uses": "./.github/workflows/version-policy.yaml"}
+    assert {name: job.get("needs") for name, job in jobs.items() if name != "policy"} == {"image": "policy"}
+    assert not {"if", "continue-on-error"} & jobs["image"].keys()  # either would let it run after a refusal
+
+
+@by_workflow
+def test_called_workflows_are_of_the_same_commit(path: Path) -> None:
+    called = [job["uses"] for job in read(path)["jobs"].values() if "uses" in job]
+    assert [name for name in called if not (name.startswith("./") and (ROOT / name).is_file())] == []
 
 
 # ---- the steps' shell, with the event's environment
@@ -187,6 +203,25 @@ def test_version_policy_judges_the_tag(repository: Path, tmp_path: Path, tag: st
     assert run(step("version-policy.yaml", "Check"), repository, tmp_path, GITHUB_REF_NAME=tag) == code
 
 
+@pytest.mark.parametrize(("carried", "code"), [(True, 0), (False, 1)])
+def test_replay_policy_judges_the_line(repository: Path, tmp_path: Path, carried: bool, code: int) -> None:
+    git(repository, "tag", "v1.2.3")
+    git(repository, "switch", "--quiet", "--create", "release/vcluster/v1.2.3")
+    ours = commit(repository, "kine/a.py", "feat(fork): ours")
+    git(repository, "switch", "--quiet", "master")
+    commit(repository, "kine/b.py", "feat: upstream goes on")
+    git(repository, "tag", "v1.2.4")
+    git(repository, "switch", "--quiet", "--create", "release/vcluster/v1.2.4")
+    if carried:
+        git(repository, "cherry-pick", "-x", ours)
+    # As on the runner: the pushed branch is checked out, the others are the remote's.
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", f"file://{repository}", clone], check=True)
+    check = step("replay-policy.yml", "Check")
+    assert run(check, clone, tmp_path, GITHUB_REF_NAME="release/vcluster/v1.2.4") == code
+    assert run(check, clone, tmp_path, GITHUB_REF_NAME="release/vcluster/v1.2.3") == 0
+
+
 def test_release_sums_cover_every_file(tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     for name in ("kine.whl", "kine-linux-x86_64.pyz", "SHA256SUMS"):
@@ -217,6 +252,10 @@ OTHERS = {
         "python -m venv {temp}/tool",
         "pip install --quiet ./.forktools",
     ],
+    ("replay-policy.yml", "Install the tool"): [
+        "python -m venv {temp}/tool",
+        "pip install --quiet ./.forktools",
+    ],
     ("release.yml", "Build"): ["bash release/build.sh"],
     ("release.yml", "Publish"): [
         "gh release upload v1.2.3.vcluster.0 --repo loft-sh/kine --clobber dist/SHA256SUMS dist/kine.whl"
@@ -231,6 +270,7 @@ JUDGED = {
     ("fork-policy.yml", "Fetch the pull request"),
     ("fork-policy.yml", "Check"),
     ("version-policy.yaml", "Check"),
+    ("replay-policy.yml", "Check"),
     ("release.yml", "Sum"),
 }
 
