@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: run test test-fast lint types proto bench clean
+.PHONY: run test test-fast test-faults soak lint types proto bench clean
 
 run: $(VENV)/.run
 	$(BIN)/kine --listen-address 127.0.0.1:2379 $(KINE_ARGS)
@@ -15,12 +15,28 @@ test: $(VENV)/.test
 test-fast: $(VENV)/.test
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
 
+# FAULTS="--minutes 60", or "--backend mysql --ops 100000 --seed 1"; --help tells more
+test-faults: $(VENV)/.test
+	$(BIN)/python -m tests.faults $(FAULTS)
+
+# SOAK="--start kine-postgres --minutes 10"; --help tells more
+soak: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m bench soak $(SOAK)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	! test -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.release
+	! command -v actionlint >/dev/null || actionlint
 
 types: $(VENV)/.test
 	$(BIN)/mypy
+
+# BENCH="--go-kine PATH --go-kine-nats PATH"; takes 15 to 20 minutes of a machine that does nothing else
+bench: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m bench all $(BENCH)
 
 proto: $(VENV)/.test
 	$(BIN)/pip install --quiet --group proto
@@ -35,8 +51,9 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run tests/install.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' --group test --group lint
 	bash tests/install.sh
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' --group test --group lint
+	! command -v krb5-config >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[kerberos]'
 	touch $@
 
 clean:

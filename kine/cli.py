@@ -22,12 +22,17 @@ import typer
 
 from kine import tls
 from kine.arguments import UsageError, normalize
+from kine.commands import check, snapshot, status
 from kine.config import FLAGS, SettingError, Settings, settings
 from kine.drivers.base import DriverError
 from kine.observe import logging as logs
+from kine.workers import WorkerError, channel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    import socket
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    Serve = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,8 @@ Every flag may also be set by the variable named beside it; the flag wins. Durat
 watches, logs and metrics.
 
 SIGTERM or SIGINT stops cleanly: what is accepted is finished. A second one exits at once.
+
+Beside the server there are commands, which take flags of their own after their name: see kine COMMAND --help.
 
 Exit codes: 0 stopped as asked; 1 could not start, or lost what it serves from; 2 wrong usage.
 """
@@ -74,7 +81,10 @@ def _server(context: typer.Context, print_version: bool, **flags: str | None) ->
             chosen = settings(given, os.environ)
         except SettingError as error:
             _misused(error)
-        raise typer.Exit(run(chosen, _serve))
+        inherited = channel.inherited(os.environ)
+        if inherited is not None:
+            raise typer.Exit(run(chosen, _worker(*inherited), always={"worker": inherited[0]}))
+        raise typer.Exit(run(chosen, _serve if chosen.workers == 1 else _supervise))
 
 
 def _signature() -> inspect.Signature:
@@ -119,6 +129,10 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 
 app.callback(invoke_without_command=True, help=ABOUT)(_with_flags(_server))
+app.command("check")(check.check)
+app.command("status")(status.status)
+app.command("migrate")(snapshot.migrate)
+app.add_typer(snapshot.app, name="snapshot")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -138,7 +152,7 @@ def _commands() -> list[str]:
 
 
 def _misused(error: Exception) -> NoReturn:
-    sys.stderr.write(f"kine: {error}\n")
+    sys.stderr.write(f"kine: {logs.escape(str(error))}\n")
     sys.exit(MISUSED)
 
 
@@ -148,13 +162,36 @@ async def _serve(chosen: Settings, stop: asyncio.Event) -> None:
     await serve(chosen, stop)
 
 
-def run(chosen: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
-    """Runs `serve`, whose event a signal sets; the exit code. Every failure becomes one line in the log."""
-    logs.configure(chosen.log_format, debug=chosen.debug, hide=logs.secrets_of(chosen.endpoint))
+async def _supervise(chosen: Settings, stop: asyncio.Event) -> None:
+    from kine.workers.parent import supervise
+
+    await supervise(chosen, stop)
+
+
+def _worker(number: int, end: socket.socket) -> Serve:
+    async def serve_as_worker(chosen: Settings, stop: asyncio.Event) -> None:
+        from kine.server import serve
+        from kine.workers.worker import Worker
+
+        await serve(chosen, stop, Worker(number, end))
+
+    return serve_as_worker
+
+
+def run(chosen: Settings, serve: Serve, always: Mapping[str, object] | None = None) -> int:
+    """Runs `serve`, whose event a signal sets; the exit code. Every failure becomes one line in the log.
+
+    `always` are fields of every line.
+    """
+    hide = logs.secrets_of(chosen.endpoint)
+    logs.configure(chosen.log_format, debug=chosen.debug, hide=hide, always=always)
     try:
         tls.check(chosen)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_until_signal(chosen, serve))
+    except WorkerError as error:
+        log.critical("%s", error)
+        return error.code
     except (DriverError, OSError, SettingError, ValueError) as error:
         log.critical("%s", explain(error), exc_info=chosen.debug)
         return FAILED
@@ -164,9 +201,7 @@ def run(chosen: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[N
     return STOPPED
 
 
-async def _until_signal(
-    chosen: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]]
-) -> None:
+async def _until_signal(chosen: Settings, serve: Serve) -> None:
     stop = asyncio.Event()
     _stop_on_signals(asyncio.get_running_loop(), stop)
     await serve(chosen, stop)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kine import identity
 from kine.drivers.base import Options
 from kine.forms import (
     Address,
@@ -106,6 +107,12 @@ class Settings:
         SERVE, "", file_path, "Clients must present a certificate signed by one of these CAs (PEM)."
     )
     transport: str = _flag(SERVE, "http2", choice("http2", "grpcio"), "gRPC implementation: http2 or grpcio.")
+    workers: int = _flag(
+        SERVE,
+        "1",
+        count(1, 64),
+        "Server processes that share the address and the database, for machines with cores to spare.",
+    )
     max_request_bytes: int = _flag(
         SERVE,
         "1572864",
@@ -127,7 +134,7 @@ class Settings:
     identity_provider: str = _flag(
         STORE,
         "",
-        choice("", "aws"),
+        choice("", *identity.MODULES),
         "Who issues the database password: aws signs RDS IAM tokens. Empty: the endpoint.",
     )
     ca_file: str = _flag(STORE, "", file_path, "CA (PEM) that signed the database server's certificate.")
@@ -150,7 +157,8 @@ class Settings:
         STORE,
         "auto",
         cache_size,
-        "Memory for values, such as 512MiB. auto: a quarter of the machine's or cgroup's, at most 4GiB.",
+        "Memory for values and long lists, such as 512MiB. auto: a quarter of the machine's or cgroup's, "
+        "at most 4GiB.",
     )
 
     compact_interval: float = _flag(
@@ -163,7 +171,7 @@ class Settings:
         KEEP, "5s", positive_duration, "Longest time one compaction batch may take."
     )
     compact_min_retain: int = _flag(
-        KEEP, "1000", count(0), "Newest revisions that compacting by ourselves keeps."
+        KEEP, "1000", count(0), "Newest revisions that a compaction keeps, clients' own included."
     )
     compact_batch_size: int = _flag(
         KEEP, "1000", count(100), "Revisions compacted in one transaction, at least 100."
@@ -205,6 +213,12 @@ class Settings:
             )
         if bool(self.cert_file) != bool(self.key_file):
             raise SettingError("--cert-file and --key-file belong together: set both, or neither")
+        if self.workers > 1 and self.transport != "http2":
+            raise SettingError("--workers needs --transport http2, the default: leave one of them out")
+
+    def _share(self, total: int) -> int:
+        """What of a limit is one worker's; 0, no limit, stays so."""
+        return max(1, total // self.workers) if total else 0
 
     def driver_options(self) -> Options:
         idle = self.datastore_max_idle_connections
@@ -215,7 +229,7 @@ class Settings:
             skip_verify=self.skip_verify,
             identity_provider=self.identity_provider,
             max_idle_connections=max(0, idle) if idle else Options().max_idle_connections,
-            max_open_connections=self.datastore_max_open_connections,
+            max_open_connections=self._share(self.datastore_max_open_connections),
             connection_max_lifetime=self.datastore_connection_max_lifetime,
             connection_max_idle_time=self.datastore_connection_max_idle_time,
             slow_sql_threshold=self.slow_sql_threshold,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from kine.observe.logging import escape, fields
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kine.transport.base import Tls
 
 log = logging.getLogger(__name__)
+
+Stamps = list[tuple[int, int, int]]
 
 
 def check(chosen: Settings) -> None:
@@ -61,40 +63,76 @@ def server_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
     Renewed files count from the next handshake on, as in etcd (client/pkg/transport, TLSInfo): each
     handshake costs a `stat` of them. Files that are half written are tried again at the next one.
     """
-    state = stamps(tls), _fixed_context(tls, alpn)
-
-    def renew(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
-        nonlocal state
-        found = stamps(tls)
-        if found != state[0]:
-            try:
-                state = found, _fixed_context(tls, alpn)
-                log.info("certificate renewed", extra=fields(file=tls.cert_file))
-            except (OSError, ValueError) as error:
-                reason = type(error).__name__
-                log.warning(
-                    "renewed certificate not usable yet", extra=fields(file=tls.cert_file, error=reason)
-                )
-        connection.context = state[1]
-
-    outer = _fixed_context(tls, alpn)
-    outer.sni_callback = renew  # called at every handshake, with or without a server name
-    return outer
+    return _Renewing(tls, alpn)
 
 
-def _fixed_context(tls: Tls, alpn: Sequence[str]) -> ssl.SSLContext:
+class _Renewing(ssl.SSLContext):
+    """Hands each connection to a context of the files as they are then.
+
+    One of its own for each state of the files: with it go the sessions that clients could resume, and
+    so whoever the renewed CA no longer lets in.
+    """
+
+    _tls: Tls
+    _alpn: Sequence[str]
+    _stamps: Stamps
+    _unusable: Stamps
+    _current: ssl.SSLContext
+
+    def __new__(cls, tls: Tls, alpn: Sequence[str]) -> Self:
+        self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        self._tls, self._alpn = tls, alpn
+        self._stamps, self._unusable = stamps(tls), []
+        self._current = fixed_context(tls, alpn)
+        return self
+
+    def wrap_bio(  # what asyncio and uvloop call
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        self._renew()
+        return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    def _renew(self) -> None:
+        found = stamps(self._tls)
+        if found == self._stamps:
+            return
+        try:
+            self._current, self._stamps = fixed_context(self._tls, self._alpn), found
+            log.info("certificate renewed", extra=fields(file=self._tls.cert_file))
+        except (OSError, ValueError) as error:
+            if found != self._unusable:  # told once, not at each handshake, which anybody can ask for
+                self._unusable = found
+                tell_unusable(self._tls, error)
+
+
+def tell_unusable(tls: Tls, error: Exception) -> None:
+    reason = type(error).__name__
+    log.warning("renewed certificate not usable yet", extra=fields(file=tls.cert_file, error=reason))
+
+
+def fixed_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+    """Of the files as they are now. Raises OSError, ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2's: costs us far more than who asks (CVE-2011-1473)
     _load_pair(context, tls.cert_file, tls.key_file)
     if tls.client_ca_file:
         context.load_verify_locations(tls.client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
+        # No ticket in place of a certificate, which may have expired meanwhile.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context
 
 
-def stamps(tls: Tls) -> list[tuple[int, int, int]]:
+def stamps(tls: Tls) -> Stamps:
     """What changes whenever one of the files does."""
     found = []
     for path in (tls.cert_file, tls.key_file, tls.client_ca_file):

@@ -1,0 +1,6 @@
+"""The tests, by door."""
+
+import os
+
+# Before gRPC is loaded: its fork handlers abort a process that starts another while its threads call.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

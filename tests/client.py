@@ -158,8 +158,14 @@ class WatchStream(Stream):
 class Client:
     """One connection to a server at `address` (`host:port` or `unix:path`)."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = CALL_TIMEOUT,
+    ) -> None:
         self.address = address
+        self.timeout = timeout
         self.channel = (
             grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
             if credentials
@@ -176,14 +182,14 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def call(self, method: str, request: Any, answer: Any, timeout: float = CALL_TIMEOUT) -> Any:
+    def call(self, method: str, request: Any, answer: Any, timeout: float = 0) -> Any:
         """A unary call of `method`, such as `KV/Range`, in the package `etcdserverpb`."""
         stub = self._unary.get(method)
         if stub is None:
             stub = self._unary[method] = self.channel.unary_unary(
                 f"/etcdserverpb.{method}", type(request).SerializeToString, answer.FromString
             )
-        return stub(request, timeout=timeout)
+        return stub(request, timeout=timeout or self.timeout)
 
     # ---- KV
 

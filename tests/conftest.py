@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests import secrets
 from tests.client import Client, WatchStream
 from tests.servers import Backend, Capabilities, backends
 
@@ -64,6 +65,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=DEFAULT_OPS,
         help="operations the model test, and the differential test, each run about (default %(default)s)",
     )
+    group.addoption(
+        "--fuzz",
+        type=int,
+        default=5,
+        help="messages of each RPC that are made and mutated (default %(default)s)",
+    )
+    group.addoption(
+        "--fuzz-seed", type=int, default=1, help="what they are made from; 0: a new one (default %(default)s)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -88,7 +98,13 @@ def chosen(config: pytest.Config) -> list[Backend]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        available = chosen(metafunc.config)
+        file = metafunc.module.__name__.rpartition(".")[2]
+        named = metafunc.config.getoption("--backend")
+        available = [
+            backend
+            for backend in chosen(metafunc.config)
+            if named or not backend.subset or file in backend.subset
+        ]
         metafunc.parametrize("backend", available, ids=lambda backend: backend.name, scope="session")
 
 
@@ -130,6 +146,14 @@ def counts(pytestconfig: pytest.Config) -> Counts:
     return pytestconfig.stash[COUNTS]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _secrets_are_kept() -> Iterator[None]:
+    """Whatever the run's servers were told in confidence is in none of their logs."""
+    yield
+    found = secrets.leaks()
+    assert not found, "\n".join(["told by a server:", *found])
+
+
 @pytest.fixture(scope="session")
 def capabilities(backend: Backend) -> Capabilities:
     return backend.capabilities
@@ -140,6 +164,7 @@ def server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The run's shared process of this kind."""
     instance = backend.start(tmp_path_factory.mktemp(backend.name), progress_interval=1)
     yield instance
+    secrets.look_at(instance)
     assert instance.running, f"the server ended during the run: {instance.log.read_text()[-3000:]}"
     instance.stop()
 

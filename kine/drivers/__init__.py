@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+    from types import ModuleType
 
     from kine.drivers.base import Log, Options
+    from kine.drivers.sql.view import View
 
 # A module has `connect(endpoint, options) -> Log`, which parses and checks and touches nothing.
 # Imported when asked for: a server on SQLite does not load a PostgreSQL client.
@@ -18,9 +21,15 @@ MODULES = {
     "postgres": "kine.drivers.postgres",
     "postgresql": "kine.drivers.postgres",
     "mysql": "kine.drivers.mysql",
+    "nats": "kine.drivers.nats",
+    "jetstream": "kine.drivers.nats",
     "memory": "kine.drivers.memory",
 }
+# Their modules also have `of_one_process(endpoint, options) -> bool`.
+_MAY_BE_OF_ONE_PROCESS = ("memory", "nats")
 DEFAULT_SCHEME = "sqlite"
+# No log of ours behind these but a real etcd: `kine.remote` passes calls on to it.
+REMOTE = ("http", "https", "unix")
 
 
 def connect(endpoint: str, options: Options) -> Log:
@@ -28,9 +37,35 @@ def connect(endpoint: str, options: Options) -> Log:
 
     Raises ValueError with a text that never repeats the endpoint, which may hold a password.
     """
+    return cast("Callable[[str, Options], Log]", _module(endpoint).connect)(endpoint, options)
+
+
+def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[View]:
+    """The database behind an endpoint, to be looked at only. Raises ValueError, as `connect` does."""
+    if not can_view(endpoint):
+        raise ValueError(
+            "only SQLite, PostgreSQL and MySQL can be looked into; this endpoint has no table kine"
+        )
+    return cast("Callable[[str, Options], AbstractAsyncContextManager[View]]", _module(endpoint).view)(
+        endpoint, options
+    )
+
+
+def can_view(endpoint: str) -> bool:
+    """Raises ValueError for a scheme that is not known."""
+    return endpoint.partition("://")[0] not in REMOTE and hasattr(_module(endpoint), "view")
+
+
+def of_one_process(endpoint: str, options: Options) -> bool:
+    """No second process can serve this database: it lives in the first. Raises as `connect` does."""
+    if endpoint.partition("://")[0] not in _MAY_BE_OF_ONE_PROCESS:
+        return False  # without a look at the module, which may load much
+    return bool(_module(endpoint).of_one_process(endpoint, options))
+
+
+def _module(endpoint: str) -> ModuleType:
     scheme = endpoint.partition("://")[0] if "://" in endpoint else DEFAULT_SCHEME
     if scheme not in MODULES:
-        known = ", ".join(sorted(f"{name}://" for name in MODULES))
+        known = ", ".join(sorted(f"{name}://" for name in (*MODULES, *REMOTE)))
         raise ValueError(f"the endpoint's scheme is not known; known are {known}")
-    module = import_module(MODULES[scheme])
-    return cast("Callable[[str, Options], Log]", module.connect)(endpoint, options)
+    return import_module(MODULES[scheme])

@@ -9,9 +9,9 @@ Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class DriverError(Exception):
@@ -54,6 +54,7 @@ class Row(NamedTuple):
     value: bytes | None  # None where not asked for, or absent
     lease: int  # lease id, 0 where the row has none or another kind of writer wrote it
     version: int  # as recorded when rows below it were compacted; 0: count from the rows
+    more: bool = False  # the next row belongs to the same write: one is not to be shown without the other
 
 
 class NewRow(NamedTuple):
@@ -67,10 +68,12 @@ class NewRow(NamedTuple):
     ttl: int
     value: bytes | None
     lease: int
+    version: int = 0  # of the key from this row on; 0: count from the rows
+    more: bool = False  # see `Row`
 
 
 class Write(NamedTuple):
-    """Rows that are appended together or not at all."""
+    """Rows that are appended together or not at all; all but the last say that there are more."""
 
     rows: tuple[NewRow, ...]
     # The decision behind this write rests on more than the rows it replaces (a compare on another key,
@@ -87,7 +90,8 @@ class Tail(NamedTuple):
 class Lease(NamedTuple):
     id: int
     ttl: int
-    renewals: int  # counts up with each renewal: an instance that sees it change starts its clock anew
+    # Counts up with each renewal: an instance that sees it change starts its clock anew. Negative: ended.
+    renewals: int
 
 
 class Size(NamedTuple):
@@ -135,14 +139,19 @@ class Log(Protocol):
     def peek(self) -> int | None:
         """The newest committed id if that can be told at once (microseconds), else None."""
 
-    async def newest(self) -> int:
-        """The newest committed id, learnt after the call began."""
+    def newest(self) -> Awaitable[int]:
+        """The newest committed id, learnt after the call began.
+
+        A future is asked already, and costs no task: every linearizable read waits for this where there is
+        nothing to peek at. A call that raises does so when awaited.
+        """
 
     async def tail(self, after: int, limit: int) -> Tail:
         """The next committed rows after `after`.
 
         In order and final: no row with an id below the last one returned can appear any more. A driver
-        whose database allots ids before commit waits for gaps, and fills them, in here.
+        whose database allots ids before commit waits for gaps, and fills them, in here. The last ones may
+        be the beginning of a write.
         """
 
     async def changed(self, after: int) -> None:
@@ -171,6 +180,12 @@ class Log(Protocol):
 
     async def renew(self, lease_ids: Sequence[int]) -> None: ...
 
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        """Ends a lease that has been renewed so many times: no renewal counts any more; its record stays.
+
+        False if it was renewed again. True also if it has ended before, or is no more.
+        """
+
     async def forget(self, lease_id: int) -> None:
         """Drops the record of a lease; no error if there is none."""
 
@@ -183,3 +198,31 @@ class Log(Protocol):
 
     async def close(self) -> None:
         """Finishes what was begun; idempotent."""
+
+
+@runtime_checkable
+class Restoring(Log, Protocol):
+    """A log that can take what was kept elsewhere, while nobody serves from it."""
+
+    async def advance(self, revision: int) -> None:
+        """Makes `revision` the newest and the compact revision: nothing before it is answered any more.
+
+        Of a log that has been served from, and is not past that revision. Cut off halfway, it can be asked
+        again. Raises `DriverError` where that would cost keys that are there.
+        """
+
+    async def place(self, rows: Sequence[Row]) -> None:
+        """Adds rows of names that have none, as a compaction leaves them: with create revision and version.
+
+        In a log whose ids can be chosen they keep theirs, which no key's row has, and which are not after the
+        compact revision; and it is all of them or none. In others they come last, one by one. Raises
+        `NoSpaceError`, `InvalidKeyError`.
+        """
+
+
+@runtime_checkable
+class Recalling(Log, Protocol):
+    """A log that writes what a row replaces beside it, and need not read what the caller still has."""
+
+    # Set by the caller: the value of a row by its id, as it was appended; None if it is not at hand.
+    recall: Callable[[int], bytes | None]

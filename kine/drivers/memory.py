@@ -29,6 +29,10 @@ _OVERHEAD = 400  # bytes a row costs beside its name and value, roughly
 _named: WeakValueDictionary[str, _Rows] = WeakValueDictionary()
 
 
+def of_one_process(endpoint: str, options: Options) -> bool:
+    return True
+
+
 def connect(endpoint: str, options: Options) -> Log:
     name, question, _ = endpoint.partition("://")[2].partition("?")
     if question:
@@ -64,7 +68,7 @@ class _Rows:
         create = self.head if row.created else row.create_revision
         self.rows[self.head] = Row(
             self.head, row.name, row.created, row.deleted, create, row.prev_revision,
-            row.ttl, row.value, row.lease, 0,
+            row.ttl, row.value, row.lease, 0, row.more,
         )  # fmt: skip
         self.newest[row.name] = self.head
         self.size += _cost(row.name, row.value)
@@ -197,8 +201,15 @@ class MemoryLog:
     async def renew(self, lease_ids: Sequence[int]) -> None:
         leases = self._open.leases
         for lease_id in lease_ids:
-            if lease_id in leases:
+            if lease_id in leases and leases[lease_id].renewals >= 0:
                 leases[lease_id] = leases[lease_id]._replace(renewals=leases[lease_id].renewals + 1)
+
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        leases = self._open.leases
+        record = leases.get(lease_id)
+        if record is not None and record.renewals == renewals:
+            record = leases[lease_id] = record._replace(renewals=-1)
+        return record is None or record.renewals < 0
 
     async def forget(self, lease_id: int) -> None:
         self._open.leases.pop(lease_id, None)

@@ -67,6 +67,10 @@ _TABLE: dict[type[Exception], tuple[Code, str]] = {
     store.LeaseNotFoundError: (Code.NOT_FOUND, "etcdserver: requested lease not found"),
     store.LeaseExistsError: (Code.FAILED_PRECONDITION, "etcdserver: lease already exists"),
     store.KeyNotFoundError: (Code.INVALID_ARGUMENT, "etcdserver: key not found"),
+    store.ReservedKeyError: (
+        Code.INVALID_ARGUMENT,
+        "etcdserver: compact_rev_key_apiserver is where kine keeps compact_rev_key: write that",
+    ),
     store.DuplicateKeyError: (Code.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"),
     store.TooManyRequestsError: (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests"),
     store.TimedOutError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
@@ -75,7 +79,10 @@ _TABLE: dict[type[Exception], tuple[Code, str]] = {
     drivers.BehindError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
     drivers.UnavailableError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
     drivers.DriverError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
-    DecodeError: (Code.INTERNAL, "grpc: error unmarshalling request: it is no message of its type"),
+    DecodeError: (
+        Code.INTERNAL,
+        "grpc: error unmarshalling request: no message of its type, or nested over 100 deep",
+    ),
 }
 
 KNOWN = (store.StoreError, drivers.DriverError, DecodeError)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 
 from kine.etcd import errors, wire
 from kine.etcd.proto import rpc_pb2 as rpc
-from kine.etcd.requests import decode_delete, decode_put, decode_range, decode_txn
+from kine.etcd.requests import decode_delete, decode_put, decode_range, decode_swap, decode_txn
 from kine.etcd.wire import Headers
-from kine.store.ops import DeleteResult, Op, PutResult, RangeResult, Txn
+from kine.store.ops import DeleteResult, Op, PutResult, RangeResult, Swap, Txn, TxnResult
 from kine.store.store import Store
-from kine.transport.base import Call
+from kine.transport.base import Answer, Call
+
+_LARGE = 256 * 1024  # bytes of an answer that asks for room
 
 
 class Kv:
@@ -19,15 +22,28 @@ class Kv:
         self._headers = headers
         self._max_request_bytes = max_request_bytes
 
-    def range(self, request: bytes, call: Call) -> bytes | Awaitable[bytes]:
-        result = self._store.range(decode_range(rpc.RangeRequest.FromString(request)))
+    def range(self, request: bytes, call: Call) -> Answer | Awaitable[Answer]:
+        op = decode_range(rpc.RangeRequest.FromString(request))
+        if not op.serializable and (lacking := self._store.lacking()) is not None:
+            return self._store.read(lacking, op, partial(self._ranged, call), self.failed)
+        result = self._store.range(op)
         if type(result) is RangeResult:
-            return wire.range_response(self._headers.at(result.revision), result)
-        return self._range_later(result)  # type: ignore[arg-type]  # type() does not narrow the union
+            return wire.range_answer(self._headers.at(result.revision), result)
+        return self._range_later(result, call)  # type: ignore[arg-type]  # type() does not narrow the union
 
-    async def _range_later(self, waiting: Awaitable[RangeResult]) -> bytes:
-        result = await waiting
-        return wire.range_response(self._headers.at(result.revision), result)
+    async def _range_later(self, waiting: Awaitable[RangeResult], call: Call) -> Answer:
+        answer = self._ranged(call, await waiting)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    def _ranged(self, call: Call, result: RangeResult) -> Answer | Awaitable[Answer]:
+        # Those that waited go on all at once: the frames are the cache's, but an answer may be a copy.
+        if call.room is not None and (size := result.size or sum(map(len, result.frames))) > _LARGE:
+            return self._ranged_large(call.room(size), result)
+        return wire.range_answer(self._headers.at(result.revision), result)
+
+    async def _ranged_large(self, room: Awaitable[None], result: RangeResult) -> Answer:
+        await room
+        return wire.range_answer(self._headers.at(result.revision), result)
 
     async def put(self, request: bytes, call: Call) -> bytes:
         op = decode_put(rpc.PutRequest.FromString(request))
@@ -47,8 +63,27 @@ class Kv:
         done = await self._store.txn(Txn([], [op], [], alone=True))
         return done.results[0]
 
-    async def txn(self, request: bytes, call: Call) -> bytes:
-        txn = decode_txn(rpc.TxnRequest.FromString(request))
+    def txn(self, request: bytes, call: Call) -> Awaitable[bytes]:
+        message = rpc.TxnRequest.FromString(request)
+        op = decode_swap(message)
+        if op is None or (op.lease and not self._store.leases.known(op.lease)):
+            return self._txn(message, request)
+        self._check_size(request)
+        return self._store.swap(op, self)
+
+    # ---- see `kine.store.swap.Codec`
+
+    def swapped(self, op: Swap, revision: int) -> bytes:
+        return wire.swap_response(self._headers.at(revision), revision, deleted=op.value is None)
+
+    def refused(self, result: TxnResult) -> bytes:
+        return wire.txn_response(self._headers.at(result.revision), result)
+
+    def failed(self, error: Exception) -> Exception:
+        return errors.rpc_error(error) if isinstance(error, errors.KNOWN) else error
+
+    async def _txn(self, message: rpc.TxnRequest, request: bytes) -> bytes:
+        txn = decode_txn(message)
         self._check_size(request)
         result = await self._store.txn(txn)
         return wire.txn_response(self._headers.at(result.revision), result)

@@ -31,18 +31,14 @@ class Lease:
         return self._header()
 
     async def keep_alive(self, stream: Stream, call: Call) -> None:
-        try:
-            while (request := await stream.receive()) is not None:
-                lease_id = rpc.LeaseKeepAliveRequest.FromString(request).ID
-                try:
-                    ttl = (await self._store.leases.renew(lease_id)).ttl
-                except LeaseNotFoundError:
-                    ttl = 0  # that is how etcd says it on this stream
-                stream.send(
-                    self._header() + rpc.LeaseKeepAliveResponse(ID=lease_id, TTL=ttl).SerializeToString()
-                )
-        except errors.KNOWN as error:
-            raise errors.rpc_error(error) from None
+        while (request := await stream.receive()) is not None:
+            lease_id = rpc.LeaseKeepAliveRequest.FromString(request).ID
+            try:
+                ttl = (await self._store.leases.renew(lease_id)).ttl
+            except LeaseNotFoundError:
+                ttl = 0  # that is how etcd says it on this stream
+            answer = rpc.LeaseKeepAliveResponse(ID=lease_id, TTL=ttl)
+            stream.send(self._header() + answer.SerializeToString())
 
     async def time_to_live(self, request: bytes, call: Call) -> bytes:
         message = rpc.LeaseTimeToLiveRequest.FromString(request)

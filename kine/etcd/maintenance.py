@@ -91,20 +91,17 @@ class Maintenance:
             await asyncio.sleep(0)
 
     async def snapshot(self, stream: Stream, call: Call) -> None:
-        await stream.receive()
-        try:
-            blocks = self._store.snapshot()
-            if blocks is None:
-                raise errors.unsupported("a snapshot", "this backend keeps its own; use the database's tools")
-            digest = hashlib.sha256()
-            async for block in blocks:
-                digest.update(block)
-                self._send_blob(stream, block)
-                if stream.full:
-                    await stream.drain()
-            self._send_blob(stream, digest.digest())  # etcd ends its snapshots so, and etcdctl looks for it
-        except errors.KNOWN as error:
-            raise errors.rpc_error(error) from None
+        rpc.SnapshotRequest.FromString(await stream.receive() or b"")
+        blocks = self._store.snapshot()
+        if blocks is None:
+            raise errors.unsupported("a snapshot", "this backend keeps its own; use the database's tools")
+        digest = hashlib.sha256()
+        async for block in blocks:
+            digest.update(block)
+            self._send_blob(stream, block)
+            if stream.full:
+                await stream.drain()
+        self._send_blob(stream, digest.digest())  # etcd ends its snapshots so, and etcdctl looks for it
 
     def _send_blob(self, stream: Stream, blob: bytes) -> None:
         answer = rpc.SnapshotResponse(blob=blob, version=self._version)
@@ -112,4 +109,4 @@ class Maintenance:
 
 
 def _key_of(encoded: bytes) -> bytes:
-    return rpc.RangeResponse.FromString(encoded).kvs[0].key
+    return rpc.RangeResponse.FromString(encoded).kvs[-1].key

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from kine.etcd import errors
 from kine.etcd.proto import rpc_pb2 as rpc
 from kine.store.index import in_range
-from kine.store.ops import Compare, CompareTarget, Delete, Op, Put, Range, Txn
+from kine.store.keys import COMPACT_REV_KEY
+from kine.store.ops import Compare, CompareTarget, Delete, Op, Put, Range, Swap, Txn
 
 MAX_TXN_OPS = 128
+_MOD = int(CompareTarget.MOD)
 
 
 def range_end(end: bytes) -> bytes | None:
@@ -60,6 +62,43 @@ def decode_delete(message: rpc.DeleteRangeRequest) -> Delete:
     if not message.key:
         raise errors.empty_key()
     return Delete(message.key, range_end(message.range_end), message.prev_kv)
+
+
+def decode_swap(message: rpc.TxnRequest) -> Swap | None:
+    """A transaction of the shape in which Kubernetes creates, updates and deletes; None of any other."""
+    compares, success, failure = message.compare, message.success, message.failure
+    if len(compares) != 1 or len(success) != 1 or len(failure) > 1:
+        return None
+    compare = compares[0]
+    key = compare.key
+    if compare.target != _MOD or compare.result or compare.range_end or not key or key == COMPACT_REV_KEY:
+        return None
+    mod = compare.mod_revision
+    if failure:
+        op = failure[0]
+        if not op.HasField("request_range"):
+            return None
+        instead = op.request_range
+        # Serialised, because a range has a dozen fields, each of which would have to be asked for.
+        if instead.key != key or instead.ByteSize() != _size_of(key):
+            return None
+    op = success[0]
+    if op.HasField("request_put"):
+        put = op.request_put
+        if put.key != key or put.prev_kv or put.ignore_value or put.ignore_lease:
+            return None
+        return Swap(key, mod, put.value, put.lease, bool(failure))
+    if op.HasField("request_delete_range") and mod:
+        delete = op.request_delete_range
+        if delete.key == key and not delete.range_end and not delete.prev_kv:
+            return Swap(key, mod, None, 0, bool(failure))
+    return None
+
+
+def _size_of(key: bytes) -> int:
+    """Bytes of a range of this key and nothing besides."""
+    size = len(key)
+    return size + (2 if size < 128 else 3 if size < 16384 else 4)
 
 
 def decode_txn(message: rpc.TxnRequest) -> Txn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -15,7 +16,17 @@ from kine.etcd.standard import Health, Reflection
 from kine.etcd.watch import Watch
 from kine.etcd.wire import Headers
 from kine.store.store import Store
-from kine.transport.base import Call, Routes, Streaming, Unary, UnaryHandler
+from kine.transport.base import (
+    Answer,
+    Call,
+    Pieces,
+    Routes,
+    Stream,
+    StreamHandler,
+    Streaming,
+    Unary,
+    UnaryHandler,
+)
 
 _HEALTH = "grpc.health.v1.Health"
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -85,32 +96,48 @@ def services(store: Store, identity: Identity, progress_interval: float, max_req
         "Maintenance/Snapshot": maintenance.snapshot,
     }
     routes.update((f"/etcdserverpb.{path}", Unary(_translating(handler))) for path, handler in unary.items())
-    routes.update((f"/etcdserverpb.{path}", Streaming(handler)) for path, handler in streaming.items())
+    routes.update(
+        (f"/etcdserverpb.{path}", Streaming(_stream_translating(handler)))
+        for path, handler in streaming.items()
+    )
     routes[f"/{_HEALTH}/Check"] = Unary(_translating(health.check))
-    routes[f"/{_HEALTH}/Watch"] = Streaming(health.watch)
+    routes[f"/{_HEALTH}/Watch"] = Streaming(_stream_translating(health.watch))
     for service_name in _REFLECTION:
-        routes[f"/{service_name}/ServerReflectionInfo"] = Streaming(reflection.info)
+        routes[f"/{service_name}/ServerReflectionInfo"] = Streaming(_stream_translating(reflection.info))
     return Services(routes, watch, health)
 
 
 def _translating(handler: UnaryHandler) -> UnaryHandler:
     """Errors of the store and its drivers leave as etcd's."""
 
-    def call(request: bytes, context: Call) -> bytes | Awaitable[bytes]:
+    def call(request: bytes, context: Call) -> Answer | Awaitable[Answer]:
         try:
             answer = handler(request, context)
         except errors.KNOWN as error:
             raise errors.rpc_error(error) from None
-        return answer if type(answer) is bytes else _later(answer)  # type: ignore[arg-type]
+        # What comes by a future comes with its error translated: a coroutine around it costs 2 us.
+        if type(answer) is bytes or type(answer) is Pieces or isinstance(answer, Future):
+            return answer
+        return _later(answer)  # type: ignore[arg-type]  # type() does not narrow the union
 
     return call
 
 
-async def _later(answer: Awaitable[bytes]) -> bytes:
+async def _later(answer: Awaitable[Answer]) -> Answer:
     try:
         return await answer
     except errors.KNOWN as error:
         raise errors.rpc_error(error) from None
+
+
+def _stream_translating(handler: StreamHandler) -> StreamHandler:
+    async def serve(stream: Stream, call: Call) -> None:
+        try:
+            await handler(stream, call)
+        except errors.KNOWN as error:
+            raise errors.rpc_error(error) from None
+
+    return serve
 
 
 def _refusing(method: str, why: str) -> UnaryHandler:

@@ -88,8 +88,6 @@ class Session:
             if self._ended:
                 raise errors.stopped() from None
             raise
-        except errors.KNOWN as error:
-            raise errors.rpc_error(error) from None
         finally:
             for watcher in self._watchers.values():
                 self._hub.remove(watcher)

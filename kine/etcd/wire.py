@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from kine.store.ops import DeleteResult, PutResult, RangeResult, Result, TxnResult
 from kine.store.values import varint
+from kine.transport.base import Pieces
 
+_SMALL = [bytes((number,)) for number in range(128)]
 _TERM = 2  # what a one-member etcd reports after its first election
 
 
@@ -43,12 +45,21 @@ def header(revision: int) -> bytes:
 
 
 def range_response(head: bytes, result: RangeResult) -> bytes:
+    return b"".join(_range_parts(head, result))
+
+
+def range_answer(head: bytes, result: RangeResult) -> bytes | Pieces:
+    """A long one in pieces, which it may share with others: joining 10 MB takes 2 ms."""
+    return Pieces(_range_parts(head, result)) if result.size else range_response(head, result)
+
+
+def _range_parts(head: bytes, result: RangeResult) -> list[bytes]:
     parts = [head, *result.frames]
     if result.more:
         parts.append(b"\x18\x01")
     if result.count:
         parts.append(b"\x20" + varint(result.count))
-    return b"".join(parts)
+    return parts
 
 
 def put_response(head: bytes, result: PutResult) -> bytes:
@@ -69,6 +80,24 @@ def txn_response(head: bytes, result: TxnResult) -> bytes:
         parts.append(b"\x10\x01")
     parts += [field(b"\x1a", _response_op(each)) for each in result.results]
     return b"".join(parts)
+
+
+def swap_response(head: bytes, revision: int, *, deleted: bool) -> bytes:
+    """A transaction of one put or one delete that has been carried out."""
+    number = varint(revision)
+    size = len(number) + 1
+    if deleted:
+        size += 2
+        # responses { response_delete_range { header { revision }, deleted: 1 } }
+        return b"".join(
+            (head, b"\x10\x01\x1a", _SMALL[size + 4], b"\x1a", _SMALL[size + 2], b"\x0a", _SMALL[size - 2],
+             b"\x18", number, b"\x10\x01")
+        )  # fmt: skip
+    # responses { response_put { header { revision } } }
+    return b"".join(
+        (head, b"\x10\x01\x1a", _SMALL[size + 4], b"\x12", _SMALL[size + 2], b"\x0a", _SMALL[size],
+         b"\x18", number)
+    )  # fmt: skip
 
 
 def _response_op(result: Result) -> bytes:

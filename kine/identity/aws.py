@@ -6,13 +6,13 @@ thread. A token is good for 15 minutes, and as signing costs a millisecond, each
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kine.identity.aside import aside
 from kine.identity.base import IdentityError
 
 if TYPE_CHECKING:
@@ -50,8 +50,14 @@ class RdsIam:
     _session: Any = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    async def password(self, host: str, port: int, user: str) -> str:
-        return await asyncio.to_thread(self._sign, host, port, user)
+    async def credential(self, host: str, port: int, user: str) -> str:
+        return await aside(lambda: self._sign(host, port, user))
+
+    def refused(self) -> None:
+        """Every token is a new one."""
+
+    async def close(self) -> None:
+        """Holds nothing open."""
 
     def _sign(self, host: str, port: int, user: str) -> str:
         from boto3.exceptions import Boto3Error

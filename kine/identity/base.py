@@ -14,5 +14,15 @@ class Provider(Protocol):
 
     advice: str  # what to check where the database refuses what we gave it
 
-    async def password(self, host: str, port: int, user: str) -> str:
-        """The password to open a connection with, good for minutes. Raises IdentityError."""
+    async def credential(self, host: str, port: int, user: str) -> str | None:
+        """The password to open a connection with, good for minutes. Raises IdentityError.
+
+        None: the connection's own handshake finds what it needs, which is ready now. `host` may be
+        several names, comma-separated, where the provider's rules allow it.
+        """
+
+    def refused(self) -> None:
+        """The database refused what was given last: the next one must be made anew."""
+
+    async def close(self) -> None:
+        """Leaves nothing behind."""

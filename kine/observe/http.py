@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from kine.observe import metrics, profiling
@@ -76,10 +77,14 @@ class MetricsServer:
         tls: Tls | None = None,
         *,
         enable_profiling: bool = False,
+        exposition: Callable[[str], Awaitable[tuple[bytes, str]]] = metrics.exposition,
     ) -> None:
+        self._exposition = exposition
         self._address = address
         self._ready = ready
-        self._tls = tls
+        self._options: dict[str, Any] = (
+            {"ssl": server_context(tls), "ssl_handshake_timeout": REQUEST_TIMEOUT} if tls else {}
+        )
         self._profiling = enable_profiling
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -92,12 +97,18 @@ class MetricsServer:
             self.serve,
             self._address.host or None,
             self._address.port,
-            ssl=server_context(self._tls) if self._tls else None,
-            ssl_handshake_timeout=REQUEST_TIMEOUT if self._tls else None,
             limit=MAX_REQUEST_BYTES,
+            **self._options,
         )
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def take(self, connection: socket.socket) -> None:
+        """Serves a connection that another process has accepted. Raises OSError for one without TLS."""
+        reader = asyncio.StreamReader(limit=MAX_REQUEST_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader, self.serve)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: protocol, connection, **self._options)
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -141,7 +152,7 @@ class MetricsServer:
             raise BadRequestError(405, "only GET and HEAD are served here")
         try:
             if request.path == "/metrics":
-                body, content_type = await metrics.exposition(request.accept)
+                body, content_type = await self._exposition(request.accept)
                 return Answer(body, content_type=content_type)
             if request.path == "/health":  # etcd's form
                 why_not = await self._why_not_ready()

@@ -113,6 +113,9 @@ def _word(found: re.Match[str]) -> str:
     return f"{word[:token]}{MASK}" if token >= 0 and word.count(".", token) >= 2 else word
 
 
+_NAMED_USERS = ("postgres://", "postgresql://", "mysql://")
+
+
 def secrets_of(endpoint: str) -> list[str]:
     """What of an endpoint must never be shown: the whole of it, and its password as written and as meant.
 
@@ -123,7 +126,8 @@ def secrets_of(endpoint: str) -> list[str]:
     found = [endpoint, *endpoint.split(",")] if separator else []
     for url in (rest or endpoint).split(","):
         user, at, _ = url.rpartition("@")
-        password = user.partition(":")[2] or user
+        # NATS takes a token where others have a user.
+        password = user.partition(":")[2] or ("" if endpoint.startswith(_NAMED_USERS) else user)
         if at:
             found += [password, unquote(password)]
     return sorted({secret for secret in found if len(secret) >= 4}, key=len, reverse=True)
@@ -139,14 +143,15 @@ def _escaped(character: str) -> str:
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self, known: Sequence[str] = ()) -> None:
+    def __init__(self, known: Sequence[str] = (), always: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self.known = tuple(known)
+        self.always = dict(always or {})
 
     def entries(self, record: logging.LogRecord) -> dict[str, Any]:
         """The record's fields, clean of secrets; values that JSON has are kept as they are."""
         named: Mapping[str, object] = getattr(record, "fields", {})
-        entries = {name: self.clean(name, value) for name, value in named.items()}
+        entries = self.always | {name: self.clean(name, value) for name, value in named.items()}
         if record.exc_info:
             entries["stack"] = redact(self.formatException(record.exc_info), self.known)
         return entries
@@ -200,11 +205,19 @@ def _bare_or_quoted(text: str) -> str:
 
 
 def configure(
-    form: str = "plain", *, debug: bool = False, hide: Sequence[str] = (), stream: TextIO | None = None
+    form: str = "plain",
+    *,
+    debug: bool = False,
+    hide: Sequence[str] = (),
+    stream: TextIO | None = None,
+    always: Mapping[str, object] | None = None,
 ) -> None:
-    """Sends kine's records, and others' warnings, to stderr. `hide` are secrets known by their text."""
+    """Sends kine's records, and others' warnings, to stderr.
+
+    `hide` are secrets known by their text, `always` the fields of every line.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(Json(hide) if form == "json" else Plain(hide))
+    handler.setFormatter(Json(hide, always) if form == "json" else Plain(hide, always))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -43,6 +43,9 @@ READINGS: dict[str, tuple[Literal["gauge", "counter"], str]] = {
     "kine_value_cache_bytes": ("gauge", "Memory held by cached values"),
     "kine_value_cache_hits_total": ("counter", "Values found in the cache"),
     "kine_value_cache_misses_total": ("counter", "Values that had to be read from the database"),
+    "kine_list_cache_bytes": ("gauge", "Memory held by long lists asked for more than once"),
+    "kine_list_cache_hits_total": ("counter", "Long lists answered from what was kept of them"),
+    "kine_list_cache_misses_total": ("counter", "Long lists put together from their values"),
     "kine_write_queue": ("gauge", "Writes waiting for a transaction"),
     "kine_db_size_bytes": ("gauge", "Size of the database, as Status tells it"),
 }
@@ -198,6 +201,10 @@ def read(name: str, source: Callable[[], float | Awaitable[float]]) -> None:
     """Has `source` asked for this metric at each scrape. Raises KeyError for a name that is not known."""
     _ = READINGS[name]
     _readings.sources[name] = source
+
+
+refresh = _readings.refresh
+"""Asks every reading's source; the registry shows them as of then."""
 
 
 async def exposition(accept: str = "") -> tuple[bytes, str]:

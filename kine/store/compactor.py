@@ -42,6 +42,7 @@ class Compactor:
         self._policy = policy
         self._observe = observe
         self._one = asyncio.Lock()
+        self._asked: set[asyncio.Task[None]] = set()
         # Versions of survivors that the database has not recorded yet, by id: kept over a failed step.
         self._versions: dict[int, int] = {}
 
@@ -53,7 +54,18 @@ class Compactor:
         if revision <= index.compact_revision:
             raise CompactedError(index.compact_revision)
         if not self._policy.interval:
-            await self._compact(revision)
+            # As in etcd, what was begun goes on when the client has gone or has lost patience: a compaction
+            # that were given up halfway, time after time, would never catch up with the writes.
+            task = asyncio.create_task(self._compact(revision), name="compaction")
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+            await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Gives up what clients have asked for."""
+        for task in self._asked:
+            task.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
 
     async def run(self) -> None:
         """Compacts to where the revision was an interval ago, as the API server and Go kine do."""
@@ -67,27 +79,31 @@ class Compactor:
                 await self._compact(target)
             except DriverError as error:
                 log.warning("compaction failed, the next one will make up for it: %s", error)
+            except Exception:  # nothing may end compaction for good: the database would grow without end
+                log.exception("compaction failed, the next one will make up for it")
             target = current
 
     async def _compact(self, revision: int) -> None:
         index = self._index
         async with self._one:
             target = min(revision, index.revision - self._policy.min_retain)
-            start = index.compact_revision
             try:
-                while index.compact_revision < target:
-                    step = min(index.compact_revision + self._policy.batch_size, target)
-                    await self._step(step)
+                # From where the database is: the index is ahead of it after a step that failed, and what
+                # that has left undone must neither wait for more to compact nor make the next step larger.
+                start = reached = await self._driver.compact_revision()
+                while reached < target:
+                    reached = await self._step(min(reached + self._policy.batch_size, target))
                     await asyncio.sleep(0)
-                if index.compact_revision > start:
+                if reached > start:
                     await self._driver.compacted()
-                    log.info("compacted revisions %d to %d", start, index.compact_revision)
+                    log.info("compacted revisions %d to %d", start, reached)
             except BaseException:
                 self._observe("error")
                 raise
             self._observe("success")
 
-    async def _step(self, revision: int) -> None:
+    async def _step(self, revision: int) -> int:
+        """What the database has recorded then."""
         before = self._index.compact_revision
         for entry in self._forget(revision):
             if entry.version > 1 and entry.mod > before:
@@ -96,3 +112,4 @@ class Compactor:
         self._versions.clear()
         if recorded > self._index.compact_revision:  # another instance has gone further
             self._forget(min(recorded, self._index.revision))
+        return recorded

@@ -1,10 +1,13 @@
 """Leases: granted, kept alive, and expired exactly once however many instances there are.
 
 A lease is a record in the database: id, TTL and a count of its renewals. No wall clock is involved: each
-instance runs its own clock from when it saw the record, or its count of renewals, change. Before it
-expires a lease it reads the record again; another instance may have renewed or revoked it. Keys are
-deleted through the writer, so each key is deleted by one instance only, and only while it still holds
-that lease.
+instance runs its own clock from when it saw the record, or its count of renewals, change. Not every
+renewal is recorded, so one that only knows the record gives the lease a margin: the instance that told the
+client its TTL expires it first, and to the moment. To expire a lease is to end its record, on the condition
+that nobody has renewed it since: of a renewal and an expiry at one moment, one finds that the other came
+before. Then its keys go, and the record last: should whoever has ended it not live to do that, another
+instance does, when it is due there. Keys are deleted through the writer, so each key is deleted by one
+instance only, and only while it still holds that lease.
 
 A row that Go kine wrote has a TTL and no lease: its key expires by itself, that long after it was seen.
 """
@@ -16,7 +19,7 @@ import contextlib
 import heapq
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +39,8 @@ log = logging.getLogger(__name__)
 MIN_TTL = 2  # seconds: etcd's, with its default election timeout
 MAX_TTL = 9_000_000_000  # etcd's
 _RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to this instance alone
+_AT_ONCE = 256  # keys of one lease
+_MARGIN = 1.0  # seconds besides, for a renewal that is being recorded
 _RETRY = 1.0  # seconds, when the database does not answer
 
 
@@ -47,6 +52,7 @@ class Lease:
     deadline: float  # event-loop time
     keys: set[bytes] = field(default_factory=set)
     recorded: float = 0.0  # when its last renewal was written down
+    ended: bool = False  # for good: its keys are about to go, if they have not
 
 
 class Submit(Protocol):
@@ -54,10 +60,13 @@ class Submit(Protocol):
 
 
 class Leases:
-    def __init__(self, driver: Log, index: Index, submit: Submit) -> None:
+    def __init__(
+        self, driver: Log, index: Index, submit: Submit, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
         self._driver = driver
         self._index = index
         self._submit = submit
+        self._refresh = refresh  # applies what others have committed
         self._leases: dict[int, Lease] = {}
         self._orphans: dict[bytes, int] = {}  # keys with a TTL of their own, and the revision that set it
         # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
@@ -97,13 +106,15 @@ class Leases:
                 self._add(record.id, record.ttl, record.renewals)
             else:
                 lease.ttl, lease.renewals = record.ttl, record.renewals
+            if record.renewals < 0:  # its end was begun, by an instance that has gone since or is at it
+                self._end(self._leases[record.id])
 
     # ---- what clients ask
 
     def ttl_of(self, lease_id: int) -> int:
         """Raises LeaseNotFoundError."""
         lease = self._leases.get(lease_id)
-        if lease is None:
+        if lease is None or lease.ended:
             raise LeaseNotFoundError
         return lease.ttl
 
@@ -115,9 +126,11 @@ class Leases:
         lease = self._leases.get(lease_id)
         if lease is None:
             record = await self._driver.lease(lease_id)
-            if record is None:
+            if record is None or record.renewals < 0:
                 raise LeaseNotFoundError
             lease = self._leases.get(lease_id) or self._add(record.id, record.ttl, record.renewals)
+        if lease.ended:
+            raise LeaseNotFoundError
         return lease
 
     async def grant(self, ttl: int, lease_id: int = 0) -> Lease:
@@ -126,7 +139,7 @@ class Leases:
         while True:
             wanted = lease_id or secrets.randbits(63) or 1
             if wanted not in self._leases and await self._driver.grant(wanted, ttl):
-                return self._add(wanted, ttl, 0)
+                return self._add(wanted, ttl, 0, margin=0.0)
             if lease_id:
                 raise LeaseExistsError
 
@@ -136,11 +149,17 @@ class Leases:
         now = asyncio.get_running_loop().time()
         if lease.deadline < now:
             raise LeaseNotFoundError  # too late: its expiry is under way
+        if lease.deadline > now + lease.ttl:  # it had a margin, which this answer ends
+            self._push(now + lease.ttl, lease.id)
         lease.deadline = now + lease.ttl
         if now - lease.recorded > lease.ttl * _RENEW_EVERY:
-            lease.recorded = now
             await self._driver.renew([lease.id])
+            lease.recorded = now
             lease.renewals += 1
+            record = await self._driver.lease(lease.id)
+            if record is None or record.renewals < 0:  # another instance has revoked or expired it
+                self._end(lease)
+                raise LeaseNotFoundError
         return lease
 
     async def revoke(self, lease_id: int) -> None:
@@ -151,11 +170,12 @@ class Leases:
         self._leases.pop(lease_id, None)
 
     def remaining(self, lease: Lease) -> float:
-        return max(0.0, lease.deadline - asyncio.get_running_loop().time())
+        return min(lease.ttl, max(0.0, lease.deadline - asyncio.get_running_loop().time()))
 
     def all(self) -> list[Lease]:
         """Soonest to expire first, as etcd lists them."""
-        return sorted(self._leases.values(), key=lambda lease: lease.deadline)
+        alive = (lease for lease in self._leases.values() if not lease.ended)
+        return sorted(alive, key=lambda lease: lease.deadline)
 
     # ---- expiry
 
@@ -185,10 +205,12 @@ class Leases:
 
     async def _expire(self, lease: Lease) -> None:
         try:
-            record = await self._driver.lease(lease.id)
-            if record is not None and record.renewals != lease.renewals:
-                self._renewed_elsewhere(lease, record)
-                return
+            while not await self._driver.expire(lease.id, lease.renewals):
+                record = await self._driver.lease(lease.id)
+                if record is not None and record.renewals >= 0:
+                    self._renewed_elsewhere(lease, record)
+                    return
+            lease.ended = True
             await self._delete_keys(lease)
             await self._driver.forget(lease.id)
         except (DriverError, StoreError) as error:
@@ -199,7 +221,13 @@ class Leases:
 
     def _renewed_elsewhere(self, lease: Lease, record: Record) -> None:
         lease.ttl, lease.renewals = record.ttl, record.renewals
-        lease.deadline = asyncio.get_running_loop().time() + record.ttl
+        lease.deadline = asyncio.get_running_loop().time() + record.ttl + _margin(record.ttl)
+        self._push(lease.deadline, lease.id)
+
+    def _end(self, lease: Lease) -> None:
+        """Its record says so; should it hold keys yet, they go now."""
+        lease.ended = True
+        lease.deadline = asyncio.get_running_loop().time()
         self._push(lease.deadline, lease.id)
 
     async def _expire_orphan(self, key: bytes, revision: int) -> None:
@@ -216,19 +244,26 @@ class Leases:
             self._orphans.pop(key, None)
 
     async def _delete_keys(self, lease: Lease) -> None:
-        def planner(_: Frames) -> Plan:
-            entries = [self._index.live(key) for key in sorted(lease.keys)]
-            return _deletion([entry for entry in entries if entry is not None and entry.lease == lease.id])
+        """Each by itself: they need not go at one moment, and not every database could do that."""
 
+        def planner_of(key: bytes) -> Planner:
+            def planner(_: Frames) -> Plan:
+                entry = self._index.live(key)
+                return _deletion([entry] if entry is not None and entry.lease == lease.id else [])
+
+            return planner
+
+        await self._refresh()  # another instance may just have given it keys
         while lease.keys:
-            done = await self._submit(planner)
-            if not done.ids:
+            keys = sorted(lease.keys)[:_AT_ONCE]
+            done = await asyncio.gather(*(self._submit(planner_of(key)) for key in keys))
+            if not any(one.ids for one in done):
                 break
 
     # ---- bookkeeping
 
-    def _add(self, lease_id: int, ttl: int, renewals: int) -> Lease:
-        deadline = asyncio.get_running_loop().time() + ttl
+    def _add(self, lease_id: int, ttl: int, renewals: int, *, margin: float | None = None) -> Lease:
+        deadline = asyncio.get_running_loop().time() + ttl + (_margin(ttl) if margin is None else margin)
         lease = self._leases[lease_id] = Lease(lease_id, ttl, renewals, deadline)
         self._push(deadline, lease_id)
         return lease
@@ -242,6 +277,10 @@ class Leases:
         task = asyncio.ensure_future(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+
+
+def _margin(ttl: int) -> float:
+    return ttl * _RENEW_EVERY + _MARGIN
 
 
 def _deletion(entries: list[Entry]) -> Plan:

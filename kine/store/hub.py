@@ -86,6 +86,7 @@ class Watcher:
     fragment: bool = False
     progress: bool = False
     busy: bool = False  # was sent events since the last progress tick
+    epoch: int = 0  # of the hub, when it was added
     state: State = State.UNSYNCED
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -149,6 +150,9 @@ class _Ranges:
             position = self._others.index(group)
             del self._others[position], self._starts[position]
 
+    def all(self) -> list[_Group]:
+        return [*self._keys.values(), *self._prefixes.values(), *self._others]
+
     def holding(self, key: bytes) -> Iterable[_Group]:
         found = []
         group = self._keys.get(key)
@@ -177,14 +181,21 @@ class Hub:
         self.watchers = 0
         self.slow = 0
         self.sent = 0  # events, to all watchers
+        self._epoch = 0  # counts how often the database has gone back
+        self._lost = 0  # the highest revision that was told and is no more
 
     # ---- watchers come and go
 
     def add(self, watcher: Watcher) -> None:
         """Starts a watcher at `watcher.next`; 0 means from now on."""
         self.watchers += 1
+        watcher.epoch = self._epoch
         if not watcher.next:
             watcher.next = self._index.revision + 1
+        if self._index.revision + 1 < watcher.next <= self._lost + 1:
+            self.slow += 1
+            self._end_compacted(watcher)
+            return
         if watcher.next > self._index.revision and not watcher.sink.full:
             self._join(watcher)
         else:
@@ -205,6 +216,20 @@ class Hub:
                 watcher.task.cancel()
         watcher.state = State.CLOSED
         self.watchers -= 1
+
+    def overtaken(self, revision: int) -> None:
+        """What came after `revision` was not published: each goes on there, or learns it is compacted."""
+        for group in self._ranges.all():
+            for watcher in tuple(group.watchers):
+                watcher.next = max(watcher.next, revision + 1)
+                self._leave(watcher)
+                self._fall_behind(watcher)
+
+    def rewound(self, revision: int) -> None:
+        """The database has gone back from `revision`: each watcher may have told what is no more."""
+        self._epoch += 1
+        self._lost = max(self._lost, revision)
+        self.overtaken(self._index.revision)
 
     def _join(self, watcher: Watcher) -> None:
         watcher.state = State.SYNCED
@@ -302,7 +327,7 @@ class Hub:
         while True:
             if watcher.sink.full:
                 await watcher.sink.drain()
-            if watcher.next < index.compact_revision:
+            if watcher.next < index.compact_revision or watcher.epoch != self._epoch:
                 self._end_compacted(watcher)
                 return
             if watcher.next > index.revision:
@@ -374,7 +399,8 @@ class Hub:
         watcher.state = State.CLOSED
         self.slow -= 1
         self.watchers -= 1
-        watcher.sink.compacted(watcher, self._index.compact_revision)
+        # Never 0: that would be no compaction to a client.
+        watcher.sink.compacted(watcher, self._index.compact_revision or 1)
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -42,7 +42,7 @@ def in_range(key: bytes, start: bytes, end: bytes | None) -> bool:
 
 
 class Index:
-    __slots__ = ("_dead", "_keys", "compact_revision", "log", "newest", "revision")
+    __slots__ = ("_dead", "_keys", "_turns", "compact_revision", "log", "newest", "revision")
 
     def __init__(self) -> None:
         self.revision = 0  # everything up to here has been applied
@@ -52,6 +52,8 @@ class Index:
         self.log: list[Entry] = []
         self._keys = SortedList()  # every key of `newest`
         self._dead = SortedList()  # those whose newest entry is a tombstone
+        # Those of `log` that make a key or end it: revision, key, and by how many it changes the count.
+        self._turns: list[tuple[int, bytes, int]] = []
 
     def __len__(self) -> int:
         """Live keys."""
@@ -74,16 +76,32 @@ class Index:
             self._dead.add(key)
         self.newest[key] = entry
         self.log.append(entry)
+        self._turn(entry)
+
+    def _turn(self, entry: Entry) -> None:
+        if entry.version:
+            if entry.create == entry.mod:
+                self._turns.append((entry.mod, entry.key, 1))
+        elif entry.below is not None and entry.below.version:
+            self._turns.append((entry.mod, entry.key, -1))
 
     def load(self, entries: Iterable[Entry]) -> None:
         """Fills an empty index with changes in order: one sort instead of an insertion a key."""
         for entry in entries:
             self.newest[entry.key] = entry
             self.log.append(entry)
+            self._turn(entry)
 
     def loaded(self) -> None:
         self._keys = SortedList(self.newest)
         self._dead = SortedList(key for key, entry in self.newest.items() if not entry.version)
+
+    def adopt(self, other: Index) -> None:
+        """Becomes what `other` is, which is given up. The revision does not go back."""
+        self.newest, self.log = other.newest, other.log
+        self._keys, self._dead, self._turns = other._keys, other._dead, other._turns
+        self.revision = max(self.revision, other.revision)
+        self.compact_revision = max(self.compact_revision, other.compact_revision)
 
     def compact(self, revision: int) -> tuple[list[Entry], list[int]]:
         """Forgets changes superseded at or before `revision`.
@@ -118,6 +136,7 @@ class Index:
         if cut and self.log[cut - 1].mod == revision:
             cut -= 1
         del self.log[:cut]
+        del self._turns[: bisect_left(self._turns, (revision + 1,))]
         self.compact_revision = revision
         return left, forgotten
 
@@ -157,22 +176,19 @@ class Index:
     def count(self, key: bytes, end: bytes | None, revision: int) -> int:
         """Live keys of a range as of a revision.
 
-        Logarithmic for now; for the past, as many steps as there were changes since.
+        Logarithmic for now; for the past, as many steps as keys were made and ended since: a list's pages
+        ask for the revision of its first, and most changes since are updates.
         """
         if end is None:
             return 0 if self.at(key, revision) is None else 1
         total = self._width(self._keys, key, end) - self._width(self._dead, key, end)
         if revision >= self.revision:
             return total
-        newest = self.newest
-        seen = set()
-        for position in range(bisect_left(self.log, revision + 1, key=_mod), len(self.log)):
-            name = self.log[position].key
-            if name not in seen and in_range(name, key, end):
-                seen.add(name)
-                total -= bool(newest[name].version)
-                total += self.at(name, revision) is not None
-        return total
+        turns = self._turns
+        later = turns[bisect_left(turns, (revision + 1,)) :]
+        if end:
+            return total - sum([change for _, name, change in later if key <= name < end])
+        return total - sum([change for _, name, change in later if key <= name])
 
     def since(self, revision: int) -> int:
         """Position in `log` of the first change at or after a revision."""

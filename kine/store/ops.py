@@ -91,6 +91,17 @@ class Txn:
     alone: bool = False  # one change, not sent as a transaction
 
 
+@dataclass(slots=True)
+class Swap:
+    """One key changed, if its last change is the one expected."""
+
+    key: bytes
+    mod: int  # revision of that change; 0: the key is not there
+    value: bytes | None  # None: the key is deleted
+    lease: int
+    tell: bool  # what is there instead, if it is another one
+
+
 Op: TypeAlias = Range | Put | Delete | Txn
 
 
@@ -100,6 +111,7 @@ class RangeResult:
     frames: list[bytes]
     more: bool
     count: int
+    size: int = 0  # bytes of all frames, where they are many: those are chunks then, of several frames each
 
 
 @dataclass(slots=True)
@@ -149,6 +161,10 @@ class LeaseExistsError(StoreError):
 
 class KeyNotFoundError(StoreError):
     """ignore_value or ignore_lease on a key that is not there."""
+
+
+class ReservedKeyError(StoreError):
+    """The key's name is that of rows the server keeps for another key."""
 
 
 class DuplicateKeyError(StoreError):

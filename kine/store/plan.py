@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kine.drivers.base import NewRow
 from kine.store.index import Entry, Index, in_range
-from kine.store.keys import COMPACT_REV_KEY, name_of, stored
+from kine.store.keys import COMPACT_REV_KEY, COMPACT_REV_ROW, name_of, stored
 from kine.store.ops import (
     CompactedError,
     Compare,
@@ -28,6 +28,8 @@ from kine.store.ops import (
     Op,
     Put,
     Range,
+    ReservedKeyError,
+    StoreError,
     Txn,
 )
 
@@ -73,7 +75,12 @@ def plan(txn: Txn, index: Index, value_of: ValueOf, ttl_of: TtlOf) -> Plan:
     if txn.alone and isinstance(put := txn.success[0], Put) and put.lease:
         ttl_of(put.lease)  # in a transaction etcd looks at the key first, in a put of its own at the lease
     path = _decide(txn, index, value_of, made)
-    made.branch = _Run(index, value_of, ttl_of, made).branch(txn, path)
+    run = _Run(index, value_of, ttl_of, made)
+    made.branch = run.branch(txn, path)
+    if run.refused is not None:
+        raise run.refused
+    if len(made.rows) > 1:
+        made.rows[:-1] = [row._replace(more=True) for row in made.rows[:-1]]
     changed = {row.name for row in made.rows}
     made.guarded = bool(made.ranges) or any(name_of(key) not in changed for key in made.keys)
     return made
@@ -138,7 +145,7 @@ def _holds(compare: Compare, index: Index, value_of: ValueOf, made: Plan) -> boo
 
 
 class _Run:
-    __slots__ = ("index", "made", "put", "removed", "ttl_of", "value_of")
+    __slots__ = ("index", "made", "put", "refused", "removed", "ttl_of", "value_of")
 
     def __init__(self, index: Index, value_of: ValueOf, ttl_of: TtlOf, made: Plan) -> None:
         self.index = index
@@ -147,6 +154,7 @@ class _Run:
         self.made = made
         self.put: set[bytes] = set()
         self.removed: set[bytes] = set()
+        self.refused: StoreError | None = None  # a range: etcd looks at all puts first
 
     def branch(self, txn: Txn, path: _Path) -> Branch:
         rows = self.made.rows
@@ -159,7 +167,10 @@ class _Run:
             if isinstance(op, Put):
                 replaced = self._put(op)
             elif isinstance(op, Range):
-                check_revision(op, self.index)
+                try:
+                    check_revision(op, self.index)
+                except StoreError as error:
+                    self.refused = self.refused or error
             elif isinstance(op, Delete):
                 replaced = self._delete(op)
             else:
@@ -169,6 +180,8 @@ class _Run:
 
     def _put(self, op: Put) -> list[Entry]:
         key = op.key
+        if key == COMPACT_REV_ROW:
+            raise ReservedKeyError
         if key in self.put or key in self.removed:
             raise DuplicateKeyError
         self.put.add(key)
@@ -207,6 +220,7 @@ class _Run:
                 ttl,
                 value,
                 lease,
+                version,
             )
         )
         return [] if current is None else [current]

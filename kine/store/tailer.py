@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from kine.drivers.base import DriverError, Log, Tail
@@ -17,41 +17,57 @@ log = logging.getLogger(__name__)
 
 _RETRY_FIRST = 0.1  # seconds
 _RETRY_LAST = 2.0
+_LOOK = 0.005  # seconds until the rest of a write is looked for again
+_REST = 0.25  # seconds it may take: Go kine may hold a revision in its midst
+_DOUBTS = 3  # times it is asked again before the database is taken to have gone back
+_DOUBT = 0.05  # seconds in between
 
 
 class Tailer:
     def __init__(
-        self, driver: Log, index: Index, writer: Writer, apply: Callable[[Tail], None], batch: int
+        self,
+        driver: Log,
+        index: Index,
+        writer: Writer,
+        apply: Callable[[Tail], None],
+        reload: Callable[[], Awaitable[None]],
+        rewind: Callable[[], Awaitable[None]],
+        batch: int,
     ) -> None:
         self._driver = driver
         self._index = index
         self._writer = writer
         self._apply = apply
+        self._reload = reload
+        self._rewind = rewind
         self._batch = batch
         self._one = asyncio.Lock()
-        self._checking: asyncio.Task[None] | None = None
-        self._next_check: asyncio.Task[None] | None = None
 
-    def fresh(self) -> asyncio.Task[None] | None:
-        """None if the index holds all that is committed now; else what to wait for until it does.
+    async def doubt(self) -> None:
+        """The database seems to end before what is applied here: a failover may have lost commits."""
+        async with self._one:
+            await self._doubt()
 
-        Everything committed before the call is what a linearizable read must see.
-        """
-        head = self._driver.peek()
-        if head is not None:
-            if head <= self._index.revision:
-                return None
-            return asyncio.ensure_future(self.reach(head))
-        # A question under way may have been answered before this call: share the one after it.
-        if self._next_check is None:
-            self._next_check = asyncio.ensure_future(self._check(self._checking))
-        return self._next_check
+    async def rewind(self) -> None:
+        """A revision was given a second time."""
+        async with self._one:
+            log.error("the database gives revisions anew: commits were lost; cancelling every watch")
+            await self._rewind()
 
-    async def _check(self, running: asyncio.Task[None] | None) -> None:
-        if running is not None:
-            await asyncio.wait((running,))
-        self._checking, self._next_check = self._next_check, None
-        await self.reach(await self._driver.newest())
+    async def _doubt(self) -> None:
+        for _ in range(_DOUBTS):
+            seen = self._index.revision
+            newest = await self._driver.newest()
+            if newest >= seen:
+                return
+            await asyncio.sleep(_DOUBT)
+        log.error(
+            "the database ends at revision %d, and this instance has seen %d: commits were lost, most likely"
+            " by a failover to a replica that had not received them; loading anew, cancelling every watch",
+            newest,
+            seen,
+        )
+        await self._rewind()
 
     async def reach(self, revision: int) -> None:
         """Like `catch_up`, for everyone but the writer: what is ahead is most likely our own commit."""
@@ -65,7 +81,47 @@ class Tailer:
         while index.revision < revision:
             async with self._one:
                 if index.revision < revision:
-                    self._apply(await self._driver.tail(index.revision, self._batch))
+                    await self._step()
+
+    async def _step(self) -> None:
+        after = self._index.revision
+        tail = await self._whole_writes(after)
+        if overtaken(tail, after):
+            log.warning(
+                "others have compacted to revision %d while this instance was away at %d: loading anew",
+                tail.compact_revision,
+                after,
+            )
+            await self._reload()
+        elif tail.rows:
+            self._apply(tail)
+        else:
+            self._apply(tail)
+            if await self._driver.newest() < after:
+                await self._doubt()
+
+    async def _whole_writes(self, after: int) -> Tail:
+        """The next rows, not ending within a write: whoever reads at that point would see half of it."""
+        limit = self._batch
+        waited = 0.0
+        while True:
+            tail = await self._driver.tail(after, limit)
+            rows = tail.rows
+            count = len(rows)
+            if rows and rows[-1].id == tail.head:  # else what would follow is no more
+                while count and rows[count - 1].more:
+                    count -= 1
+            if count == len(rows):
+                return tail
+            if count:
+                return Tail(rows[:count], rows[count - 1].id, tail.compact_revision)
+            if len(rows) >= limit:
+                limit *= 2
+            elif waited < _REST:
+                await asyncio.sleep(_LOOK)
+                waited += _LOOK
+            else:
+                return tail
 
     async def run(self) -> None:
         index = self._index
@@ -77,7 +133,7 @@ class Tailer:
                     await self._writer.settled()
                     continue
                 async with self._one:
-                    self._apply(await self._driver.tail(index.revision, self._batch))
+                    await self._step()
                 if retry:
                     log.info("the database answers again")
                     retry = 0.0
@@ -90,3 +146,17 @@ class Tailer:
                 log.exception("following the database failed")
                 retry = _RETRY_LAST
                 await asyncio.sleep(retry)
+
+
+def overtaken(tail: Tail, after: int) -> bool:
+    """Whether rows after `after` were compacted away before they were seen here.
+
+    A deletion may be among them, of which no trace is left but that the key's row is gone, too.
+    """
+    compacted = tail.compact_revision
+    if compacted <= after + 1:
+        return False
+    if not tail.rows:
+        return True
+    seen = sum(row.id < compacted for row in tail.rows)
+    return seen < min(compacted - 1, tail.rows[-1].id) - after

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kine.etcd.proto.kv_pb2 import KeyValue
+from kine.store.keys import stored
 
 if TYPE_CHECKING:
     from kine.store.index import Entry
@@ -24,6 +25,12 @@ def varint(number: int) -> bytes:
     """Protobuf's base-128 varint; a negative number as the 64-bit two's complement it stands for."""
     if 0 <= number < 128:
         return _SMALL[number]
+    if 0 < number < 1 << 28:  # lengths, and the revisions of most clusters
+        if number < 1 << 14:
+            return bytes((number & 127 | 128, number >> 7))
+        if number < 1 << 21:
+            return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14 & 127 | 128, number >> 21))
     if number < 0:
         number += 1 << 64
     out = bytearray()
@@ -38,6 +45,15 @@ _SMALL = [bytes((number,)) for number in range(128)]
 
 
 def frame(entry: Entry, value: bytes) -> bytes:
+    create, version = entry.create, entry.version
+    if value and create > 0 and version > 0 and not entry.lease:
+        # bench: update. The message class takes half as long again.
+        key = entry.key
+        encoded = b"".join(
+            (b"\x0a", varint(len(key)), key, b"\x10", varint(create), b"\x18", varint(entry.mod),
+             b"\x20", varint(version), b"\x2a", varint(len(value)), value)
+        )  # fmt: skip
+        return b"\x12" + varint(len(encoded)) + encoded
     encoded = KeyValue(
         key=entry.key,
         create_revision=entry.create,
@@ -66,13 +82,20 @@ def value_of(encoded: bytes) -> bytes:
     return KeyValue.FromString(unframe(encoded)).value
 
 
+def stored_value(encoded: bytes) -> bytes:
+    """The value as its row holds it."""
+    kv = KeyValue.FromString(unframe(encoded))
+    return stored(kv.key, kv.version, kv.value)
+
+
 class Values:
     """Frames by revision, within a budget of bytes."""
 
-    __slots__ = ("_budget", "_frames", "_order", "hits", "misses", "size")
+    __slots__ = ("_frames", "_lent", "_order", "budget", "hits", "misses", "size")
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget = budget
+        self._lent = 0
         self._frames: dict[int, bytes] = {}
         self._order: deque[int] = deque()  # revisions as they came, some of them gone from _frames
         self.size = 0
@@ -105,13 +128,27 @@ class Values:
         frames[revision] = encoded
         self._order.append(revision)
         self.size += len(encoded) + _OVERHEAD
-        while self.size > self._budget and self._order:
+        if self.size + self._lent > self.budget:
+            self._fit()
+
+    def lend(self, size: int) -> None:
+        """So many bytes of the budget are used by others."""
+        self._lent = size
+        self._fit()
+
+    def _fit(self) -> None:
+        while self.size + self._lent > self.budget and self._order:
             self.drop(self._order.popleft())
 
     def drop(self, revision: int) -> None:
         encoded = self._frames.pop(revision, None)
         if encoded is not None:
             self.size -= len(encoded) + _OVERHEAD
+
+    def clear(self) -> None:
+        self._frames.clear()
+        self._order.clear()
+        self.size = 0
 
     def drop_all(self, revisions: Iterable[int]) -> None:
         for revision in revisions:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kine.drivers.base import BehindError, DriverError, InvalidKeyError, Log, NoSpaceError, Write
 from kine.store.index import in_range
@@ -47,14 +47,26 @@ class Done(NamedTuple):
 class Request:
     """A write on its way."""
 
-    __slots__ = ("attempts", "done", "pinned", "plan", "planner")
+    __slots__ = ("attempts", "future", "pinned", "plan", "planner")
 
-    def __init__(self, planner: Planner, done: asyncio.Future[Done]) -> None:
+    def __init__(self, planner: Planner, future: asyncio.Future[Any]) -> None:
         self.planner = planner
-        self.done = done
+        self.future = future
         self.plan = _NOTHING
-        self.pinned: Frames = {}
+        self.pinned: Frames | None = None
         self.attempts = 0
+
+    def decide(self) -> Plan:
+        """Raises StoreError, MissingValuesError."""
+        return self.planner(self.pinned or {})
+
+    def succeed(self, done: Done) -> None:
+        if not self.future.done():
+            self.future.set_result(done)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class State(Protocol):
@@ -64,11 +76,21 @@ class State(Protocol):
     no_space: bool
 
     def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
-        """Applies rows of ours, as far as no others' rows come before them."""
+        """Applies rows of ours, if no others' rows come before or between them."""
 
     async def catch_up(self, revision: int) -> None: ...
 
-    def fresh(self) -> Awaitable[None] | None: ...
+    async def doubt(self) -> None:
+        """The database may have gone back: looks, and loads anew if so. Raises DriverError."""
+
+    async def rewind(self) -> None:
+        """The database has gone back for certain: loads anew. Raises DriverError."""
+
+    def lacking(self) -> int | None:
+        """None if everything committed by now is applied."""
+
+    async def refresh(self) -> None:
+        """Returns when everything that was committed at the call is applied. Raises DriverError."""
 
     async def fetch_for_plan(self, entries: list[Entry]) -> Frames: ...
 
@@ -96,12 +118,16 @@ class Writer:
 
         Raises TooManyRequestsError at once; the future fails with StoreError or DriverError.
         """
+        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self.queue(Request(planner, done))
+        return done
+
+    def queue(self, request: Request) -> None:
+        """Raises TooManyRequestsError."""
         if len(self._queue) >= MAX_QUEUE:
             raise TooManyRequestsError
-        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self._queue.append(Request(planner, done))
+        self._queue.append(request)
         self._wake.set()
-        return done
 
     @property
     def committing(self) -> bool:
@@ -146,12 +172,12 @@ class Writer:
         queue = self._queue
         while queue and rows < _MAX_ROWS and size < _MAX_BYTES and len(later) < _MAX_ROWS:
             request = queue.popleft()
-            if request.done.done():  # its client has gone
+            if request.future.done():  # its client has gone
                 continue
             if not self._decided(request):
                 continue
             plan = request.plan
-            if changing and _touches(plan, changing):
+            if not plan.keys.isdisjoint(changing) or (plan.ranges and _touches(plan.ranges, changing)):
                 later.append(request)
                 continue
             group.append(request)
@@ -167,8 +193,9 @@ class Writer:
         self._observe(len(writes))
         state = self._state
         index = state.index
+        head = index.revision
         try:
-            outcome = await self._driver.append(writes, index.revision)
+            outcome = await self._driver.append(writes, head)
         except BehindError:
             self._again(group)
             await self._catch_up(group)
@@ -199,22 +226,40 @@ class Writer:
                 rows += request.plan.rows
                 ids += its
         state.committed(rows, ids)
-        if ids and ids[-1] > index.revision:
+        if ids and ids[0] <= head:
+            await self._went_back()
+        if ids and max(ids) > index.revision:
             # Committed for certain; only telling so waits for the rows of others that come before.
             try:
-                await state.catch_up(ids[-1])
+                await state.catch_up(max(ids))
             except Exception as error:
                 log.warning("reading what others wrote failed: %s", error)
-        for request, its in zip(group, outcome, strict=True):
-            if its is None or request.done.done():
-                continue
-            if its[-1] <= index.revision:
-                request.done.set_result(Done(request.plan, its, its[0] - 1))
-            else:
-                request.done.set_exception(TimedOutError())
+        # The next group goes first, if there is one: clients are answered while it is being committed.
+        asyncio.get_running_loop().call_soon(self._tell, group, outcome, index.revision)
         if conflicts:
             self._again(conflicts)
             await self._catch_up(conflicts)
+
+    @staticmethod
+    def _tell(group: list[Request], outcome: list[Sequence[int] | None], applied: int) -> None:
+        for request, its in zip(group, outcome, strict=True):
+            if its is None:
+                continue
+            try:
+                if its[-1] <= applied:
+                    request.succeed(Done(request.plan, its, its[0] - 1))
+                else:
+                    request.fail(TimedOutError())
+            except Exception as error:
+                log.exception("answering a write failed")
+                request.fail(error)
+
+    async def _went_back(self) -> None:
+        """A new row has an id that was given before: the writes have landed, and what was here is no more."""
+        try:
+            await self._state.rewind()
+        except Exception as error:
+            log.warning("loading the index anew failed: %s", error)
 
     async def _commit_apart(self, group: list[Request], error: DriverError) -> None:
         """One of the keys is not for this database: the others' writes must not suffer for it."""
@@ -226,7 +271,11 @@ class Writer:
 
     async def _catch_up(self, group: list[Request]) -> None:
         try:
-            await self._state.catch_up(await self._driver.newest())
+            head = self._state.index.revision
+            newest = await self._driver.newest()
+            if newest < head:
+                await self._state.doubt()
+            await self._state.catch_up(newest)
         except DriverError as error:
             for request in group:
                 if request in self._queue:
@@ -238,14 +287,13 @@ class Writer:
             request.attempts += 1
             if request.attempts < _MAX_ATTEMPTS:
                 self._queue.appendleft(request)
-            elif not request.done.done():
-                request.done.set_exception(TimedOutError())
+            else:
+                request.fail(TimedOutError())
 
     @staticmethod
     def _fail(group: list[Request], error: Exception) -> None:
         for request in group:
-            if not request.done.done():
-                request.done.set_exception(error)
+            request.fail(error)
 
     # ---- requests that end without a commit of their own
 
@@ -256,7 +304,7 @@ class Writer:
         anything that this index has not seen.
         """
         try:
-            request.plan = request.planner(request.pinned)
+            request.plan = request.decide()
         except MissingValuesError as missing:
             self._set_aside(self._fetch(request, missing.entries))
             return False
@@ -270,22 +318,20 @@ class Writer:
             if request.plan.rows:
                 return True
             outcome = Done(request.plan, (), self._state.index.revision)
-        waiting = self._state.fresh()
-        if waiting is not None:
-            self._set_aside(self._confirm(request, waiting))
+        if self._state.lacking() is not None:
+            self._set_aside(self._confirm(request))
         elif isinstance(outcome, Done):
-            request.done.set_result(outcome)
+            request.succeed(outcome)
         else:
-            request.done.set_exception(outcome)
+            request.fail(outcome)
         return False
 
-    async def _confirm(self, request: Request, waiting: Awaitable[None]) -> None:
+    async def _confirm(self, request: Request) -> None:
         try:
-            await waiting
-            request.plan = request.planner(request.pinned)
+            await self._state.refresh()
+            request.plan = request.decide()
             if not request.plan.rows:
-                if not request.done.done():
-                    request.done.set_result(Done(request.plan, (), self._state.index.revision))
+                request.succeed(Done(request.plan, (), self._state.index.revision))
                 return
         except MissingValuesError:
             pass
@@ -297,7 +343,7 @@ class Writer:
 
     async def _fetch(self, request: Request, entries: list[Entry]) -> None:
         try:
-            request.pinned = {**request.pinned, **await self._state.fetch_for_plan(entries)}
+            request.pinned = {**(request.pinned or {}), **await self._state.fetch_for_plan(entries)}
         except Exception as error:
             self._fail([request], error)
         else:
@@ -310,7 +356,5 @@ class Writer:
         task.add_done_callback(self._aside.discard)
 
 
-def _touches(plan: Plan, changing: set[bytes]) -> bool:
-    if not plan.keys.isdisjoint(changing):
-        return True
-    return any(in_range(key, start, end) for start, end in plan.ranges for key in changing)
+def _touches(ranges: list[tuple[bytes, bytes]], changing: set[bytes]) -> bool:
+    return any(in_range(key, start, end) for start, end in ranges for key in changing)

@@ -71,6 +71,9 @@ class Call:
     peer: str = ""  # "ipv4:127.0.0.1:4711", "ipv6:[::1]:4711" or "unix:"
     deadline: float | None = None  # event-loop time in seconds; None: the client set none
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # Waits until an answer of so many bytes may be made: many large ones asked for at once would be in
+    # memory at once. Where the transport has no such bound, it does not wait.
+    room: Callable[[int], Awaitable[None]] | None = None
 
 
 HIGH_WATER = 1024 * 1024  # bytes queued on one stream before its producer should pause
@@ -99,9 +102,24 @@ class Stream(Protocol):
         """Returns as soon as the queue is below `LOW_WATER`, or the call is over."""
 
 
+class Pieces:
+    """A long answer that is sent piece by piece as it is, without a join: others may hold the same pieces."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self.parts = parts
+        self.size = sum(map(len, parts))
+
+    def joined(self) -> bytes:
+        return b"".join(self.parts)
+
+
+Answer = bytes | Pieces
+
 # A unary handler that has its answer at hand returns it without a task or an await: that is what a read
 # from memory does, and what makes it cost microseconds.
-UnaryHandler = Callable[[bytes, Call], bytes | Awaitable[bytes]]
+UnaryHandler = Callable[[bytes, Call], Answer | Awaitable[Answer]]
 StreamHandler = Callable[[Stream, Call], Awaitable[None]]
 
 
@@ -138,6 +156,7 @@ class Limits:
     keepalive_min_interval: float = 5.0  # a client that pings more often gets GOAWAY too_many_pings
     keepalive_interval: float = 7200.0  # we ping an idle connection after this
     keepalive_timeout: float = 20.0
+    handshake_timeout: float = 10.0  # until TLS is agreed on, and until HTTP/2's first frame has come
 
 
 class Server(Protocol):

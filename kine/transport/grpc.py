@@ -26,10 +26,12 @@ from kine.transport.base import (
     LOW_WATER,
     Call,
     Limits,
+    Pieces,
     Routes,
     RpcError,
     Tls,
     Unary,
+    UnaryHandler,
     unknown_method,
 )
 from kine.transport.listen import clear_stale_socket, remove_socket
@@ -85,19 +87,20 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
     """Follows the files: see `kine.tls.server_context`. Raises OSError, ssl.SSLError."""
-    stamps = tls_files.stamps(tls)
+    stamps, unusable = tls_files.stamps(tls), tls_files.Stamps()
 
     def renewed() -> Any:
         """Asked by grpcio at each handshake, in a thread of its own; None keeps what it has."""
-        nonlocal stamps
+        nonlocal stamps, unusable
         found = tls_files.stamps(tls)
         if found == stamps:
             return None
         try:
             certificates = _certificates(tls)
         except (OSError, ValueError) as error:
-            reason = type(error).__name__
-            log.warning("renewed certificate not usable yet", extra=fields(file=tls.cert_file, error=reason))
+            if found != unusable:
+                unusable = found
+                tls_files.tell_unusable(tls, error)
             return None
         stamps = found
         log.info("certificate renewed", extra=fields(file=tls.cert_file))
@@ -109,7 +112,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
 
 def _certificates(tls: Tls) -> grpc.ServerCertificateConfiguration:
-    tls_files.server_context(tls)  # grpcio finds out only when a client comes
+    tls_files.fixed_context(tls)  # grpcio finds out only when a client comes
     pair = (_read(tls.key_file), _read(tls.cert_file))
     return grpc.ssl_server_certificate_configuration(
         [pair], root_certificates=_read(tls.client_ca_file) if tls.client_ca_file else None
@@ -166,11 +169,13 @@ class _Routed(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _unary(path: str, handler: Callable[[bytes, Call], bytes | Awaitable[bytes]]) -> _Handler:
+def _unary(path: str, handler: UnaryHandler) -> _Handler:
     async def answer(request: bytes, context: _Context) -> bytes:
         try:
             response = handler(request, _call(path, context))
-            return response if isinstance(response, bytes) else await response
+            if not isinstance(response, bytes | Pieces):
+                response = await response
+            return response if isinstance(response, bytes) else response.joined()
         except Exception as error:
             await _abort(context, _visible(path, error))
 

@@ -1,4 +1,4 @@
-"""Unix sockets to listen on."""
+"""Sockets to listen on, where a library does not make them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,51 @@ import errno
 import os
 import socket
 import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kine.forms import Address
+
+BACKLOG = 1024
+
+
+def listen(address: Address) -> list[socket.socket]:
+    """Listens there: one socket for each of a name's addresses, on one port. They do not block.
+
+    Raises OSError as `bind_unix` does, and when an address is taken, not of this machine or not known.
+    """
+    bound = [bind_unix(address.path)] if address.path else _bind_tcp(address)
+    for sock in bound:
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+    return bound
+
+
+def _bind_tcp(address: Address) -> list[socket.socket]:
+    found = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    bound: list[socket.socket] = []
+    port = address.port
+    for family, _, _, _, (host, _, *scope) in dict.fromkeys(found):
+        try:
+            sock = socket.socket(family)
+        except OSError:  # the system has no such addresses, and the name has others
+            continue
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((host, port, *scope))
+        except OSError:
+            for other in (sock, *bound):
+                other.close()
+            raise
+        port = sock.getsockname()[1]
+        bound.append(sock)
+    if not bound:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return bound
 
 
 def clear_stale_socket(path: str) -> None:

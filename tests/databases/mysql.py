@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -27,9 +29,11 @@ def missing() -> str:
 class Mysql:
     """A server with one user `root`, password `secret`."""
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(
+        self, *settings: str, parent: Path = Path("/tmp"), environment: Mapping[str, str] | None = None
+    ) -> None:
         user = unprivileged("mysql")
-        self.directory = directory("mysql", user)
+        self.directory = directory("mysql", user, parent)
         self.port = free_port()
         data = self.directory / "data"
         account = [f"--user={user}"] if user else []
@@ -42,8 +46,8 @@ class Mysql:
         )
         if "maria" in binary():
             install = [
-                "mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
-                "--auth-root-authentication-method=normal", *account,
+                "mariadb-install-db", "--no-defaults", f"--datadir={data}", f"--tmpdir={self.directory}",
+                "--skip-test-db", "--auth-root-authentication-method=normal", *account,
             ]  # fmt: skip
         else:
             install = [binary(), "--no-defaults", "--initialize-insecure", f"--datadir={data}", *account]
@@ -52,10 +56,10 @@ class Mysql:
             binary(), "--no-defaults", f"--datadir={data}", f"--port={self.port}", "--bind-address=127.0.0.1",
             f"--socket={self.directory}/socket", f"--pid-file={self.directory}/pid",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0",
-            "--skip-name-resolve",
+            "--skip-name-resolve", f"--tmpdir={self.directory}",
             *account, *(f"--{setting}" for setting in settings),
         ]  # fmt: skip
-        self.server = DatabaseServer(command, None, self.directory / "log", self._answers)
+        self.server = DatabaseServer(command, None, self.directory / "log", self._answers, environment or {})
         self.server.command = [*command, f"--init-file={first}"]
         self.server.start()
         self.server.command = command

@@ -6,6 +6,7 @@ import glob
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -32,9 +33,11 @@ def missing() -> str:
 class Postgres:
     """A server with one superuser `postgres`, password `secret`."""
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(
+        self, *settings: str, parent: Path = Path("/tmp"), environment: Mapping[str, str] | None = None
+    ) -> None:
         user = unprivileged("postgres")
-        self.directory = directory("postgres", user)
+        self.directory = directory("postgres", user, parent)
         self.port = free_port()
         data = self.directory / "data"
         password = self.directory / "password"
@@ -60,6 +63,7 @@ class Postgres:
             user,
             self.directory / "log",
             self._answers,
+            environment or {},
         )  # fmt: skip
         self.server.start()
 

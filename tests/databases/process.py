@@ -11,11 +11,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
 
@@ -35,9 +35,9 @@ def unprivileged(name: str) -> str | None:
         return "nobody"
 
 
-def directory(prefix: str, user: str | None) -> Path:
+def directory(prefix: str, user: str | None, parent: Path = Path("/tmp")) -> Path:
     """A new one that this user owns, removed at the end of the run."""
-    path = Path(tempfile.mkdtemp(prefix=f"kine-{prefix}-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix=f"kine-{prefix}-", dir=parent))
     path.chmod(0o755)
     if user:
         shutil.chown(path, user)
@@ -51,6 +51,7 @@ class DatabaseServer:
     user: str | None
     log: Path
     answers: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
@@ -63,6 +64,7 @@ class DatabaseServer:
                 user=self.user,
                 start_new_session=True,
                 cwd="/tmp",
+                env={**os.environ, **self.environment},
             )
         atexit.register(self.kill)
         deadline = time.monotonic() + START_TIMEOUT
@@ -80,6 +82,19 @@ class DatabaseServer:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(sign)
             self.process.wait(STOP_TIMEOUT)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def suspend(self) -> None:
+        """SIGSTOP to the server and whatever it has forked."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to the server and whatever it has forked."""

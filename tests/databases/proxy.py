@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+REQUESTS, ANSWERS = "requests", "answers"
+
 
 class Proxy:
     """Between a client and 127.0.0.1:`target`. An async context manager."""
@@ -14,10 +16,11 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._open = {REQUESTS: asyncio.Event(), ANSWERS: asyncio.Event()}
+        self.flow()
         self.port = 0
         self.swallow_answers = False  # requests arrive, answers do not
+        self.delay = dict.fromkeys(self._open, 0.0)  # seconds, to what is sent in that direction
         self.sent = 0  # bytes clients have sent so far
         self.refusing = False
 
@@ -34,12 +37,15 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def stall(self) -> None:
-        """Nothing passes, and nobody is told."""
-        self._open.clear()
+    def stall(self, *directions: str) -> None:
+        """Nothing passes, or nothing in that direction, and nobody is told."""
+        for direction in directions or self._open:
+            self._open[direction].clear()
 
     def flow(self) -> None:
-        self._open.set()
+        """What was held back passes now."""
+        for opened in self._open.values():
+            opened.set()
 
     def cut(self) -> None:
         """Breaks every connection there is."""
@@ -58,18 +64,20 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
-        for source, sink, answers in ((reader, far_writer, False), (far_reader, writer, True)):
-            task = asyncio.create_task(self._pump(source, sink, answers))
+        for source, sink, direction in ((reader, far_writer, REQUESTS), (far_reader, writer, ANSWERS)):
+            task = asyncio.create_task(self._pump(source, sink, direction))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, answers: bool) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: str) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             while data := await source.read(65536):
-                await self._open.wait()
-                if answers and self.swallow_answers:
+                if self.delay[direction]:
+                    await asyncio.sleep(self.delay[direction])
+                await self._open[direction].wait()
+                if direction == ANSWERS and self.swallow_answers:
                     continue
-                if not answers:
+                if direction == REQUESTS:
                     self.sent += len(data)
                 sink.write(data)
                 await sink.drain()

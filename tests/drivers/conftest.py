@@ -9,8 +9,8 @@ import pytest
 
 from kine import drivers
 from kine.drivers.base import Log, Options
-from tests.databases import mysql, postgres
-from tests.drivers.places import GoWriter, MysqlPlace, Place, PostgresPlace, SqlitePlace
+from tests.databases import mysql, nats, postgres
+from tests.drivers.places import GoWriter, MysqlPlace, NatsPlace, Place, PostgresPlace, SqlitePlace
 
 OpenLog = Callable[..., Awaitable[Log]]
 
@@ -33,14 +33,23 @@ def mysql_server() -> Iterator[mysql.Mysql]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[nats.Nats]:
+    if reason := nats.missing():
+        pytest.skip(reason)
+    server = nats.Nats()
+    yield server
+    server.stop()
+
+
 def _place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Place:
     if kind == "sqlite":
         return SqlitePlace(directory)
     server = request.getfixturevalue(f"{kind}_server")
-    return PostgresPlace(server) if kind == "postgres" else MysqlPlace(server)
+    return {"postgres": PostgresPlace, "mysql": MysqlPlace, "nats": NatsPlace}[kind](server)  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "nats"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A database nobody else uses, on each kind of server."""
     return _place(request.param, request, tmp_path)

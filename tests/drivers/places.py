@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from tests.databases.mysql import Mysql
+from tests.databases.nats import Nats
 from tests.databases.postgres import Postgres
 
 _INSERT = (
@@ -104,6 +107,20 @@ class MysqlPlace:
 
     def go(self) -> GoWriter:
         return GoWriter(self.server.admin(self.database), "%s", False)
+
+
+class NatsPlace:
+    kind = "nats"
+
+    def __init__(self, server: Nats) -> None:
+        self.server = server
+        self.bucket = server.new_bucket()
+
+    def endpoint(self, parameters: str = "", port: int | None = None) -> str:
+        return self.server.endpoint(self.bucket, port=port, parameters=parameters)
+
+    def go(self) -> GoWriter:
+        pytest.skip("Go kine's messages are in test_nats.py")
 
 
 def lock_timeout(place: Place, seconds: int) -> str:

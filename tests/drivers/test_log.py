@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kine.drivers.base import BehindError, InvalidKeyError, Log
+from kine.drivers.base import BehindError, InvalidKeyError, Log, NewRow
 from tests.drivers.conftest import OpenLog
 from tests.drivers.places import GoWriter, Place
 from tests.drivers.rows import all_rows, created, deleted, updated, write
@@ -118,6 +118,54 @@ async def test_a_row_that_was_compacted_cannot_be_replaced(log: Log) -> None:
     assert await log.append([write(updated(b"/a", 2, 2))], 2) == [None]
 
 
+@pytest.mark.parametrize("beside", [(), (created(b"/b"), created(b"/c"))], ids=["alone", "beside another"])
+async def test_a_key_whose_creation_was_compacted_cannot_be_created(
+    log: Log, beside: tuple[NewRow, ...]
+) -> None:
+    """Its first row, which the unique index would know, is gone; the one that replaced it is there."""
+    await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
+    await log.append([write(updated(b"/a", 2, 2))], 2)
+    await log.compact(3, [])
+    writes = [write(created(b"/a")), *([write(*beside)] if beside else [])]
+    assert (await log.append(writes, 1))[0] is None
+    assert [row.id for row in await all_rows(log) if row.name == b"/a"] == [3]
+
+
+@pytest.mark.parametrize("beside", [(), (created(b"/b"), created(b"/c"))], ids=["alone", "beside another"])
+async def test_of_two_creations_one_on_a_tombstone_and_one_on_nothing_one_succeeds(
+    log: Log, beside: tuple[NewRow, ...]
+) -> None:
+    """One instance knows the tombstone yet, the other has heard of its compaction."""
+    await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
+    await log.append([write(deleted(b"/a", 2))], 2)
+    await log.append([write(created(b"/other"))], 3)
+    await log.compact(4, [])
+    await log.append([write(created(b"/a"))], 4)
+    writes = [write(created(b"/a", prev=3)), *([write(*beside)] if beside else [])]
+    assert (await log.append(writes, 4))[0] is None
+    assert [row.id for row in await all_rows(log) if row.name == b"/a"] == [5]
+
+
+async def test_a_tombstone_that_is_about_to_be_compacted_holds_up_no_creation(log: Log) -> None:
+    """The store forgets first, the database after it."""
+    await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
+    await log.append([write(deleted(b"/a", 2))], 2)
+    await log.compact(3, [])
+    await log.append([write(created(b"/other"))], 3)
+    [ids] = await log.append([write(created(b"/a"))], 3)
+    assert ids is not None
+
+
+async def test_a_revision_that_is_another_keys_cannot_be_replaced(log: Log) -> None:
+    """After a failover that lost commits, a revision may be given again."""
+    await log.append([write(created(b"/a")), write(created(b"/b"))], 0)
+    await log.append([write(created(b"/c"))], 2)
+    assert await log.append([write(updated(b"/lost", 2, 2))], 2) == [None]
+    outcome = await log.append([write(updated(b"/lost", 2, 2)), write(created(b"/d"), created(b"/e"))], 2)
+    assert outcome[0] is None
+    assert b"/lost" not in {row.name for row in await all_rows(log)}
+
+
 async def test_values_by_id(log: Log) -> None:
     await log.append([write(created(b"/a", b"A")), write(created(b"/b", b""))], 0)
     await log.append([write(deleted(b"/a", 1))], 2)
@@ -175,6 +223,22 @@ async def test_leases(log: Log) -> None:
     await log.forget(5)
     await log.forget(5)
     assert await log.lease(5) is None
+
+
+async def test_a_lease_renewed_in_the_moment_of_its_end_lives_or_is_not_renewed(log: Log) -> None:
+    await log.grant(5, 60)
+    await log.renew([5])
+    assert not await log.expire(5, 0), "another instance has renewed it"
+    assert await log.expire(5, 1)
+    await log.renew([5])
+    lease = await log.lease(5)
+    assert lease is not None
+    assert lease.renewals < 0
+    assert await log.expire(5, 1)
+    assert not await log.grant(5, 60), "its keys may be there yet"
+    await log.forget(5)
+    assert await log.expire(5, 1)
+    assert await log.grant(5, 60)
 
 
 async def test_a_ttl_beyond_the_column_is_capped(log: Log, place: Place) -> None:
@@ -267,6 +331,7 @@ async def test_a_key_the_database_cannot_hold_is_refused(log: Log, place: Place)
         "sqlite": [],
         "postgres": [b"/nul\0", b"/latin\xe9"],
         "mysql": [b"/latin\xe9", "/é".encode(), b"/" + b"x" * 630],
+        "nats": [b"/" + b"x" * 3_000],
     }
     for name in refused[place.kind]:
         with pytest.raises(InvalidKeyError):

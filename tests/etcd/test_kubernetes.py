@@ -434,3 +434,17 @@ def test_compaction_lock_can_be_read_in_the_past(client: Client, lock_version: i
     kv = client.get(COMPACT_KEY, revision=revision)
 
     assert (kv.value, kv.version) == (b"100", lock_version + 1)
+
+
+def test_compaction_lock_cannot_be_written_by_the_name_of_its_rows(
+    client: Client, lock_version: int, needs
+) -> None:
+    needs("redirects_compact_rev_key")
+    lock(client, lock_version, b"100")
+    reason = "etcdserver: compact_rev_key_apiserver is where kine keeps compact_rev_key: write that"
+
+    for attempt in (client.put, lambda key: client.txn([], [ops.put(key)])):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, reason):
+            attempt(b"compact_rev_key_apiserver")
+
+    assert client.get(COMPACT_KEY).value == b"100"

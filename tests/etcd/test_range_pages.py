@@ -44,6 +44,29 @@ def test_page_continues_after_the_last_key(client: Client, prefix: bytes, five: 
     assert (second.more, second.count) == (True, 3)
 
 
+def test_long_list_between_writes_is_as_it_was_written(client: Client, prefix: bytes) -> None:
+    written = {prefix + b"%03d" % number: b"%03d" % number * 700 for number in range(200)}
+    for key, value in written.items():
+        client.put(key, value)
+    for turn in range(5):
+        changed = prefix + b"%03d" % (turn * 37)
+        for _ in range(2):  # the second is answered from what is kept of the first
+            answer = client.range(prefix, prefix_end(prefix))
+            page = client.range(prefix, prefix_end(prefix), limit=70)
+            assert {kv.key: kv.value for kv in answer.kvs} == written
+            assert (keys_of(answer), answer.count) == (sorted(written), len(written))
+            assert [kv.value for kv in page.kvs] == [written[key] for key in sorted(written)[:70]]
+            assert (page.count, page.more) == (len(written), True)
+        written[changed] = b"changed %d" % turn * 100
+        newest = client.put(changed, written[changed]).header.revision
+        client.delete(sorted(written)[turn])
+        del written[sorted(written)[turn]]
+        written[changed + b"x"] = b"more"
+        client.put(changed + b"x", b"more")
+        past = client.range(prefix, prefix_end(prefix), revision=newest - 1)
+        assert (past.count, past.kvs) == (answer.count, answer.kvs)
+
+
 def test_continuation_does_not_skip_the_key_that_extends_the_last(client: Client, prefix: bytes) -> None:
     for key in (b"a", b"a-", b"a/", b"a0", b"b"):
         client.put(prefix + key, b"v")

@@ -289,6 +289,15 @@ def test_ignore_value_of_an_absent_key_leaves_nothing_behind(client: Client, pre
     assert client.range(prefix, prefix_end(prefix)).count == 0
 
 
+def test_unknown_lease_of_a_put_is_told_before_a_future_read_ahead_of_it(
+    client: Client, prefix: bytes
+) -> None:
+    ahead = ops.get(prefix + b"a", revision=client.revision() + 1000)
+
+    with refused(grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found"):
+        client.txn([], [ops.nested([], [ahead]), ops.put(prefix + b"b", b"v", lease=UNKNOWN_LEASE)])
+
+
 def test_future_read_leaves_nothing_behind(client: Client, prefix: bytes) -> None:
     future = client.revision() + 10
 

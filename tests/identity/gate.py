@@ -35,9 +35,7 @@ class Gate:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        listening = asyncio.start_server(self._serve, "127.0.0.1", 0)
-        server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(5)
-        self.port = server.sockets[0].getsockname()[1]
+        self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -53,6 +51,10 @@ class Gate:
                 writer.transport.abort()
 
         asyncio.run_coroutine_threadsafe(cut(), self._loop).result(5)
+
+    async def _listen(self) -> int:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return int(server.sockets[0].getsockname()[1])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

@@ -94,6 +94,7 @@ class Backend:
     capabilities: Capabilities
     missing: Callable[[], str]  # why it cannot run here, "" if it can
     start: Start
+    subset: frozenset[str] = frozenset()  # the suite's files that run unless --backend names it; empty: all
 
     @property
     def name(self) -> str:

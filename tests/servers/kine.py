@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +25,13 @@ def start_kine(
     *,
     progress_interval: float = 0,
     flags: tuple[str, ...] = (),
+    until: Callable[[str], str | None] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Instance:
-    """`kine` on any endpoint; other backends' modules start theirs with it."""
+    """`kine` on any endpoint; other backends' modules start theirs with it.
+
+    `until` finds another line of the log to wait for than the one that tells the address.
+    """
     command = [
         sys.executable,
         "-m",
@@ -40,7 +46,9 @@ def start_kine(
     if progress_interval:
         command.append(f"--watch-progress-notify-interval={int(progress_interval * 1000)}ms")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return start_process([*command, *flags], directory, serving, {"PYTHONPATH": path})
+    return start_process(
+        [*command, *flags], directory, until or serving, {"PYTHONPATH": path, **(environment or {})}
+    )
 
 
 def serving(line: str) -> str | None:

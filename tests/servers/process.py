@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
+from tests import secrets
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-START_TIMEOUT = 30.0
-STOP_TIMEOUT = 10.0
+START_TIMEOUT = 60.0  # a busy machine takes its time
+STOP_TIMEOUT = 30.0
 
 _log_numbers = count(1)
 
@@ -70,6 +72,7 @@ def start(
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"server-{next(_log_numbers)}.log"
+    secrets.started(command, environment or {}, log)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

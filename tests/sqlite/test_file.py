@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,7 @@ from kine.drivers.base import DriverError
 from kine.drivers.sqlite.check import check_file
 from kine.drivers.sqlite.dsn import parse
 from tests.client import Client
-from tests.ops import modified, put
+from tests.ops import get, modified, put
 from tests.servers.kine import start_kine
 from tests.servers.process import StartError
 
@@ -22,6 +23,7 @@ GO_KINE = """
 CREATE TABLE kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, created INTEGER, deleted INTEGER,
     create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB);
 CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision);
+CREATE INDEX kine_name_index ON kine (name);
 INSERT INTO kine VALUES (1, 'compact_rev_key', 1, 0, 0, 0, 0, x'', NULL);
 INSERT INTO kine VALUES (2, '/registry/health', 1, 0, 0, 0, 0, '{"health":"true"}', NULL);
 INSERT INTO kine VALUES (3, '/a', 1, 0, 0, 0, 0, CAST('one' AS BLOB), NULL);
@@ -46,6 +48,12 @@ def go_kine_file(tmp_path: Path) -> Path:
     return path
 
 
+def indexes(path: Path) -> set[str]:
+    with sqlite3.connect(path) as connection:
+        found = connection.execute("SELECT name FROM pragma_index_list('kine')")
+        return {name for (name,) in found}
+
+
 def insert(path: Path, statement: str) -> None:
     """A row of another process's, as Go kine writes them."""
     with sqlite3.connect(path, timeout=10) as connection:
@@ -66,6 +74,7 @@ def test_file_of_go_kine_opens_and_serves(go_kine_file: Path) -> None:
     assert server.stop() == 0
     rows = sqlite3.connect(go_kine_file).execute("SELECT * FROM kine WHERE id = 9").fetchall()
     assert rows == [(9, "/b", 1, 0, 0, 6, 0, b"again", None)]
+    assert indexes(go_kine_file) == {"kine_name_index", "kine_name_prev_revision_uindex"}
 
 
 def test_rows_of_another_process_reach_watchers_once_and_in_order(go_kine_file: Path) -> None:
@@ -170,12 +179,18 @@ def test_damaged_page_is_found_before_anything_is_written(go_kine_file: Path) ->
     assert go_kine_file.read_bytes() == damaged
 
 
-def test_new_file_and_folder_are_the_owners_alone(tmp_path: Path) -> None:
+def test_new_file_is_the_owners_alone_and_has_the_indexes_that_are_used(tmp_path: Path) -> None:
     path = tmp_path / "db" / "state.db"
     path.parent.mkdir(mode=0o700)
     server = start(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert server.stop() == 0
+    assert indexes(path) == {
+        "kine_name_prev_revision_uindex",
+        "kine_name_id_index",
+        "kine_id_deleted_index",
+        "kine_id_compact_rev_key_with_prev_revision_index",
+    }
 
 
 @pytest.fixture
@@ -211,6 +226,20 @@ def test_full_disk_fails_writes_only_and_until_there_is_room(small_disk: Path, t
         assert client.put(b"/after", b"2").header.revision > 0
         assert client.range(b"/after").kvs[0].value == b"2"
     assert server.stop() == 0
+
+
+def test_write_ahead_log_is_copied_into_the_file_while_serving(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    instance = start(path)
+    with Client(instance.address) as client:
+        for number in range(40):
+            client.put(b"/a/%d" % number, b"x" * 1_000_000)
+        deadline = time.monotonic() + 30
+        while path.stat().st_size < 10_000_000 and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    assert path.stat().st_size >= 10_000_000
+    assert instance.stop() == 0
 
 
 def test_every_acknowledged_write_outlives_sigterm(tmp_path: Path) -> None:
@@ -272,3 +301,19 @@ def test_litestream_is_left_all_checkpoints_and_vacuums() -> None:
 def test_parameter_that_is_unknown_or_wrong_is_named(parameters: str, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         parse("sqlite:///x.db" + parameters)
+
+
+def test_nothing_rests_on_values_being_cached(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    server = start(path, "--value-cache-bytes=0")
+    with Client(server.address) as client:
+        first = client.put(b"/a", b"one").header.revision
+        refused = client.txn([modified(b"/a", "=", 0)], [put(b"/a", b"two")], [get(b"/a")])
+        assert not refused.succeeded
+        [kv] = refused.responses[0].response_range.kvs
+        assert (kv.value, kv.mod_revision) == (b"one", first)
+        assert client.txn([modified(b"/a", "=", first)], [put(b"/a", b"two")], [get(b"/a")]).succeeded
+        assert client.range(b"/a").kvs[0].value == b"two"
+    assert server.stop() == 0
+    rows = sqlite3.connect(path).execute("SELECT value, old_value FROM kine WHERE name = '/a' ORDER BY id")
+    assert rows.fetchall() == [(b"one", None), (b"two", b"one")]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kine.etcd import wire
 from kine.etcd.proto import kv_pb2, rpc_pb2
+from kine.etcd.requests import decode_swap
 from kine.store.index import Entry
-from kine.store.ops import DeleteResult, PutResult, RangeResult, TxnResult
+from kine.store.ops import DeleteResult, PutResult, RangeResult, Swap, TxnResult
 from kine.store.values import bare_frame, frame, unframe, value_of, varint
 
 revisions = st.integers(0, 2**63 - 1)
@@ -94,3 +96,61 @@ def test_txn_response_with_every_kind_of_answer(revision, entry, value, deleted)
             )
         ),
     ]
+
+
+@given(st.integers(1, 2**63 - 1), st.booleans())
+def test_swap_response_is_that_of_the_transaction(revision, deleted):
+    result = DeleteResult(revision, 1, []) if deleted else PutResult(revision, None)
+    whole = wire.txn_response(headers.at(revision), TxnResult(revision, True, [result]))
+    assert wire.swap_response(headers.at(revision), revision, deleted=deleted) == whole
+
+
+def swap_of(op: rpc_pb2.RequestOp, mod: int, *failure: rpc_pb2.RequestOp, **compare: object) -> Swap | None:
+    fields = {"key": b"/a", "target": rpc_pb2.Compare.MOD, "mod_revision": mod} | compare
+    return decode_swap(rpc_pb2.TxnRequest(compare=[rpc_pb2.Compare(**fields)], success=[op], failure=failure))
+
+
+def putting(**fields: object) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(**{"key": b"/a", "value": b"1"} | fields))
+
+
+def reading(**fields: object) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(**{"key": b"/a"} | fields))
+
+
+def deleting(**fields: object) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(**{"key": b"/a"} | fields))
+
+
+def test_transactions_of_kubernetes_are_swaps():
+    assert swap_of(putting(), 0) == Swap(b"/a", 0, b"1", 0, tell=False)
+    assert swap_of(putting(lease=7), 0, reading()) == Swap(b"/a", 0, b"1", 7, tell=True)
+    assert swap_of(putting(), 5, reading()) == Swap(b"/a", 5, b"1", 0, tell=True)
+    assert swap_of(deleting(), 5, reading()) == Swap(b"/a", 5, None, 0, tell=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        swap_of(putting(key=b"/b"), 0),
+        swap_of(putting(prev_kv=True), 5),
+        swap_of(putting(ignore_lease=True), 5),
+        swap_of(putting(value=b"", ignore_value=True), 5),
+        swap_of(putting(), 5, reading(key=b"/b")),
+        swap_of(putting(), 5, reading(keys_only=True)),
+        swap_of(putting(), 5, reading(range_end=b"/b")),
+        swap_of(putting(), 5, reading(), reading()),
+        swap_of(putting(), 5, putting()),
+        swap_of(reading(), 5),
+        swap_of(deleting(), 0),
+        swap_of(deleting(prev_kv=True), 5),
+        swap_of(deleting(range_end=b"/b"), 5),
+        swap_of(putting(), 5, result=rpc_pb2.Compare.NOT_EQUAL),
+        swap_of(putting(), 5, range_end=b"/b"),
+        swap_of(putting(), 5, target=rpc_pb2.Compare.VERSION),
+        swap_of(putting(key=b"compact_rev_key"), 5, key=b"compact_rev_key"),
+        decode_swap(rpc_pb2.TxnRequest(success=[putting()])),
+    ],
+)
+def test_any_other_transaction_is_not(other):
+    assert other is None

@@ -68,4 +68,6 @@ def _quiet(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> 
     yield
     if "errors" not in request.fixturenames:
         told = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-        assert [record.getMessage() for record in told] == []
+        # grpcio has one poller a process, which may wake the loop of the test before: a server has one loop.
+        messages = [record.getMessage() for record in told]
+        assert [message for message in messages if "PollerCompletionQueue" not in message] == []

@@ -8,7 +8,7 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from kine.transport.base import Code, RpcError, Streaming, Unary
+from kine.transport.base import Code, Pieces, RpcError, Streaming, Unary
 
 if TYPE_CHECKING:
     from kine.transport.base import Call, Routes, Stream
@@ -40,6 +40,9 @@ class Handlers:
             "/test.Echo/Later": Unary(self.later),
             "/test.Echo/Sized": Unary(self.sized),
             "/test.Echo/SizedLater": Unary(self.sized_later),
+            "/test.Echo/Pieces": Unary(self.pieces),
+            "/test.Echo/PiecesLater": Unary(self.pieces_later),
+            "/test.Echo/Roomy": Unary(self.roomy),
             "/test.Echo/Length": Unary(self.length),
             "/test.Echo/Call": Unary(self.call),
             "/test.Echo/Fail": Unary(self.fail),
@@ -73,6 +76,23 @@ class Handlers:
 
     async def sized_later(self, request: bytes, call: Call) -> bytes:
         await asyncio.sleep(0)
+        return bytes(int(request))
+
+    def pieces(self, request: bytes, call: Call) -> Pieces:
+        """Pieces of the sizes that the request says, each of its own letter."""
+        return Pieces([b"%c" % (97 + place) * int(size) for place, size in enumerate(request.split())])
+
+    async def pieces_later(self, request: bytes, call: Call) -> Pieces:
+        await asyncio.sleep(0)
+        return self.pieces(request, call)
+
+    async def roomy(self, request: bytes, call: Call) -> bytes:
+        """As many bytes as the request says, once there is room for them; counts those made."""
+        await asyncio.sleep(0)
+        assert call.room is not None
+        await call.room(int(request))
+        self._seen.sent["made"] = self._seen.sent.get("made", 0) + 1
+        self._seen["first made"].set()
         return bytes(int(request))
 
     def length(self, request: bytes, call: Call) -> bytes:

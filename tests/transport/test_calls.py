@@ -29,6 +29,14 @@ def test_request_comes_back_as_it_was(channel: Channel, method: str, size: int) 
     assert channel.unary(method, request[:size]) == request[:size]
 
 
+@pytest.mark.parametrize("method", ["Pieces", "PiecesLater"])
+@pytest.mark.parametrize("sizes", ["0", "1 0 2", "16379 16384", "114688 114688 7", "3000000 114000 1 60000"])
+def test_answer_in_pieces_comes_whole(channel: Channel, method: str, sizes: str) -> None:
+    expected = b"".join(b"%c" % (97 + place) * int(size) for place, size in enumerate(sizes.split()))
+
+    assert channel.unary(method, sizes.encode()) == expected
+
+
 def test_many_calls_at_once_get_their_own_answers(channel: Channel) -> None:
     calls = [channel.begin("Later" if number % 2 else "Now", b"%d" % number) for number in range(500)]
 

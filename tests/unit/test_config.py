@@ -49,12 +49,13 @@ GO_KINE = [
 ]
 OURS = [
     ("transport", "KINE_TRANSPORT", "http2"),
+    ("workers", "KINE_WORKERS", "1"),
     ("value-cache-bytes", "KINE_VALUE_CACHE_BYTES", "auto"),
     ("max-request-bytes", "KINE_MAX_REQUEST_BYTES", "1572864"),
 ]
 
 
-def test_flags_are_those_of_go_kine_and_three_more() -> None:
+def test_flags_are_those_of_go_kine_and_four_more() -> None:
     declared = {(flag.name, flag.variable, flag.default) for flag in FLAGS}
 
     assert declared == {*GO_KINE, *OURS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -12,29 +13,10 @@ import trustme
 from kine import tls
 from kine.config import Settings
 from kine.transport.base import Tls
+from tests.tls import trusting, write_authority, write_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def write_pair(folder: Path, authority: trustme.CA, name: str = "server") -> tuple[str, str]:
-    issued = authority.issue_cert("127.0.0.1")
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    return str(cert), str(key)
-
-
-def write_authority(folder: Path, authority: trustme.CA, name: str = "ca") -> str:
-    path = folder / f"{name}.pem"
-    path.write_bytes(authority.cert_pem.bytes())
-    return str(path)
-
-
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 async def serve(context: ssl.SSLContext) -> tuple[asyncio.Server, int]:
@@ -155,4 +137,54 @@ async def test_renewed_client_authority_counts(tmp_path: Path, version: ssl.TLSV
     write_authority(tmp_path, renewed)
 
     assert (await greeting(port, client))[0] == b"hi"
+    server.close()
+
+
+def resumed(
+    port: int, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[bytes, ssl.SSLSession]:
+    """What the server says to a client that takes up a former session, and the session there is then."""
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as connection,
+    ):
+        said = connection.recv(10)
+        assert connection.session is not None
+        return said, connection.session
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_session_of_a_client_that_the_renewed_authority_did_not_sign_is_not_resumed(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    authority, renewed = trustme.CA(), trustme.CA()
+    cert, key = write_pair(tmp_path, authority)
+    ca = write_authority(tmp_path, authority)
+    server, port = await serve(tls.server_context(Tls(cert, key, ca)))
+    client = trusting(authority)
+    client.maximum_version = version
+    client.load_cert_chain(*write_pair(tmp_path, authority, "client"))
+    said, session = await asyncio.to_thread(resumed, port, client, None)
+    assert said == b"hi"
+
+    write_authority(tmp_path, renewed)
+
+    try:
+        said, _ = await asyncio.to_thread(resumed, port, client, session)
+    except (ssl.SSLError, ConnectionError):
+        said = b""
+    assert said == b""
+    server.close()
+
+
+async def test_unusable_renewal_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authority = trustme.CA()
+    cert, key = write_pair(tmp_path, authority)
+    server, port = await serve(tls.server_context(Tls(cert, key)))
+    (tmp_path / "server.pem").write_text("")
+
+    for _ in range(3):
+        assert await greeting(port, trusting(authority)) == (b"hi", None)
+
+    assert [record.getMessage() for record in caplog.records] == ["renewed certificate not usable yet"]
     server.close()

@@ -14,6 +14,7 @@ from pymysql.constants import CLIENT
 
 from kine.drivers.base import InvalidKeyError
 from kine.drivers.mysql.failures import translated
+from kine.drivers.sql.database import idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REPLICA = "the server is a read-only replica; waiting for one that takes writes"
 MAX_NAME = 630  # bytes, the width of Go kine's column
+# Statements name these rows; whatever MySQL takes for them would be changed along.
+_OWN = (b"compact_rev_key", b"compact_rev_key_apiserver")
 _SERVER_WAIT = 300  # seconds, after which the server drops a connection of ours that is silent
 
 Connection: TypeAlias = "pymysql.Connection[Any]"
@@ -43,7 +47,8 @@ def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> C
             charset="utf8mb4",
             use_unicode=False,  # names and values as bytes
             autocommit=True,
-            client_flag=CLIENT.MULTI_STATEMENTS,
+            # FOUND_ROWS: a row that an update leaves as it was is there all the same.
+            client_flag=CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS,
             connect_timeout=int(max(1.0, dsn.connect_timeout)),
             read_timeout=dsn.read_timeout or limit or None,
             write_timeout=dsn.write_timeout or limit or None,
@@ -117,15 +122,14 @@ def _greet(connection: Connection, dsn: Dsn) -> None:
     run(connection, f"SET {told}; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".encode())
     if b"MariaDB" in server_version(connection):
         # A transaction whose client has gone without a word must not hold the others up.
-        run(connection, b"SET SESSION idle_transaction_timeout = 30")
+        idle = int(idle_limit(dsn.lock_timeout))
+        run(connection, b"SET SESSION idle_transaction_timeout = %d" % idle)
     try:
         [[(read_only, inner)]] = run(connection, b"SELECT @@global.read_only, @@global.innodb_read_only")
     except pymysql.MySQLError:
         return  # a server without these
     if read_only or inner:
-        raise StatementError(
-            Kind.AWAY, "1290", "the server is a read-only replica; waiting for one that takes writes"
-        )
+        raise StatementError(Kind.AWAY, "1290", REPLICA)
 
 
 def server_version(connection: Connection) -> bytes:
@@ -181,6 +185,12 @@ def name(key: bytes) -> bytes:
         )
     if not key.isascii():
         raise InvalidKeyError("this key is not ASCII, which is all MySQL's table can hold")
+    folded = key.rstrip(b" ").lower()
+    if folded in _OWN and folded != key:
+        raise InvalidKeyError(
+            f"this key differs from kine's own {folded.decode()} only in upper and lower case or in spaces"
+            " at its end, which MySQL's table does not tell apart"
+        )
     return _quoted(key)
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pymysql
 
-from kine.drivers.base import DriverError, NewRow, Options, Size
-from kine.drivers.mysql.connection import Connection, blob, connect, drop, name, run, written
+from kine.drivers.base import BehindError, DriverError, NewRow, Options, Size
+from kine.drivers.mysql.connection import REPLICA, Connection, blob, connect, drop, name, run, written
 from kine.drivers.mysql.failures import TURNED, translated
 from kine.drivers.mysql.setup import Server, prepare
 from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.database import Batch, FencedError
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import pool
+from kine.drivers.sql.pool import Free, pool
 from kine.drivers.sql.timing import timed
 from kine.identity.base import IdentityError
 
@@ -37,16 +37,24 @@ _PACKET_MARGIN = 16 * 1024
 # Waits for its turn; only later statements see what was committed meanwhile.
 _TURN = b"BEGIN; SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE; "
 _INSERT = b"INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value) VALUES "
+_PLACE = _INSERT.replace(b"(name", b"(id, name")
 # The old value comes after: selected within the insert, it would make MySQL reserve ids it does not use.
 _OLD_VALUES = (
     b"; UPDATE kine AS k JOIN kine AS p ON p.id = k.prev_revision SET k.old_value = p.value"
     b" WHERE k.id >= LAST_INSERT_ID() AND k.id < LAST_INSERT_ID() + %d AND k.prev_revision != 0"
 )
 _LEASES = b"; INSERT INTO kine_extra (id, lease, version) VALUES "
+# In order and so many: else it reads a small table from end to end, and locks every row on its way.
+_REMOVE = (
+    b"DELETE FROM kine_extra WHERE id IN (%b) ORDER BY id LIMIT %d",
+    b"DELETE FROM kine WHERE id IN (%b) ORDER BY id LIMIT %d",
+)
 _FILL = (
     "INSERT IGNORE INTO kine"
     " (id, name, created, deleted, create_revision, prev_revision, lease) VALUES (%d, '%s', 0, 1, 0, 0, 0)"
 )
+# Along with it whether this server was made a replica under our connection.
+_NEWEST = b"SELECT max(id), @@global.read_only, @@global.innodb_read_only FROM kine"
 _SIZE = (
     "SELECT CAST(sum(data_length + index_length + data_free) AS UNSIGNED),"
     " CAST(sum(data_length + index_length) AS UNSIGNED)"
@@ -70,7 +78,7 @@ class MysqlDatabase:
         self._generation = 0
         self._server = Server()
         limit = options.max_open_connections
-        self._free = asyncio.Semaphore(limit if limit > 0 else _THREADS * 4)
+        self._free = Free(limit if limit > 0 else _THREADS * 4, dsn.lock_timeout)
 
     # ---- opening
 
@@ -90,9 +98,10 @@ class MysqlDatabase:
         if self._credentials is None:
             return self._dsn.password
         try:
-            return await self._credentials.password(self._dsn.host, self._dsn.port, self._dsn.user)
+            issued = await self._credentials.credential(self._dsn.host, self._dsn.port, self._dsn.user)
         except IdentityError as error:
             raise StatementError(Kind.AWAY, "identity", str(error)) from None
+        return issued or ""
 
     async def close(self) -> None:
         await asyncio.to_thread(self._pool.dispose)
@@ -106,6 +115,14 @@ class MysqlDatabase:
 
     async def query(self, name: str, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         return await self._read(name, written(statement, parameters))
+
+    async def newest(self) -> int:
+        statement = _NEWEST if self._server.own else statements.NEWEST.encode()
+        [(newest, *read_only)] = await self._read("CurrentRev", statement)
+        if any(read_only):
+            self._generation += 1
+            raise StatementError(Kind.AWAY, "1290", REPLICA)
+        return newest or 0
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
         wanted = b", ".join(b"%d" % row_id for row_id in ids)
@@ -151,6 +168,8 @@ class MysqlDatabase:
         with _rolled_back(connection):
             newest = _begin(connection, batch)
             places = list(range(len(rows)))
+            if newest < batch.head:
+                raise BehindError  # what the writes rest on was lost in a failover
             if newest > batch.head:
                 places = _possible(connection, batch.rows)
             ids = self._insert(connection, batch.rows, rows, places, end=b"; COMMIT")
@@ -180,9 +199,10 @@ class MysqlDatabase:
             if any(rows[place].prev_revision for place in part):
                 statement += _OLD_VALUES % len(part)
             leased = b", ".join(
-                b"(LAST_INSERT_ID() + %d, %d, 0)" % (offset, rows[place].lease)
+                b"(LAST_INSERT_ID() + %d, %d, %d)"
+                % (offset, rows[place].lease, statements.MORE if rows[place].more else 0)
                 for offset, place in enumerate(part)
-                if rows[place].lease
+                if rows[place].lease or rows[place].more
             )
             if leased:
                 statement += _LEASES + leased
@@ -223,7 +243,7 @@ class MysqlDatabase:
 
     @asynccontextmanager
     async def _checkout(self, name: str) -> AsyncIterator[_Call]:
-        async with self._free:
+        async with self._free.one():
             fairy = self._pool.connect()
             held: _Held = fairy.dbapi_connection  # type: ignore[assignment]
             loop = asyncio.get_running_loop()
@@ -233,8 +253,9 @@ class MysqlDatabase:
                     return await loop.run_in_executor(self._threads, work, held.connection, *args)
                 except pymysql.MySQLError as error:
                     failure = translated(error)
-                    if failure.kind is Kind.LOST or (error.args and error.args[0] in TURNED):
-                        self._generation += 1  # the pool's other connections have most likely gone with it
+                    lost = failure.kind is Kind.LOST or (error.args and error.args[0] in TURNED)
+                    if lost and held.generation == self._generation:
+                        self._generation += 1  # those made before have most likely gone with it
                     raise failure from error
                 except (OSError, RuntimeError) as error:
                     raise StatementError(
@@ -317,9 +338,21 @@ class MysqlSession:
         ids = await self._call(self._database._insert, rows, [_values(row) for row in rows], places)
         return [ids[place] for place in places]
 
+    async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:
+        placed = [b"(%d, %s" % (row_id, _values(row)[1:]) for row_id, row in zip(ids, rows, strict=True)]
+        await self._call(run, _PLACE + b", ".join(placed))
+
     async def fill(self, ids: Sequence[int]) -> set[int]:
         filled: set[int] = await self._call(_fill, ids)
         return filled
+
+    async def remove(self, ids: Sequence[int]) -> None:
+        listed = b", ".join(b"%d" % row_id for row_id in ids)
+        for statement in _REMOVE:
+            await self._call(run, statement % (listed, len(ids)))
+
+    async def allot_after(self, row_id: int) -> None:
+        """An id that was inserted moves the table's counter by itself."""
 
 
 def _begin(connection: Connection, batch: Batch) -> int:
@@ -338,21 +371,30 @@ def _begin(connection: Connection, batch: Batch) -> int:
 def _possible(connection: Connection, rows: Sequence[NewRow]) -> list[int]:
     """Others have appended: the rows that conflict with nothing, and replace what is there."""
     pairs = b", ".join(b"(%s, %d)" % (name(row.name), row.prev_revision) for row in rows)
+    names = b", ".join(name(row.name) for row in rows)
     replaced = {row.prev_revision for row in rows if row.prev_revision and not row.created}
-    question = b"SELECT name, prev_revision FROM kine WHERE (name, prev_revision) IN (" + pairs + b")"
+    question = (
+        b"SELECT name, prev_revision FROM kine WHERE (name, prev_revision) IN (" + pairs + b");"
+        b" SELECT name, max(id) FROM kine WHERE deleted = 0 AND name IN (" + names + b") GROUP BY name"
+    )
     if replaced:
         wanted = b", ".join(b"%d" % row_id for row_id in replaced)
-        question += b"; SELECT id FROM kine WHERE id IN (" + wanted + b")"
+        question += b"; SELECT id, name FROM kine WHERE id IN (" + wanted + b")"
     found = run(connection, question)
     # As the index compares: it may take more names for the same than we do.
     taken = {(_folded(taken_name), prev) for taken_name, prev in found[0]}
-    there = {row_id for (row_id,) in found[1]} if replaced else set()
-    return [
-        place
-        for place, row in enumerate(rows)
-        if (_folded(row.name), row.prev_revision) not in taken
-        and (row.created or not row.prev_revision or row.prev_revision in there)
-    ]
+    last: dict[bytes, int] = {_folded(last_name): row_id for last_name, row_id in found[1]}
+    there = {(row_id, _folded(its)) for row_id, its in found[2]} if replaced else set()
+
+    def possible(row: NewRow) -> bool:
+        folded = _folded(row.name)
+        if (folded, row.prev_revision) in taken:
+            return False
+        if row.created:  # its first row may be compacted while what replaced it is there
+            return last.get(folded, 0) <= row.prev_revision
+        return not row.prev_revision or (row.prev_revision, folded) in there
+
+    return [place for place, row in enumerate(rows) if possible(row)]
 
 
 def _changed(connection: Connection, statement: bytes) -> int:
@@ -362,7 +404,15 @@ def _changed(connection: Connection, statement: bytes) -> int:
 
 
 def _fill(connection: Connection, ids: Sequence[int]) -> set[int]:
-    return {row_id for row_id in ids if _changed(connection, (_FILL % (row_id, gaps.name(row_id))).encode())}
+    return {
+        row_id
+        for row_id in ids
+        if _filled(connection, row_id, "") or _filled(connection, row_id, gaps.unguessable())
+    }
+
+
+def _filled(connection: Connection, row_id: int, suffix: str) -> bool:
+    return bool(_changed(connection, (_FILL % (row_id, gaps.name(row_id) + suffix)).encode()))
 
 
 @contextmanager

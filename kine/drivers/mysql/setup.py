@@ -39,6 +39,7 @@ class Server:
     name: str = "MySQL"
     version: str = ""
     max_packet: int = 1 << 22
+    own: bool = True  # MySQL or MariaDB itself, which can become a replica and says so
 
 
 def prepare(dsn: Dsn, password: str) -> Server:
@@ -85,7 +86,7 @@ def _detect(connection: Connection) -> Server:
     told = bytes(version).decode(errors="replace")
     name = "MariaDB" if "MariaDB" in told else "TiDB" if "TiDB" in told else "MySQL"
     log.info("the database server is %s %s", name, told)
-    return Server(name, told, int(packet))
+    return Server(name, told, int(packet), own=name != "TiDB")
 
 
 def _create_tables(connection: Connection, server: Server) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import psycopg
 from psycopg import AsyncConnection, adapt, postgres
 from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 
+from kine.drivers.postgres.encrypted import EncryptedConnection
 from kine.drivers.postgres.failures import translated
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.identity.base import IdentityError
@@ -28,12 +30,29 @@ ADAPTERS = adapt.AdaptersMap(postgres.adapters)
 ADAPTERS.register_dumper(int, Int8Dumper)
 ADAPTERS.register_dumper(int, Int8BinaryDumper)
 
+# In libpq's words, and the server's: only advice, and a new try, hang on it.
+_REFUSED = re.compile(r"authentication|GSSAPI|pg_hba", re.IGNORECASE)
+REPLICA = "the server is a read-only replica; waiting for one that takes writes"
 _PREPARE_AFTER = 2  # uses of a statement
 # The server must notice as well that we are gone, or our half-sent transaction holds the others up.
 _GREETING = (
     "SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),"
     " set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)"
 )
+
+
+class Generation:
+    """Connections made before one of them was found lost have most likely gone with it, later ones not."""
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def end(self, number: int) -> None:
+        """One of generation `number` was found to be of no more use."""
+        if number == self.number:
+            self.number += 1
 
 
 class Held:
@@ -66,14 +85,15 @@ async def connect(
 ) -> AsyncConnection[Any]:
     """A connection in autocommit mode to a server that takes writes. Raises StatementError."""
     parameters: dict[str, Any] = dict(dsn.connection)
-    if credentials is not None:
-        parameters["password"] = await _password(credentials, parameters)
+    if credentials is not None and (issued := await _credential(credentials, parameters)) is not None:
+        parameters["password"] = issued
     limit = _seconds(parameters.get("connect_timeout", "")) * max(
         1, parameters.get("host", "").count(",") + 1
     )
     try:
         async with asyncio.timeout(limit + 2):
-            connection = await AsyncConnection.connect(
+            kind = AsyncConnection if parameters.get("gssencmode") == "disable" else EncryptedConnection
+            connection: AsyncConnection[Any] = await kind.connect(
                 **parameters,
                 dbname=database,
                 client_encoding="utf8",
@@ -83,7 +103,8 @@ async def connect(
             )
     except psycopg.Error as error:
         failure = translated(error, connecting=True)
-        if credentials is not None and "authentication" in str(failure):
+        if credentials is not None and _REFUSED.search(str(failure)):
+            credentials.refused()
             raise StatementError(failure.kind, failure.code, f"{failure}; {credentials.advice}") from None
         raise failure from None
     except TimeoutError:
@@ -95,19 +116,17 @@ async def connect(
         async with asyncio.timeout(limit):
             recovering = await _greet(connection)
         if recovering and not replica:
-            raise StatementError(
-                Kind.AWAY, "25006", "the server is a read-only replica; waiting for one that takes writes"
-            )
+            raise StatementError(Kind.AWAY, "25006", REPLICA)
     except BaseException:
         connection.pgconn.finish()
         raise
     return connection
 
 
-async def _password(credentials: Provider, parameters: dict[str, Any]) -> str:
-    host, port = parameters["host"], int(parameters.get("port") or 5432)
+async def _credential(credentials: Provider, parameters: dict[str, Any]) -> str | None:
+    host, port = parameters["host"], int(parameters.get("port", "").split(",")[0] or 5432)
     try:
-        return await credentials.password(host, port, parameters["user"])
+        return await credentials.credential(host, port, parameters["user"])
     except IdentityError as error:
         raise StatementError(Kind.AWAY, "identity", str(error)) from None
 
@@ -155,5 +174,8 @@ class Deadline:
         return self
 
     def __exit__(self, *failure: object) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
 
-from kine.drivers.base import InvalidKeyError, NewRow, Options, Size
+from kine.drivers.base import NewRow, Options, Size
 from kine.drivers.postgres import statements
-from kine.drivers.postgres.connection import Deadline, Held, connect
+from kine.drivers.postgres.binary import TEXT, Form
+from kine.drivers.postgres.connection import REPLICA, Deadline, Generation, Held, connect
 from kine.drivers.postgres.failures import TURNED, forgets_prepared, translated
+from kine.drivers.postgres.insertion import insertion, text
+from kine.drivers.postgres.line import Line
 from kine.drivers.postgres.listen import Listener
+from kine.drivers.postgres.newest import Asking, told
 from kine.drivers.postgres.setup import Server, prepare
-from kine.drivers.sql.database import Batch, FencedError
+from kine.drivers.postgres.wire import Answer, Question, Statement, Wire
+from kine.drivers.sql import gaps
+from kine.drivers.sql import statements as neutral
+from kine.drivers.sql.database import Batch, FencedError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import pool
+from kine.drivers.sql.pool import Free, pool
 from kine.drivers.sql.timing import timed
 
 if TYPE_CHECKING:
@@ -31,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _GRACE = 5.0  # seconds a statement may take beyond the longest wait for a lock
 _READ_LIMIT = 30.0  # for a block of rows, which may be large
+_BEGIN: Question = (Statement(b"", b"BEGIN"), ())
+_COMMIT: Question = (Statement(b"", b"COMMIT"), ())
 
 
 class PostgresDatabase:
@@ -46,17 +57,34 @@ class PostgresDatabase:
         self._limit = dsn.lock_timeout * 2 + _GRACE if dsn.lock_timeout else 0.0
         self._prepare = dsn.prepare
         self._server = Server()
-        self._origin = secrets.token_hex(8)  # tells our own announcements from others'
+        origin = secrets.token_hex(8)  # tells our own announcements from others'
+        self._turn_parameters = {
+            "lock_timeout": self._lock_timeout,
+            "idle_timeout": f"{int(idle_limit(dsn.lock_timeout) * 1000)}ms",
+            "origin": origin,
+        }
+        self._turn: Question = (Statement(b"", b""), ())
+        self._newest: Question = (Statement(b"", b""), ())
+        self._generation = Generation()
+        lifetime = options.connection_max_lifetime
+        self._writing = Line(self._connect, self._generation, lifetime)
+        self._reading: Line | None = None  # where all but one connection may be used, the pool must do
+        if options.max_open_connections != 1:
+            self._reading = Line(self._connect, self._generation, lifetime)
+            if options.max_open_connections > 1:
+                options = replace(options, max_open_connections=options.max_open_connections - 1)
         self._pool = pool(Held, options)
-        self._generation = 0
-        limit = options.max_open_connections
-        self._free = asyncio.Semaphore(limit) if limit > 0 else None
-        self._listener = Listener(self._connect, self.announce, self._origin)
+        self._free = Free(options.max_open_connections, dsn.lock_timeout)
+        self._listener = Listener(self._wire, self.announce, origin)
 
     # ---- opening
 
     async def open(self) -> None:
-        self._server = await prepare(self._dsn, self._credentials)
+        server = self._server = await prepare(self._dsn, self._credentials)
+        turn = Form(b"kine_turn", self._turn_statement, dict.fromkeys(self._turn_parameters, TEXT))
+        self._turn = turn.question({name: told.encode() for name, told in self._turn_parameters.items()})
+        newest = statements.NEWEST if server.recovers else neutral.NEWEST
+        self._newest = (Statement(b"kine_newest", newest.encode()), ())
         self._listener.start()
 
     async def _connect(self) -> AsyncConnection[Any]:
@@ -64,12 +92,60 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         await self._listener.close()
+        self._writing.close()
+        if self._reading is not None:
+            self._reading.close()
         self._pool.dispose()
+        if self._credentials is not None:
+            await self._credentials.close()
 
     # ---- one statement
 
     async def query(self, name: str, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         return await self._read(name, statements.numbered(statement), _bound(parameters))
+
+    def newest(self) -> Awaitable[int]:
+        line, question = self._reading, self._newest
+        if line is None:
+            return self._newest_of_pool()
+        wire = line.ready(question[0], prepare=self._prepare)
+        if wire is None:
+            return self._newest_of(line)
+        asking = Asking(self._options, partial(self._newest_failed, line, line.generation))
+        return asking.put(wire, question, _READ_LIMIT, prepared=self._prepare)
+
+    async def _newest_of_pool(self) -> int:
+        [(newest, *recovering)] = await self._read("CurrentRev", self._newest[0].text.decode(), ())
+        if any(recovering):
+            raise self._replica()
+        return newest or 0
+
+    async def _newest_of(self, line: Line) -> int:
+        for last in (False, True):
+            try:
+                [answer] = await self._ask("CurrentRev", line, [self._newest], _READ_LIMIT)
+            except StatementError as error:
+                if last or error.kind not in (Kind.LOST, Kind.AGAIN):
+                    raise
+            else:
+                newest, recovering = told(answer)
+                if recovering:
+                    raise self._replica()
+                return newest
+        raise AssertionError
+
+    async def _newest_failed(self, line: Line, generation: int, error: psycopg.Error | None) -> int:
+        if error is None:
+            raise self._replica()
+        failure = translated(error)
+        self._learn(error, failure, generation)
+        if failure.kind not in (Kind.LOST, Kind.AGAIN):
+            raise failure
+        return await self._newest_of(line)
+
+    def _replica(self) -> StatementError:
+        self._generation.end(self._generation.number)
+        return StatementError(Kind.AWAY, "25006", REPLICA)
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
         return dict(await self._read("Values", statements.VALUES, (list(ids),)))
@@ -113,33 +189,26 @@ class PostgresDatabase:
     # ---- appending
 
     async def append(self, batch: Batch) -> list[int | None]:
-        statement, parameters = _insertion(batch)
-        async with self._checkout("Insert", self._limit) as connection:
-            # One round trip: what is sent up to the end of the pipeline is one transaction. Only
-            # CockroachDB wants that said.
-            async with connection.pipeline():
-                if self._server.explicit:
-                    await connection.execute("BEGIN")
-                await connection.execute(self._turn, (self._lock_timeout, self._origin))
-                cursor = connection.cursor(binary=True)
-                await cursor.execute(statement, parameters)
-                if self._server.explicit:
-                    await connection.execute("COMMIT")
-            rows = await cursor.fetchall()
-            if not rows:
-                await self._check_claim(connection, batch)
-        ids = {name: row_id for row_id, name in rows}
-        return [ids.get(name) for name in parameters.get("names") or [parameters["name"]]]
+        questions = [self._turn, insertion(batch)]
+        if self._server.explicit:  # CockroachDB wants it said; for others, what is asked at once is one
+            questions = [_BEGIN, *questions, _COMMIT]
+        answers = await self._ask("Insert", self._writing, questions, self._limit)
+        answer = answers[2 if self._server.explicit else 1]
+        ids = {
+            answer.get_value(place, 1): int.from_bytes(answer.get_value(place, 0) or b"", "big")
+            for place in range(answer.ntuples)
+        }
+        if not ids:
+            await self._check_claim(batch)
+        return [ids.get(row.name) for row in batch.rows]
 
     @property
-    def _turn(self) -> str:
+    def _turn_statement(self) -> str:
         return statements.TURN if self._server.advisory_locks else statements.TURN_BY_ROW
 
-    @staticmethod
-    async def _check_claim(connection: AsyncConnection[Any], batch: Batch) -> None:
-        cursor = await connection.execute("SELECT batch FROM kine_writer WHERE id = %b", (batch.writer,))
-        row = await cursor.fetchone()
-        if row is None or row[0] != batch.number:
+    async def _check_claim(self, batch: Batch) -> None:
+        rows = await self._read("Insert", statements.CLAIMED, (batch.writer,))
+        if not rows or rows[0][0] != batch.number:
             raise FencedError
 
     # ---- transactions
@@ -152,9 +221,9 @@ class PostgresDatabase:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
                 if batch is not None or name == "Move":
-                    await connection.execute(self._turn, (self._lock_timeout, self._origin))
+                    await connection.execute(self._turn_statement, self._turn_parameters)
                 else:
-                    await connection.execute(statements.BOUNDS, (self._lock_timeout,))
+                    await connection.execute(statements.BOUNDS, self._turn_parameters)
                 if batch is not None:
                     cursor = await connection.execute(
                         statements.CLAIM, (batch.number, batch.writer, batch.number)
@@ -187,48 +256,60 @@ class PostgresDatabase:
 
     # ---- connections
 
+    async def _ask(self, name: str, line: Line, questions: Sequence[Question], limit: float) -> list[Answer]:
+        with self._told(name, line):
+            return await line.ask(questions, prepare=self._prepare, limit=limit)
+
+    async def _wire(self) -> Wire:
+        return await self._writing.wire()
+
     @asynccontextmanager
     async def _checkout(self, name: str, limit: float) -> AsyncIterator[AsyncConnection[Any]]:
-        if self._free is not None:
-            await self._free.acquire()
-        try:
+        async with self._free.one():
             fairy = self._pool.connect()
             held: Held = fairy.dbapi_connection  # type: ignore[assignment]
             try:
-                with timed(name, self._options) as outcome:
-                    try:
-                        if held.connection is None or held.generation != self._generation or not held.usable:
-                            held.close()
-                            held.connection = None
-                            generation = self._generation
-                            held.connection = await self._connect()
-                            held.generation = generation
-                        with Deadline(held.connection, limit):
-                            yield held.connection
-                    except psycopg.Error as error:
-                        failure = translated(error)
-                        outcome.code = failure.code
-                        self._learn(error, failure)
-                        raise failure from error
-                    except StatementError as error:
-                        outcome.code = error.code
-                        raise
+                with self._told(name, held):
+                    if (
+                        held.connection is None
+                        or held.generation != self._generation.number
+                        or not held.usable
+                    ):
+                        held.close()
+                        held.connection = None
+                        generation = self._generation.number
+                        held.connection = await self._connect()
+                        held.generation = generation
+                    with Deadline(held.connection, limit):
+                        yield held.connection
             finally:
                 if not held.usable:
                     held.close()
                     held.connection = None
                 fairy.close()
-        finally:
-            if self._free is not None:
-                self._free.release()
 
-    def _learn(self, error: psycopg.Error, failure: StatementError) -> None:
+    @contextmanager
+    def _told(self, name: str, asked: Line | Held) -> Iterator[None]:
+        """Failures inside become StatementErrors; they and the time taken reach the metrics and the log."""
+        with timed(name, self._options) as outcome:
+            try:
+                yield
+            except psycopg.Error as error:
+                failure = translated(error)
+                outcome.code = failure.code
+                self._learn(error, failure, asked.generation)
+                raise failure from error
+            except StatementError as error:
+                outcome.code = error.code
+                raise
+
+    def _learn(self, error: psycopg.Error, failure: StatementError, generation: int) -> None:
         if forgets_prepared(error) and self._prepare:
             log.info("a pooler stands between us and PostgreSQL: preparing statements no more")
             self._prepare = False
-            self._generation += 1
+            self._generation.end(generation)
         elif failure.code in TURNED or failure.kind is Kind.LOST:
-            self._generation += 1  # the pool's other connections have most likely gone with it
+            self._generation.end(generation)
 
 
 class PostgresSession:
@@ -257,6 +338,7 @@ class PostgresSession:
 
     async def insert(self, rows: Sequence[NewRow]) -> list[int]:
         parameters = _columns(rows)
+        parameters["more"] = [text(row.name) for row in rows if row.more]
         try:
             cursor = self._connection.cursor(binary=True)
             await cursor.execute(statements.INSERT_ALL, parameters)
@@ -265,60 +347,46 @@ class PostgresSession:
             raise translated(error) from error
         return [found[name] for name in parameters["names"]]
 
-    async def fill(self, ids: Sequence[int]) -> set[int]:
+    async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:
         try:
-            cursor = self._connection.cursor(binary=True)
-            await cursor.execute(statements.FILL, (list(ids),))
-            return {row[0] for row in await cursor.fetchall()}
+            await self._connection.execute(statements.PLACE, {**_columns(rows), "ids": list(ids)})
         except psycopg.Error as error:
             raise translated(error) from error
 
+    async def fill(self, ids: Sequence[int]) -> set[int]:
+        try:
+            cursor = self._connection.cursor(binary=True)
+            filled: set[int] = set()
+            for suffix in ("", gaps.unguessable()):
+                if left := [row_id for row_id in ids if row_id not in filled]:
+                    await cursor.execute(statements.FILL, (suffix, left))
+                    filled.update(row[0] for row in await cursor.fetchall())
+            return filled
+        except psycopg.Error as error:
+            raise translated(error) from error
 
-def _insertion(batch: Batch) -> tuple[str, dict[str, Any]]:
-    rows = batch.rows
-    if len(rows) == 1 and not rows[0].lease:
-        row = rows[0]
-        parameters: dict[str, Any] = {
-            "name": text(row.name),
-            "created": int(row.created),
-            "deleted": int(row.deleted),
-            "create_revision": row.create_revision,
-            "prev_revision": row.prev_revision,
-            "ttl": row.ttl,
-            "value": row.value,
-        }
-        statement = statements.INSERT_ONE
-    else:
-        parameters = _columns(rows)
-        leased = any(row.lease for row in rows)
-        statement = statements.INSERT_MANY_LEASED if leased else statements.INSERT_MANY
-    parameters["writer"] = batch.writer
-    parameters["number"] = batch.number
-    return statement, parameters
+    async def remove(self, ids: Sequence[int]) -> None:
+        for statement in statements.REMOVE:
+            await self.run(statement, (list(ids),))
+
+    async def allot_after(self, row_id: int) -> None:
+        await self.run("SELECT setval(pg_get_serial_sequence('kine', 'id'), ?)", (row_id,))
 
 
 def _columns(rows: Sequence[NewRow]) -> dict[str, Any]:
-    names, created, deleted, create_revisions, prev_revisions, ttls, values, leases = zip(*rows, strict=True)
+    names, created, deleted, create_revisions, prev_revisions, ttls, values, leases, *_ = zip(
+        *rows, strict=True
+    )
     return {
         "names": [text(name) for name in names],
-        "created": [int(flag) for flag in created],
-        "deleted": [int(flag) for flag in deleted],
+        "creations": [int(flag) for flag in created],
+        "deletions": [int(flag) for flag in deleted],
         "create_revisions": list(create_revisions),
         "prev_revisions": list(prev_revisions),
         "ttls": list(ttls),
         "values": list(values),
         "leases": list(leases),
     }
-
-
-def text(name: bytes) -> str:
-    """Raises InvalidKeyError."""
-    if b"\0" in name:
-        raise InvalidKeyError("this key has a NUL byte, which PostgreSQL's text cannot hold")
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise InvalidKeyError("this key is not UTF-8, which is all PostgreSQL's text can hold") from None
 
 
 def _bound(parameters: Sequence[object]) -> Sequence[object]:

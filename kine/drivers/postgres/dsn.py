@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
@@ -9,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 from psycopg import pq
 
 from kine.drivers.base import Options
+from kine.identity.kerberos import Source, source
 
 DEFAULT_DATABASE = "kubernetes"
 LOCK_TIMEOUT = 10.0  # seconds
@@ -29,6 +31,7 @@ _PGX = {
     "pool_max_conns", "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime",
     "pool_max_conn_idle_time", "pool_health_check_period", "pool_max_conn_lifetime_jitter",
 }  # fmt: skip
+_KERBEROS = ("krb5_keytab", "krb5_ccache")
 _UNPREPARED = {"exec", "simple_protocol", "cache_describe", "describe_exec"}
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _UNITS = {"": 0.001, "us": 1e-6, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -41,6 +44,7 @@ class Dsn:
     database: str
     lock_timeout: float  # seconds; 0: wait without end
     prepare: bool  # whether statements may be prepared, which some poolers cannot do
+    kerberos: Source | None = None
 
 
 def parse(endpoint: str, options: Options) -> Dsn:
@@ -61,6 +65,7 @@ def parse(endpoint: str, options: Options) -> Dsn:
     connection |= _hosts(hosts)
     database = unquote(path).lower() or DEFAULT_DATABASE
     parameters = dict(parse_qsl(query, keep_blank_values=True))
+    kerberos_parameters = {name: parameters.pop(name) for name in _KERBEROS if name in parameters}
     lock_timeout = _time(parameters.pop("lock_timeout", None))
     prepare = (
         parameters.get("default_query_exec_mode") not in _UNPREPARED
@@ -82,10 +87,12 @@ def parse(endpoint: str, options: Options) -> Dsn:
     if settings:
         told = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
         connection["options"] = f"{connection.get('options', '')} {told}".strip()
+    kerberos = _kerberos(connection, kerberos_parameters, options)
     connection = _LIVENESS | {"application_name": "kine"} | _tls(options, connection) | connection
     if options.identity_provider:
         _check_issued(connection)
-    return Dsn(connection, database, lock_timeout, prepare)
+    _choose_gss(connection, known, kerberos=kerberos is not None)
+    return Dsn(connection, database, lock_timeout, prepare, kerberos)
 
 
 def _hosts(hosts: str) -> dict[str, str]:
@@ -125,6 +132,43 @@ def _tls(options: Options, given: dict[str, str]) -> dict[str, str]:
     return tls
 
 
+def _kerberos(connection: dict[str, str], own: dict[str, str], options: Options) -> Source | None:
+    if not options.identity_provider:
+        asked = connection | own
+        found = source(asked, os.environ)
+        if found is not None:
+            connection["user"] = asked["user"]
+            _check_library()
+        return found
+    if own:
+        raise ValueError(
+            f"the endpoint's {next(iter(own))} and --identity-provider exclude each other: leave one out"
+        )
+    return None
+
+
+def _check_library() -> None:
+    """Raises ValueError if this libpq was built without GSSAPI. Opens no connection."""
+    trial = pq.PGconn.connect_start(b"gssencmode=require host=/nonexistent")
+    said = trial.get_error_message()
+    trial.finish()
+    if "not compiled in" in said:
+        raise ValueError(
+            "the endpoint asks for Kerberos, and this libpq was built without GSSAPI: install"
+            " psycopg[binary], or psycopg[c] on a libpq built --with-gssapi"
+        )
+
+
+def _choose_gss(connection: dict[str, str], known: set[str], *, kerberos: bool) -> None:
+    """Said outright, as libpq's own default depends on its build and on what lies in a cache."""
+    if "PGGSSENCMODE" not in os.environ and "gssencmode" in known:
+        connection.setdefault("gssencmode", "disable")  # as in Go kine, which has no such encryption
+    off = not kerberos and connection.get("gssencmode") == "disable"
+    if off and "PGREQUIREAUTH" not in os.environ and "require_auth" in known:
+        # Else libpq would answer a server that asks for Kerberos from whatever cache there is.
+        connection.setdefault("require_auth", "!gss")
+
+
 _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
@@ -156,4 +200,5 @@ def _time(value: str | None) -> float:
 
 
 def _quoted(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+    """Within libpq's `options`, which the server takes apart at any white space."""
+    return re.sub(r"([\\\s])", r"\\\1", value)

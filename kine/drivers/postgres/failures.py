@@ -13,6 +13,7 @@ _KINDS = {
     "25P02": Kind.AGAIN,  # in_failed_sql_transaction: an earlier error of the same transaction was swallowed
     "26000": Kind.AGAIN,  # a prepared statement is not there: see `forgets_prepared`
     "42P05": Kind.AGAIN,  # or is there already
+    "25P03": Kind.AGAIN,  # idle_in_transaction_session_timeout: we were paused, and it was rolled back
     "55P03": Kind.LOCKED,
     "53100": Kind.FULL,
     "22021": Kind.KEY,  # not in the database's encoding

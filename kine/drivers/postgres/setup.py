@@ -49,6 +49,7 @@ class Server:
     advisory_locks: bool = True  # that end with the transaction
     explicit: bool = False  # whether a transaction of several statements needs BEGIN and COMMIT
     collation: bool = True  # whether it knows "C"
+    recovers: bool = True  # whether it can become a replica, and says so
 
 
 async def prepare(dsn: Dsn, credentials: Provider | None) -> Server:
@@ -114,7 +115,14 @@ async def _detect(connection: AsyncConnection[Any]) -> Server:
             if error.sqlstate not in ("0A000", "42883"):
                 raise
             locks = False
-    server = Server(name, told.split(" on ")[0], locks, explicit=cockroach, collation=not cockroach)
+    server = Server(
+        name,
+        told.split(" on ")[0],
+        locks,
+        explicit=cockroach,
+        collation=not cockroach,
+        recovers=not cockroach,
+    )
     log.info("the database server is %s%s", server.version, "" if locks else "; writers take turns by a row")
     return server
 

@@ -13,11 +13,12 @@ CHANNEL = "kine"
 # In one go: bound the waits of this transaction, announce it to other instances for when it commits, wait
 # for our turn. Only a later statement sees what was committed while waiting.
 BOUNDS = (
-    "SELECT set_config('lock_timeout', %b, true),"
-    " set_config('idle_in_transaction_session_timeout', '30s', true)"
+    "SELECT set_config('lock_timeout', %(lock_timeout)b, true),"
+    " set_config('idle_in_transaction_session_timeout', %(idle_timeout)b, true)"
 )
-TURN = f"{BOUNDS}, pg_notify('{CHANNEL}', %b), pg_advisory_xact_lock({TURN_KEY})"
-TURN_BY_ROW = f"{BOUNDS}, pg_notify('{CHANNEL}', %b), (SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE)"
+_ANNOUNCED = f"{BOUNDS}, pg_notify('{CHANNEL}', %(origin)b)"
+TURN = f"{_ANNOUNCED}, pg_advisory_xact_lock({TURN_KEY})"
+TURN_BY_ROW = f"{_ANNOUNCED}, (SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE)"
 
 _CLAIM = (
     "WITH claim AS (UPDATE kine_writer SET batch = %(number)b,"
@@ -26,14 +27,19 @@ _CLAIM = (
 )
 _COLUMNS = "name, created, deleted, create_revision, prev_revision, lease, value, old_value"
 
+# Its creation may be gone from the unique index, compacted, while what replaced it is there.
+_SINCE = "EXISTS (SELECT 1 FROM kine AS c WHERE c.name = {name} AND c.id > {prev} AND c.deleted = 0 OFFSET 0)"
+
 # One row: half the time of the general form.
 INSERT_ONE = (
     f"{_CLAIM} INSERT INTO kine ({_COLUMNS})"
     " SELECT %(name)b, %(created)b, %(deleted)b, %(create_revision)b, %(prev_revision)b, %(ttl)b,"
     " %(value)b::bytea,"
     " (SELECT value FROM kine WHERE id = %(prev_revision)b) FROM claim"
-    " WHERE (%(prev_revision)b = 0 OR %(created)b = 1"
-    " OR EXISTS (SELECT 1 FROM kine WHERE id = %(prev_revision)b))"
+    " WHERE CASE WHEN %(created)b = 1"
+    f" THEN NOT {_SINCE.format(name='%(name)b', prev='%(prev_revision)b')}"
+    " ELSE %(prev_revision)b = 0"
+    " OR EXISTS (SELECT 1 FROM kine WHERE id = %(prev_revision)b AND name = %(name)b) END"
     " AND NOT EXISTS (SELECT 1 FROM kine WHERE name = %(name)b AND prev_revision = %(prev_revision)b)"
     " ON CONFLICT DO NOTHING RETURNING id, name"
 )
@@ -41,20 +47,26 @@ INSERT_ONE = (
 # Any number of rows with one text, so that it is prepared once. Rows that cannot be appended are kept out
 # before they take an id, as an id that is not used is a gap.
 _GIVEN = (
-    "given AS (SELECT * FROM unnest(%(names)b::text[], %(created)b::int8[], %(deleted)b::int8[],"
+    "given AS (SELECT * FROM unnest(%(names)b::text[], %(creations)b::int8[], %(deletions)b::int8[],"
     " %(create_revisions)b::int8[], %(prev_revisions)b::int8[], %(ttls)b::int8[], %(values)b::bytea[],"
     " %(leases)b::int8[]) WITH ORDINALITY"
     " AS g (name, created, deleted, create_revision, prev_revision, ttl, value, lease, place))"
 )
 _INSERT = (
     f"INSERT INTO kine ({_COLUMNS})"
-    " SELECT g.name, g.created, g.deleted, g.create_revision, g.prev_revision, g.ttl, g.value, p.value"
-    " FROM given AS g LEFT JOIN kine AS p ON p.id = g.prev_revision"
+    " SELECT g.name, g.created, g.deleted, g.create_revision, g.prev_revision, g.ttl, g.value,"
+    " (SELECT p.value FROM kine AS p WHERE p.id = g.prev_revision) FROM given AS g"
 )
+# OFFSET keeps these apart: joined, the plan made for an empty table reads all of it for each group, until
+# the server happens to analyze the table (bench scenario `update`: 5 times the server's CPU).
 _FREE = (
-    " WHERE EXISTS (SELECT 1 FROM claim) AND (g.prev_revision = 0 OR g.created = 1 OR p.id IS NOT NULL)"
+    " WHERE EXISTS (SELECT 1 FROM claim)"
+    f" AND CASE WHEN g.created = 1 THEN NOT {_SINCE.format(name='g.name', prev='g.prev_revision')}"
+    " ELSE g.prev_revision = 0"
+    " OR EXISTS (SELECT 1 FROM kine AS p WHERE p.id = g.prev_revision AND p.name = g.name OFFSET 0)"
+    " END"
     " AND NOT EXISTS"
-    " (SELECT 1 FROM kine AS c WHERE c.name = g.name AND c.prev_revision = g.prev_revision)"
+    " (SELECT 1 FROM kine AS c WHERE c.name = g.name AND c.prev_revision = g.prev_revision OFFSET 0)"
 )
 _LEASED = (
     "leased AS (INSERT INTO kine_extra (id, lease, version)"
@@ -67,20 +79,42 @@ INSERT_MANY_LEASED = (
     f"{_CLAIM}, {_GIVEN}, inserted AS ({_INSERT}{_FREE} ORDER BY g.place"
     f" ON CONFLICT DO NOTHING RETURNING id, name), {_LEASED} SELECT id, name FROM inserted"
 )
+# Rows that hang together. They are few, so only here is it marked which ones.
+_MARKED = (
+    "marked AS (INSERT INTO kine_extra (id, lease, version)"
+    " SELECT i.id, g.lease, CASE WHEN m.name IS NULL THEN 0 ELSE -1 END"
+    " FROM inserted AS i JOIN given AS g ON g.name = i.name"
+    " LEFT JOIN unnest(%(more)b::text[]) AS m (name) ON m.name = i.name"
+    " WHERE g.lease != 0 OR m.name IS NOT NULL)"
+)
 INSERT_ALL = (
-    f"WITH {_GIVEN}, inserted AS ({_INSERT} ORDER BY g.place RETURNING id, name), {_LEASED}"
+    f"WITH {_GIVEN}, inserted AS ({_INSERT} ORDER BY g.place RETURNING id, name), {_MARKED}"
     " SELECT id, name FROM inserted ORDER BY id"
+)
+PLACE = (
+    f"INSERT INTO kine (id, {_COLUMNS})"
+    " SELECT *, NULL::bytea FROM unnest(%(ids)b::int8[], %(names)b::text[], %(creations)b::int8[],"
+    " %(deletions)b::int8[], %(create_revisions)b::int8[], %(prev_revisions)b::int8[], %(ttls)b::int8[],"
+    " %(values)b::bytea[])"
 )
 CLAIM = (
     "UPDATE kine_writer SET batch = %b, head = (SELECT coalesce(max(id), 0) FROM kine)"
     " WHERE id = %b AND batch < %b RETURNING head"
 )
+CLAIMED = "SELECT batch FROM kine_writer WHERE id = %b"
+LISTEN = f"LISTEN {CHANNEL}"
 
+# Along with it whether this server was made a replica under our connection, as behind a pooler.
+NEWEST = "SELECT max(id), pg_is_in_recovery() FROM kine"
 FILL = (
     "INSERT INTO kine"
     " (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value)"
-    " SELECT g, 'gap-' || g, 0, 1, 0, 0, 0, NULL, NULL FROM unnest(%b::int8[]) AS g"
+    " SELECT g, 'gap-' || g || %b::text, 0, 1, 0, 0, 0, NULL, NULL FROM unnest(%b::int8[]) AS g"
     " ON CONFLICT DO NOTHING RETURNING id"
+)
+REMOVE = (
+    "DELETE FROM kine_extra WHERE id = ANY(?::int8[])",
+    "DELETE FROM kine WHERE id = ANY(?::int8[])",
 )
 VALUES = "SELECT id, coalesce(value, ''::bytea) FROM kine WHERE id = ANY(%b::int8[])"
 SIZE = "SELECT pg_total_relation_size('kine')"

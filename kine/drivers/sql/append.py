@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class Appender:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
         pause = _PAUSE
-        rows = [_clipped(row) if row.ttl > _INT32 else row for write in writes for row in write.rows]
+        rows = [clipped(row) for write in writes for row in write.rows]
         while True:
             self._number += 1
             batch = Batch(rows, self._writer, self._number, head)
@@ -74,22 +74,30 @@ class Appender:
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _attempt(self, writes: Sequence[Write], batch: Batch, head: int) -> list[Sequence[int] | None]:
-        if any(write.guarded or len(write.rows) > 1 for write in writes):
-            return await self._carefully(writes, batch, head)
-        ids = await self._database.append(batch)
-        if None in ids:
-            await self._same_keys(row for row, row_id in zip(batch.rows, ids, strict=True) if row_id is None)
+        try:
+            if any(write.guarded or len(write.rows) > 1 for write in writes):
+                return await self._carefully(writes, batch, head)
+            ids = await self._database.append(batch)
+        except StatementError as error:
+            if error.kind is Kind.CONFLICT:
+                await self._same_keys(batch.rows)
+            raise
+        if not any(ids):  # else what has landed must be told, and the others are decided again
+            await self._same_keys(batch.rows)
         return [None if row_id is None else (row_id,) for row_id in ids]
 
-    async def _same_keys(self, left_out: object) -> None:
+    async def _same_keys(self, left_out: Iterable[NewRow]) -> None:
         """Some databases take two keys for one: that must not look like a race lost for ever."""
-        for row in left_out:  # type: ignore[attr-defined]
+        names: set[bytes] = set()
+        for row in left_out:
             taken = await self._database.query("Taken", statements.TAKEN, (row.name, row.prev_revision))
-            if taken and taken[0][0] != row.name:
+            folded = row.name.rstrip(b" ").lower()
+            if folded in names or (taken and taken[0][0] != row.name):
                 raise InvalidKeyError(
-                    "this key differs from an existing one only in upper and lower case or in spaces at its"
+                    "this key differs from another one only in upper and lower case or in spaces at its"
                     " end, which the database's table does not tell apart"
                 )
+            names.add(folded)
 
     # ---- writes that hang together, or on what was there before
 
@@ -99,7 +107,9 @@ class Appender:
         guarded = any(write.guarded for write in writes)
         try:
             async with self._database.transaction("Insert", batch=batch) as session:
-                if session.newest <= head:
+                if session.newest < head:
+                    raise BehindError  # what the writes rest on was lost in a failover
+                if session.newest == head:
                     return await self._unopposed(session, writes, batch.rows, head)
                 if guarded:
                     raise BehindError
@@ -109,6 +119,7 @@ class Appender:
             if error.kind is not Kind.CONFLICT:
                 raise
             if guarded:
+                await self._same_keys(batch.rows)
                 raise BehindError from None
             raise
 
@@ -179,13 +190,22 @@ class Appender:
             [(_, head)] = await self._database.query(
                 "Settle", statements.CLAIMED.removesuffix(" FOR UPDATE"), (batch.writer,)
             )
+            compacted = None
             for write in writes:
                 ids = []
                 for row in write.rows:
                     found = await self._database.query(
                         "Settle", statements.LANDED, (row.name, row.prev_revision, head)
                     )
-                    if found and _same(found[0], row):
+                    ours = bool(found) and _same(found[0], row)
+                    # A creation that is further on may be another's, after ours was deleted and compacted.
+                    if compacted is None and not (ours and found[0][0] <= head + len(batch.rows)):
+                        [(compacted,)] = await self._database.query("Settle", statements.COMPACT_REVISION)
+                        if (compacted or 0) > head:
+                            # Landed, replaced and compacted, perhaps: taken for a conflict it would be
+                            # written once more.
+                            raise UnknownOutcomeError("the write took place or not: compaction went over it")
+                    if ours:
                         ids.append(found[0][0])
                 outcome.append(ids if len(ids) == len(write.rows) else None)
         except StatementError as error:
@@ -196,14 +216,16 @@ class Appender:
 
 
 async def _possible(session: Session, write: Write) -> bool:
-    """Whether the rows that a write replaces are there, and not replaced yet.
+    """Whether the rows that a write replaces are there, and not replaced yet; and what it creates is not.
 
-    A row that was deleted and compacted meanwhile leaves no trace in the unique index. Asked before
-    inserting, as an insert that fails uses up an id, and so leaves a gap.
+    What was compacted meanwhile leaves no trace in the unique index. Asked before inserting, as an insert
+    that fails uses up an id, and so leaves a gap.
     """
     for row in write.rows:
-        replaced = row.prev_revision and not row.created
-        if replaced and not await session.run(statements.EXISTS, (row.prev_revision,)):
+        if row.created:
+            if await session.run(statements.SINCE, (row.name, row.prev_revision)):
+                return False
+        elif row.prev_revision and not await session.run(statements.EXISTS, (row.prev_revision, row.name)):
             return False
         if await session.run(statements.TAKEN, (row.name, row.prev_revision)):
             return False
@@ -215,5 +237,6 @@ def _same(found: tuple[int, int, int, bytes | None], row: NewRow) -> bool:
     return bool(created) == row.created and bool(deleted) == row.deleted and value == row.value
 
 
-def _clipped(row: NewRow) -> NewRow:
-    return row._replace(ttl=_INT32)
+def clipped(row: NewRow) -> NewRow:
+    """Its TTL as far as the column goes."""
+    return row._replace(ttl=_INT32) if row.ttl > _INT32 else row

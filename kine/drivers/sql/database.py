@@ -6,7 +6,7 @@ after it the transaction, if any, is rolled back when its block ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +26,11 @@ class FencedError(Exception):
     """The instance's row in kine_writer does not admit this batch: nothing was written."""
 
 
+def idle_limit(lock_timeout: float) -> float:
+    """Seconds a transaction of ours may be idle: less than those wait who need what it has locked."""
+    return max(1.0, min(5.0, lock_timeout / 2)) if lock_timeout else 5.0
+
+
 class Session(Protocol):
     """A transaction under way."""
 
@@ -40,8 +45,17 @@ class Session(Protocol):
     async def insert(self, rows: Sequence[NewRow]) -> list[int]:
         """Appends the rows and returns their ids, in order; CONFLICT if the unique index has one of them."""
 
+    async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:
+        """Inserts the rows at these ids; CONFLICT if one of them is taken."""
+
     async def fill(self, ids: Sequence[int]) -> set[int]:
         """Inserts gap rows, waiting for whoever is about to commit one of the ids; returns those filled."""
+
+    async def remove(self, ids: Sequence[int]) -> None:
+        """Deletes rows of `kine` and what `kine_extra` has of them; nothing is locked but what goes."""
+
+    async def allot_after(self, row_id: int) -> None:
+        """The next row's id is above this one's, which exists."""
 
 
 class Database(Protocol):
@@ -52,6 +66,12 @@ class Database(Protocol):
 
     async def query(self, name: str, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         """One reading statement, on a connection of its own; repeated on a new one if that was lost."""
+
+    def newest(self) -> Awaitable[int]:
+        """The newest committed id, of a server that takes writes: what a replica knows may be old.
+
+        Where it is asked at once, without a coroutine, it is a future, and fails with DriverError.
+        """
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]: ...
 

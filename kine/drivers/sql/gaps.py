@@ -2,11 +2,13 @@
 
 A missing id belongs to a transaction that is still under way, or to one that was rolled back. Only the
 database knows: who inserts a row of that id waits for the first kind, and succeeds at once for the second.
-Such a filler, `gap-<id>`, marked deleted, is what Go kine writes too; no client sees it.
+Such a filler, `gap-<id>`, marked deleted, is what Go kine writes too; no client sees it. A client may have
+a key of that very name, which the unique index holds against the filler: it then gets one nobody can guess.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Container, Sequence
 
 LARGEST = 100_000  # missing ids in a row: beyond, nobody is about to commit them, a sequence was moved
@@ -14,6 +16,16 @@ LARGEST = 100_000  # missing ids in a row: beyond, nobody is about to commit the
 
 def name(row_id: int) -> str:
     return f"gap-{row_id}"
+
+
+def unguessable() -> str:
+    """What follows a filler's name, where a client has the name."""
+    return f"-{secrets.token_hex(8)}"
+
+
+def is_filler(name: bytes, deleted: object, prev_revision: int) -> bool:
+    """Of a row: a client's deletion always replaces something."""
+    return bool(deleted) and not prev_revision and name.startswith(b"gap-")
 
 
 def unbroken(ids: Sequence[int], after: int, compacted: int, passed: Container[int]) -> int:

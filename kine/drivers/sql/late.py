@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kine.drivers.base import NewRow
-from kine.drivers.sql import statements
+from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.failures import Kind, StatementError
 
 if TYPE_CHECKING:
@@ -73,11 +73,13 @@ class Late:
     async def _move(self, row_id: int) -> None:
         async with self._database.transaction("Move") as session:
             rows = await session.run(statements.LATE, (row_id,))
-            if not rows or rows[0][0].startswith(b"gap-"):
+            if not rows:
+                return
+            name, created, deleted, create_revision, prev_revision, ttl, value = rows[0]
+            if gaps.is_filler(name, deleted, prev_revision):
                 return
             if await session.run(statements.FOLLOWED, (row_id,)):
                 return  # what came after it has been seen, and tells more
-            name, created, deleted, create_revision, prev_revision, ttl, value = rows[0]
             await session.run(statements.DELETE, (row_id,))
             row = NewRow(name, bool(created), bool(deleted), create_revision, prev_revision, ttl, value, 0)
             [moved] = await session.insert([row])

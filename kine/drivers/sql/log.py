@@ -22,11 +22,11 @@ from kine.drivers.base import (
     Write,
 )
 from kine.drivers.sql import gaps, statements
-from kine.drivers.sql.append import Appender
+from kine.drivers.sql.append import Appender, clipped
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.late import Late
 from kine.drivers.sql.polling import Polling
-from kine.drivers.sql.waiting import until_open
+from kine.drivers.waiting import until_open
 from kine.observe.metrics import gap_fills
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement
+_ADVICE = "; check that it runs, and the endpoint's host, port, user and password"
 _PATIENCE = 0.003  # seconds a missing id is waited for before it is filled: Go kine's inserts take less
 _AGES = 30 * 24 * 3600  # seconds, after which an instance's row in kine_writer is taken to be left over
 _ATTEMPTS = 5  # at a transaction that others' keep rolling back
@@ -59,7 +60,7 @@ class SqlLog:
     # ---- opening
 
     async def open(self) -> None:
-        await until_open(self._open)
+        await until_open(self._open, StatementError, "the database", _ADVICE)
 
     async def _open(self) -> None:
         await self._database.open()
@@ -102,10 +103,13 @@ class SqlLog:
     async def _after(self, statement: str, after: int, limit: int) -> tuple[list[Row], int]:
         found = await self._query("AfterAllOldVal", statement, (after, limit))
         rows = [
-            Row(row[0], row[1], row[2] != 0, row[3] != 0, row[4], row[5], row[6], row[7], row[8], row[9])
+            Row(
+                row[0], row[1], row[2] != 0, row[3] != 0, row[4], row[5], row[6], row[7], row[8], row[9],
+                row[10] != 0,
+            )
             for row in found
-        ]
-        return rows, (found[0][10] or 0) if found else 0
+        ]  # fmt: skip
+        return rows, (found[0][11] or 0) if found else 0
 
     async def _final(self, rows: list[Row], after: int, compacted: int) -> list[Row]:
         """As many of the rows as nothing can come between any more; with none, waits and fills a gap."""
@@ -159,14 +163,24 @@ class SqlLog:
     def peek(self) -> int | None:
         return None
 
-    async def newest(self) -> int:
-        head = await self._newest()
+    def newest(self) -> Awaitable[int]:
+        asked = self._database.newest()
+        if isinstance(asked, asyncio.Future):
+            asked.add_done_callback(self._saw)
+            return asked
+        return self._newest_later(asked)
+
+    def _saw(self, asked: asyncio.Future[int]) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            self._polling.saw(asked.result())
+
+    async def _newest_later(self, asked: Awaitable[int]) -> int:
+        head = await self._answered(asked)
         self._polling.saw(head)
         return head
 
     async def _newest(self) -> int:
-        rows = await self._query("CurrentRev", statements.NEWEST)
-        return rows[0][0] or 0
+        return await self._answered(self._database.newest())
 
     async def changed(self, after: int) -> None:
         await self._answered(self._polling.changed(after))
@@ -196,11 +210,7 @@ class SqlLog:
                 return int(recorded)
             doomed = sorted(row[0] for row in await session.run(statements.DOOMED, (recorded, revision) * 2))
             for start in range(0, len(doomed), _DOOMED_BLOCK):
-                # By their ids: nothing is locked but what goes.
-                block = doomed[start : start + _DOOMED_BLOCK]
-                marks = ", ".join("?" * len(block))
-                await session.run(f"DELETE FROM kine_extra WHERE id IN ({marks})", block)  # noqa: S608 - marks
-                await session.run(f"DELETE FROM kine WHERE id IN ({marks})", block)  # noqa: S608 - marks
+                await session.remove(doomed[start : start + _DOOMED_BLOCK])
             for row_id, version in versions:
                 if not await session.changed(statements.VERSION_RECORDED, (version, row_id)):
                     await session.run(statements.VERSION_RECORD, (version, row_id))
@@ -209,6 +219,27 @@ class SqlLog:
 
     async def compacted(self) -> None:
         """Both kinds of server reclaim space by themselves."""
+
+    async def advance(self, revision: int) -> None:
+        await self._answered(self._retried(self._advance, revision))
+        await self.compact(revision, [])
+
+    async def _advance(self, revision: int) -> None:
+        async with self._database.transaction("Advance") as session:
+            await session.fill([revision])
+            await session.allot_after(revision)
+
+    async def place(self, rows: Sequence[Row]) -> None:
+        await self._answered(self._retried(self._place, rows))
+
+    async def _place(self, rows: Sequence[Row]) -> None:
+        async with self._database.transaction("Place") as session:
+            ids = [row.id for row in rows]
+            await session.run(statements.ungap(len(ids)), ids)
+            await session.place(ids, [clipped(statements.as_new(row)) for row in rows])
+            for row in rows:
+                if row.lease or row.version:
+                    await session.run(statements.INSERT_EXTRA, (row.id, row.lease, row.version))
 
     # ---- leases
 
@@ -231,6 +262,15 @@ class SqlLog:
     async def renew(self, lease_ids: Sequence[int]) -> None:
         rows = [(lease_id,) for lease_id in lease_ids]
         await self._answered(self._retried(self._each, "LeaseRenew", statements.RENEW, rows))
+
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        return await self._answered(self._retried(self._expire, lease_id, renewals))
+
+    async def _expire(self, lease_id: int, renewals: int) -> bool:
+        async with self._database.transaction("LeaseExpire") as session:
+            await session.run(statements.EXPIRE, (lease_id, renewals))
+            found = await session.run(statements.LEASE, (lease_id,))
+            return not found or found[0][2] < 0
 
     async def forget(self, lease_id: int) -> None:
         await self._answered(self._retried(self._each, "LeaseForget", statements.FORGET, [(lease_id,)]))

@@ -59,6 +59,8 @@ class Polling:
                     return
                 if not done:
                     head = await self._newest()
+                    if head < after:
+                        return  # the database has gone back: whoever follows it looks into that
                     if head > after:
                         self._unannounced = loop.time()
                         self._every = _QUICK

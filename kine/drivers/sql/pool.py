@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -11,8 +13,10 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool
 
 from kine.drivers.base import Options
+from kine.drivers.sql.failures import Kind, StatementError
 
 DEFAULT_IDLE = 20
+_WAIT = 10.0  # seconds, where waits for locks have no end
 
 
 def pool(create: Callable[[], Any], options: Options) -> QueuePool:
@@ -34,6 +38,39 @@ def pool(create: Callable[[], Any], options: Options) -> QueuePool:
         event.listen(made, "checkin", _left)
         event.listen(made, "checkout", _Youth(options.connection_max_idle_time))
     return made
+
+
+class Free:
+    """How many connections may be in use; the wait for one is as long as that for a lock, and no longer."""
+
+    def __init__(self, limit: int, wait: float) -> None:
+        self._limit = limit
+        self._wait = wait or _WAIT
+        self._free = asyncio.Semaphore(limit) if limit > 0 else None
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Raises StatementError: nothing has been sent."""
+        if self._free is None:
+            yield
+            return
+        if self._free.locked():
+            try:
+                async with asyncio.timeout(self._wait):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise StatementError(
+                    Kind.AWAY,
+                    "pool",
+                    f"all {self._limit} connections to the database were in use for {self._wait:.0f} s"
+                    " (--datastore-max-open-connections)",
+                ) from None
+        else:
+            await self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 def _left(connection: object, record: Any) -> None:

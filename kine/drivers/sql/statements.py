@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from kine.drivers.base import NewRow, Row
+
 ROW = (
     "k.id, k.name, k.created, k.deleted, k.create_revision, k.prev_revision, k.lease, {value},"
-    " coalesce(x.lease, 0), coalesce(x.version, 0)"
+    " coalesce(x.lease, 0), CASE WHEN x.version > 0 THEN x.version ELSE 0 END, coalesce(x.version, 0) < 0"
 )
 _FROM = " FROM kine AS k LEFT JOIN kine_extra AS x ON x.id = k.id WHERE k.id > ? ORDER BY k.id"
 LOAD = "SELECT " + ROW.format(value="NULL") + _FROM
@@ -17,7 +19,9 @@ _ROW_COMPACTED = f"{ROW}, ({_COMPACTED})"
 LOAD_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="NULL") + _FROM + " LIMIT ?"
 TAIL_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="k.value") + _FROM + " LIMIT ?"
 NEWEST = "SELECT max(id) FROM kine"
-EXISTS = "SELECT 1 FROM kine WHERE id = ?"
+EXISTS = "SELECT 1 FROM kine WHERE id = ? AND name = ?"
+# A creation may be gone from the unique index, compacted, while what replaced it is there.
+SINCE = "SELECT 1 FROM kine WHERE name = ? AND id > ? AND deleted = 0 LIMIT 1"
 TAKEN = "SELECT name FROM kine WHERE name = ? AND prev_revision = ?"
 
 COMPACT_REVISION = _COMPACTED
@@ -39,10 +43,12 @@ COMPACT = f"DELETE FROM kine WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - consta
 LEASES = "SELECT id, ttl, renewals FROM kine_lease"
 LEASE = LEASES + " WHERE id = ?"
 GRANT = "INSERT INTO kine_lease (id, ttl, renewals) VALUES (?, ?, 0)"
-RENEW = "UPDATE kine_lease SET renewals = renewals + 1 WHERE id = ?"
+RENEW = "UPDATE kine_lease SET renewals = renewals + 1 WHERE id = ? AND renewals >= 0"
 FORGET = "DELETE FROM kine_lease WHERE id = ?"
+EXPIRE = "UPDATE kine_lease SET renewals = -1 WHERE id = ? AND renewals = ?"
 
-INSERT_EXTRA = "INSERT INTO kine_extra (id, lease, version) VALUES (?, ?, 0)"
+INSERT_EXTRA = "INSERT INTO kine_extra (id, lease, version) VALUES (?, ?, ?)"
+MORE = -1  # as a version: the write goes on with the next row
 
 # An instance's own row: see `schema.writer`.
 REGISTER = "INSERT INTO kine_writer (id, batch, head, started) VALUES (?, 0, 0, ?)"
@@ -74,3 +80,18 @@ MIGRATE = (
     " WHERE kv.id IN (SELECT max(id) FROM key_value GROUP BY name)"
 )
 ANY_ROW = "SELECT 1 FROM kine LIMIT 1"
+
+
+def ungap(count: int) -> str:
+    """Removes gap rows, the only deletions of nothing, from so many ids."""
+    marks = ", ".join("?" * count)
+    return f"DELETE FROM kine WHERE deleted != 0 AND prev_revision = 0 AND id IN ({marks})"  # noqa: S608
+
+
+def as_new(row: Row) -> NewRow:
+    """A row that keeps its id, as the table has it: a creating one does not name itself."""
+    create = 0 if row.created else row.create_revision
+    return NewRow(
+        row.name, row.created, row.deleted, create, row.prev_revision,
+        row.ttl, row.value, row.lease, row.version,
+    )  # fmt: skip

@@ -18,14 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
 from kine.drivers.base import (
-    BehindError,
     DriverError,
     Lease,
-    NewRow,
     NoSpaceError,
     Options,
     Row,
@@ -34,9 +32,10 @@ from kine.drivers.base import (
     UnavailableError,
     Write,
 )
-from kine.drivers.sql import schema, statements
+from kine.drivers.sql import statements
 from kine.drivers.sql.timing import report
-from kine.drivers.sqlite.check import check_file
+from kine.drivers.sqlite import insert, opening, writing
+from kine.drivers.sqlite.checkpoints import Checkpoints, Copied
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -51,25 +50,11 @@ _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement, under SQLite's bound on parameters
 _SNAPSHOT_BLOCK = 64 * 1024
 _POLL = 0.02  # seconds between looks for other processes' commits; a look costs about 5 us
-_VACUUM_SHARE = 0.05  # of the file must be free pages before the start-up VACUUM is worth its time
-_MAINTENANCE_TIMEOUT = 2.0  # seconds to wait for another process before leaving it for another time
 
-# AUTOINCREMENT's own counter, unlike max(id), never goes back when the newest rows are compacted away.
-_HEAD = "SELECT seq FROM sqlite_sequence WHERE name = 'kine'"
-# Names are bound as bytes and stored as TEXT, as Go kine does: any bytes, compared as bytes.
-_INSERT = (
-    "INSERT INTO kine"
-    " (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value)"
-    " VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, (SELECT value FROM kine WHERE id = ?))"
-)
-_RECORD_VERSION = (
-    "INSERT INTO kine_extra (id, lease, version) SELECT id, 0, ? FROM kine WHERE id = ?"
-    " ON CONFLICT (id) DO UPDATE SET version = excluded.version"
-)
-_SIZE = (
-    "SELECT page_count * page_size, (page_count - freelist_count) * page_size"
-    " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
-)
+# Writes wait while a step of compaction holds the one write lock, so a step that takes longer is halved.
+# What it removes is all over the table and its indexes: 40 kB of the log a row (`python -m bench soak`).
+_COMPACT_SECONDS = 0.02
+_LEAST, _MOST = 50, 1 << 16  # revisions a step
 
 _FULL = {sqlite3.SQLITE_FULL}
 _IO_ERROR = sqlite3.SQLITE_IOERR
@@ -88,7 +73,13 @@ class SqliteLog:
         self._probe: sqlite3.Connection | None = None
         self._probe_version = -1
         self._probe_head = 0
+        self._checkpoints = Checkpoints(
+            lambda: self._in(self._reading, "Checkpoint", self._read, self._checkpoint),
+            lambda: self._in(self._writing, "CheckpointRest", self._write, self._checkpoint),
+        )
+        self._compact_size = _LEAST * 4  # revisions
         self._closed = False
+        self.recall: Callable[[int], bytes | None] = lambda revision: None
 
     # ---- opening
 
@@ -97,85 +88,19 @@ class SqliteLog:
 
     def _open(self) -> None:
         dsn = self._dsn
-        folder = os.path.dirname(dsn.path)
-        if folder and not os.path.isdir(folder):
-            os.makedirs(folder, mode=0o700)
-        check_file(dsn.path, whole=dsn.startup_vacuum)
-        if not os.path.exists(dsn.path):
-            if not dsn.create:
-                raise DriverError(
-                    f"{dsn.path} does not exist, and mode=rw in the endpoint forbids creating it"
-                )
-            # The file holds every Secret of a cluster: nobody else's to read.
-            os.close(os.open(dsn.path, os.O_CREAT | os.O_WRONLY, 0o600))
+        opening.make(dsn)
         self._engine = create_engine(
             "sqlite+pysqlite://",
-            creator=self._connect,
+            creator=lambda: opening.connect(dsn),
             poolclass=QueuePool,
             pool_size=_READERS,
             max_overflow=1,
             pool_reset_on_return=None,
         )
-        self._writer = self._connect()
-        self._prepare(self._writer, self._engine)
-        self._probe = self._connect()
+        self._writer = opening.connect(dsn)
+        opening.prepare(dsn, self._writer, self._engine)
+        self._probe = opening.connect(dsn)
         self._probe.execute("PRAGMA busy_timeout = 0")
-
-    def _connect(self) -> sqlite3.Connection:
-        dsn = self._dsn
-        connection = sqlite3.connect(
-            dsn.path,
-            timeout=dsn.busy_timeout,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=64,
-        )
-        connection.text_factory = bytes
-        connection.execute(f"PRAGMA journal_mode = {dsn.journal_mode}")
-        connection.execute(f"PRAGMA synchronous = {dsn.synchronous}")
-        if not dsn.wal_autocheckpoint:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-        if dsn.cache_size is not None:
-            connection.execute(f"PRAGMA cache_size = {dsn.cache_size}")
-        return connection
-
-    def _prepare(self, writer: sqlite3.Connection, engine: Engine) -> None:
-        with engine.connect() as connection:
-            # The pool's connections give text as bytes, which SQLAlchemy's inspector does not expect.
-            raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
-            raw.text_factory = str
-            tables = set(inspect(connection).get_table_names())
-            schema.metadata.create_all(connection, schema.EVERYWHERE)
-            connection.commit()
-        engine.dispose()  # that connection's statements would hold up the checkpoint below
-        if "key_value" in tables and not writer.execute(statements.ANY_ROW).fetchone():
-            moved = writer.execute(statements.MIGRATE).rowcount
-            log.info("moved %d keys from the table key_value of an old release", moved)
-        if self._dsn.compact_wal_checkpoint:
-            with self._brief(writer):
-                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if self._dsn.startup_vacuum:
-            self._vacuum_at_start(writer)
-
-    def _vacuum_at_start(self, writer: sqlite3.Connection) -> None:
-        allocated, in_use = writer.execute(_SIZE).fetchone()
-        if allocated - in_use < allocated * _VACUUM_SHARE:
-            return
-        log.info("reclaiming %d free bytes of %d (VACUUM)", allocated - in_use, allocated)
-        try:
-            with self._brief(writer):
-                writer.execute("VACUUM")
-        except sqlite3.OperationalError as error:
-            log.warning("the start-up VACUUM was left out: %s", error)
-
-    @contextmanager
-    def _brief(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """Waits for other processes only for a moment: maintenance can be done at the next start."""
-        connection.execute(f"PRAGMA busy_timeout = {int(_MAINTENANCE_TIMEOUT * 1000)}")
-        try:
-            yield
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(self._dsn.busy_timeout * 1000)}")
 
     # ---- reading
 
@@ -193,7 +118,7 @@ class SqliteLog:
             # In this order: a commit between the two statements makes the head newer, never older.
             version = probe.execute("PRAGMA data_version").fetchone()[0]
             if version != self._probe_version:
-                row = probe.execute(_HEAD).fetchone()
+                row = probe.execute(insert.HEAD).fetchone()
                 self._probe_head = row[0] if row else 0
                 self._probe_version = version
         except sqlite3.Error:
@@ -201,19 +126,10 @@ class SqliteLog:
         return self._probe_head
 
     async def newest(self) -> int:
-        return await self._in(self._reading, "CurrentRev", self._read, self._newest)
-
-    @staticmethod
-    def _newest(connection: sqlite3.Connection) -> int:
-        row = connection.execute(_HEAD).fetchone()
-        return row[0] if row else 0
+        return await self._in(self._reading, "CurrentRev", self._read, writing.newest)
 
     async def compact_revision(self) -> int:
-        return await self._in(self._reading, "CompactRev", self._read, self._compact_revision)
-
-    @staticmethod
-    def _compact_revision(connection: sqlite3.Connection) -> int:
-        return connection.execute(statements.COMPACT_REVISION).fetchone()[0] or 0
+        return await self._in(self._reading, "CompactRev", self._read, writing.compact_revision)
 
     async def tail(self, after: int, limit: int) -> Tail:
         return await self._in(self._reading, "AfterAllOldVal", self._read, self._tail, after, limit)
@@ -222,8 +138,8 @@ class SqliteLog:
         connection.execute("BEGIN")  # one snapshot for the three
         try:
             rows = [Row._make(row) for row in connection.execute(statements.TAIL, (after, limit))]
-            head = rows[-1].id if len(rows) == limit else max(self._newest(connection), after)
-            return Tail(rows, head, self._compact_revision(connection))
+            head = rows[-1].id if len(rows) == limit else max(writing.newest(connection), after)
+            return Tail(rows, head, writing.compact_revision(connection))
         finally:
             connection.execute("COMMIT")
 
@@ -263,95 +179,54 @@ class SqliteLog:
     # ---- writing
 
     async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
-        return await self._in(self._writing, "Insert", self._append, writes, head)
-
-    def _append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
-        with self._transaction() as writer:
-            newest = self._newest(writer)
-            if newest == head:
-                # Nobody else has written: the caller's index was current, so nothing can conflict.
-                outcome: list[Sequence[int] | None] = []
-                inserts = []
-                leased = []
-                row_id = head
-                for write in writes:
-                    first = row_id + 1
-                    for row in write.rows:
-                        row_id += 1
-                        inserts.append(_parameters(row_id, row))
-                        if row.lease:
-                            leased.append((row_id, row.lease))
-                    outcome.append(range(first, row_id + 1))
-                writer.executemany(_INSERT, inserts)
-                if leased:
-                    writer.executemany(statements.INSERT_EXTRA, leased)
-                return outcome
-            if any(write.guarded for write in writes):
-                raise BehindError
-            return self._append_behind(writer, writes, newest)
-
-    def _append_behind(
-        self, writer: sqlite3.Connection, writes: Sequence[Write], newest: int
-    ) -> list[Sequence[int] | None]:
-        """Others have appended: let the unique index judge each write, as it does for Go kine."""
-        outcome: list[Sequence[int] | None] = []
-        for write in writes:
-            writer.execute("SAVEPOINT one")
-            ids = range(newest + 1, newest + 1 + len(write.rows))
-            try:
-                for row_id, row in zip(ids, write.rows, strict=True):
-                    # A row that was deleted and compacted meanwhile leaves no trace in the unique index.
-                    replaced = row.prev_revision and not row.created
-                    if replaced and not writer.execute(statements.EXISTS, (row.prev_revision,)).fetchone():
-                        raise sqlite3.IntegrityError
-                    writer.execute(_INSERT, _parameters(row_id, row))
-                    if row.lease:
-                        writer.execute(statements.INSERT_EXTRA, (row_id, row.lease))
-            except sqlite3.IntegrityError:
-                writer.execute("ROLLBACK TO one")
-                outcome.append(None)
-            else:
-                newest = ids[-1]
-                outcome.append(ids)
-            writer.execute("RELEASE one")
+        rows = [row for write in writes for row in write.rows]
+        known: dict[int, bytes] = {}
+        recall = self.recall
+        for row in rows:
+            if row.prev_revision and (value := recall(row.prev_revision)) is not None:
+                known[row.prev_revision] = value
+        outcome: list[Sequence[int] | None] = await self._in(
+            self._writing, "Insert", self._write, writing.append, writes, rows, known, head
+        )
+        if self._dsn.wal_autocheckpoint:
+            self._checkpoints.appended(rows)
         return outcome
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
-        return await self._in(self._writing, "Compact", self._compact, revision, versions)
-
-    def _compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
-        with self._transaction() as writer:
-            recorded = self._compact_revision(writer)
+        while True:
+            # Compaction fills the log faster than it is copied: it waits, so that the writers need not.
+            await self._checkpoints.finish()
+            size = self._compact_size
+            step: tuple[int, int, float] = await self._in(
+                self._writing, "Compact", self._write, writing.compact, revision, size, versions
+            )
+            recorded, removed, seconds = step
+            if self._dsn.wal_autocheckpoint:
+                self._checkpoints.removed(removed)
+            self._compact_size = max(_LEAST, size // 2) if seconds > _COMPACT_SECONDS else 2 * size
             if recorded >= revision:
+                self._compact_size = min(self._compact_size, _MOST)
                 return recorded
-            bounds = (recorded, revision, recorded, revision)
-            writer.execute(statements.COMPACT_EXTRA, bounds)
-            writer.execute(statements.COMPACT, bounds)
-            writer.executemany(_RECORD_VERSION, [(version, row_id) for row_id, version in versions])
-            writer.execute(statements.SET_COMPACT_REVISION, (revision,))
-            return revision
+            versions = ()
+
+    async def advance(self, revision: int) -> None:
+        await self._in(self._writing, "Advance", self._write, writing.advance, revision)
+        await self.compact(revision, [])
+
+    async def place(self, rows: Sequence[Row]) -> None:
+        await self._in(self._writing, "Place", self._write, writing.place, rows)
 
     async def compacted(self) -> None:
         if self._dsn.compact_wal_checkpoint:
             await self._in(self._reading, "PostCompact", self._read, self._checkpoint)
 
     @staticmethod
-    def _checkpoint(connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    def _checkpoint(connection: sqlite3.Connection) -> Copied:
+        return Copied._make(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        writer = self._writer
-        assert writer is not None
-        writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield writer
-            writer.execute("COMMIT")
-        except BaseException:
-            # A failed COMMIT leaves the transaction open, some errors (disk full) have closed it already.
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-            raise
+    def _write(self, work: Callable[..., T], *args: object) -> T:
+        assert self._writer is not None
+        return work(self._writer, *args)
 
     # ---- leases
 
@@ -364,30 +239,21 @@ class SqliteLog:
         return Lease._make(rows[0]) if rows else None
 
     async def grant(self, lease_id: int, ttl: int) -> bool:
-        return await self._in(self._writing, "LeaseGrant", self._grant, lease_id, ttl)
-
-    def _grant(self, lease_id: int, ttl: int) -> bool:
-        try:
-            with self._transaction() as writer:
-                writer.execute(statements.GRANT, (lease_id, ttl))
-        except sqlite3.IntegrityError:
-            return False
-        return True
+        return await self._in(self._writing, "LeaseGrant", self._write, writing.grant, lease_id, ttl)
 
     async def renew(self, lease_ids: Sequence[int]) -> None:
-        await self._in(self._writing, "LeaseRenew", self._each, statements.RENEW, lease_ids)
+        await self._in(self._writing, "LeaseRenew", self._write, writing.each, statements.RENEW, lease_ids)
+
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        return await self._in(self._writing, "LeaseExpire", self._write, writing.expire, lease_id, renewals)
 
     async def forget(self, lease_id: int) -> None:
-        await self._in(self._writing, "LeaseForget", self._each, statements.FORGET, [lease_id])
-
-    def _each(self, statement: str, lease_ids: Sequence[int]) -> None:
-        with self._transaction() as writer:
-            writer.executemany(statement, [(lease_id,) for lease_id in lease_ids])
+        await self._in(self._writing, "LeaseForget", self._write, writing.each, statements.FORGET, [lease_id])
 
     # ---- keeping house
 
     async def size(self) -> Size:
-        rows = await self._in(self._reading, "GetSize", self._read, _all, _SIZE, ())
+        rows = await self._in(self._reading, "GetSize", self._read, _all, opening.SIZE, ())
         return Size._make(rows[0])
 
     async def defragment(self) -> None:
@@ -409,6 +275,7 @@ class SqliteLog:
     async def close(self) -> None:
         if self._closed:
             return
+        await self._checkpoints.finish()
         self._closed = True
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writing, self._close)
@@ -454,20 +321,6 @@ class SqliteLog:
     def _disk_full(self) -> bool:
         disk = os.statvfs(os.path.dirname(self._dsn.path) or ".")
         return disk.f_bavail * disk.f_frsize < 1 << 20
-
-
-def _parameters(row_id: int, row: NewRow) -> tuple[object, ...]:
-    return (
-        row_id,
-        row.name,
-        row.created,
-        row.deleted,
-        row.create_revision,
-        row.prev_revision,
-        row.ttl,
-        row.value,
-        row.prev_revision,
-    )
 
 
 def _all(

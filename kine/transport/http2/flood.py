@@ -4,19 +4,27 @@ from __future__ import annotations
 
 
 class Bucket:
-    """Tokens: `capacity` at once, refilled at `rate` a second. Time is told, not asked."""
+    """Tokens: `capacity` at once, refilled at `rate` a second, and by `per_frame` for each frame of answers.
 
-    __slots__ = ("_capacity", "_rate", "_since", "_tokens")
+    Time, and how many frames of answers have been sent so far, are told, not asked. Whoever is served much
+    may so ask for much, and a peer that only asks runs dry.
+    """
 
-    def __init__(self, capacity: float, rate: float) -> None:
+    __slots__ = ("_capacity", "_per_frame", "_rate", "_sent", "_since", "_tokens")
+
+    def __init__(self, capacity: float, rate: float, per_frame: float = 0) -> None:
         self._capacity = capacity
         self._rate = rate
+        self._per_frame = per_frame
         self._tokens = capacity
         self._since = 0.0
+        self._sent = 0
 
-    def take(self, now: float) -> bool:
-        self._tokens = min(self._capacity, self._tokens + (now - self._since) * self._rate)
+    def take(self, now: float, sent: int = 0) -> bool:
+        earned = (now - self._since) * self._rate + (sent - self._sent) * self._per_frame
+        self._tokens = min(self._capacity, self._tokens + earned)
         self._since = now
+        self._sent = sent
         if self._tokens < 1:
             return False
         self._tokens -= 1
@@ -31,7 +39,7 @@ class PingPolicy:
     a ping for a frame of data at most: each frame sent allows one, whenever it comes.
     """
 
-    __slots__ = ("_last", "_min_interval", "_strikes", "allowance")
+    __slots__ = ("_allowance", "_last", "_min_interval", "_sent", "_strikes")
 
     _IDLE_INTERVAL = 7200.0
     _STRIKES = 2
@@ -41,11 +49,15 @@ class PingPolicy:
         self._min_interval = min_interval
         self._last = -self._IDLE_INTERVAL
         self._strikes = 0
-        self.allowance = 0  # the connection adds one a frame it sends
+        self._allowance = 0
+        self._sent = 0
 
-    def allows(self, now: float, streams: int) -> bool:
-        if self.allowance:
-            self.allowance = min(self.allowance, self._MAX_ALLOWANCE) - 1
+    def allows(self, now: float, streams: int, sent: int) -> bool:
+        """`sent` counts the frames of answers sent so far."""
+        self._allowance = min(self._allowance + sent - self._sent, self._MAX_ALLOWANCE)
+        self._sent = sent
+        if self._allowance:
+            self._allowance -= 1
             self._strikes = 0
             return True
         interval = self._min_interval if streams else self._IDLE_INTERVAL

@@ -34,6 +34,7 @@ REFUSED_STREAM = 0x7
 CANCEL = 0x8
 COMPRESSION_ERROR = 0x9
 ENHANCE_YOUR_CALM = 0xB
+INADEQUATE_SECURITY = 0xC
 
 MIN_FRAME_SIZE = 16_384  # every peer takes frames of this size
 LARGEST_FRAME_SIZE = 2**24 - 1
@@ -63,3 +64,35 @@ class StreamError(Exception):
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     length = len(payload)
     return HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id) + payload
+
+
+def settings_of(payload: bytes) -> dict[int, int]:
+    """The settings in a frame, the last of each. Raises ProtocolError."""
+    if len(payload) % 6:
+        raise ProtocolError(FRAME_SIZE_ERROR, "half a setting")
+    chosen: dict[int, int] = {}
+    for position in range(0, len(payload), 6):
+        number = int.from_bytes(payload[position : position + 2], "big")
+        chosen[number] = value = int.from_bytes(payload[position + 2 : position + 6], "big")
+        _check_setting(number, value)
+    return chosen
+
+
+def _check_setting(number: int, value: int) -> None:
+    """Raises ProtocolError (RFC 9113, section 6.5.2)."""
+    if number == INITIAL_WINDOW_SIZE and value > LARGEST_WINDOW:
+        raise ProtocolError(FLOW_CONTROL_ERROR, "a window above 2^31-1")
+    if number == MAX_FRAME_SIZE and not MIN_FRAME_SIZE <= value <= LARGEST_FRAME_SIZE:
+        raise ProtocolError(PROTOCOL_ERROR, "a frame size out of bounds")
+    if number == ENABLE_PUSH and value > 1:
+        raise ProtocolError(PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+
+
+def unpadded(payload: bytes) -> bytes:
+    """The payload of a frame with the flag PADDED, without its padding. Raises ProtocolError."""
+    if not payload:
+        raise ProtocolError(FRAME_SIZE_ERROR, "no room for the padding's length")
+    padding = payload[0]
+    if padding >= len(payload):
+        raise ProtocolError(PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - padding]

@@ -15,14 +15,24 @@ OK = literal(b"grpc-status", b"0")
 NOT_GRPC = literal(b":status", b"415") + literal(b"content-type", b"text/plain")
 NOT_POST = literal(b":status", b"405") + literal(b"content-type", b"text/plain")
 REFUSAL = b"This is the gRPC port of an etcd v3 server; use an etcd client.\n"
+_LONGEST = 6_000  # bytes of a status message
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 # Everything printable but the percent sign goes as it is (PROTOCOL-HTTP2.md, "Status-Message").
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
+def is_grpc(content_type: str) -> bool:
+    return content_type.startswith("application/grpc") and content_type[16:17] in ("", "+", ";")
+
+
 def status(error: RpcError) -> bytes:
     """Trailers for an error."""
     message = quote_from_bytes(error.message.encode("utf-8", "replace"), safe=_PLAIN).encode()
+    if (
+        len(message) > _LONGEST
+    ):  # it may repeat what the client sent, and must fit a frame and clients' limits
+        whole = message[: _LONGEST - 2]
+        message = whole + message[_LONGEST - 2 : _LONGEST].partition(b"%")[0]
     return literal(b"grpc-status", b"%d" % error.code) + literal(b"grpc-message", message)
 
 
@@ -39,38 +49,43 @@ def too_large(size: int, limit: int) -> RpcError:
 
 
 class Inbox:
-    """Takes a body's bytes, gives its messages. Holds at most one message of the largest size allowed."""
+    """Takes a body's bytes, gives its messages one by one. Holds what the stream's window lets in."""
 
-    __slots__ = ("_buffer", "_encoding", "_limit")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_size")
 
     def __init__(self, limit: int, encoding: str) -> None:
         self._buffer = bytearray()
         self._limit = limit
         self._encoding = encoding
+        self._size = 0  # of the first message with its prefix; 0: not known yet
 
-    def feed(self, data: bytes) -> list[tuple[bytes, int]]:
-        """The messages that are complete now, and what each took on the wire. Raises RpcError."""
-        buffer = self._buffer
-        buffer += data
-        messages = []
-        position = 0
-        while len(buffer) - position >= PREFIX:
-            length = int.from_bytes(buffer[position + 1 : position + PREFIX], "big")
-            if length > self._limit:
-                raise too_large(length, self._limit)
-            end = position + PREFIX + length
-            if end > len(buffer):
-                break
-            message = bytes(buffer[position + PREFIX : end])
-            plain = decompressed(message, buffer[position], self._encoding, self._limit)
-            messages.append((plain, PREFIX + length))
-            position = end
-        del buffer[:position]
-        return messages
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
 
     @property
-    def partial(self) -> bool:
-        return bool(self._buffer)
+    def wanted(self) -> int:
+        """What the first message takes on the wire; 0 while that is unknown. Raises RpcError."""
+        if not self._size and len(self._buffer) >= PREFIX:
+            length = int.from_bytes(self._buffer[1:PREFIX], "big")
+            if length > self._limit:
+                raise too_large(length, self._limit)
+            self._size = PREFIX + length
+        return self._size
+
+    @property
+    def ready(self) -> bool:
+        """True if the first message is complete. Raises RpcError."""
+        return 0 < self.wanted <= len(self._buffer)
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def take(self) -> tuple[bytes, int]:
+        """The first message, which must be ready, and what it took on the wire. Raises RpcError."""
+        size, self._size = self._size, 0
+        flag, message = self._buffer[0], bytes(self._buffer[PREFIX:size])
+        del self._buffer[:size]
+        return decompressed(message, flag, self._encoding, self._limit), size
 
 
 def decompressed(message: bytes, flag: int, encoding: str, limit: int) -> bytes:
@@ -85,13 +100,19 @@ def decompressed(message: bytes, flag: int, encoding: str, limit: int) -> bytes:
         raise RpcError(
             Code.UNIMPLEMENTED, f"grpc: Decompressor is not installed for grpc-encoding {encoding!r}"
         )
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        plain = inflate.decompress(message, limit + 1)
-    except zlib.error:
-        raise RpcError(Code.INTERNAL, "grpc: failed to decompress the received message") from None
-    if len(plain) > limit:
-        raise too_large(len(plain), limit)
-    if not inflate.eof:
-        raise RpcError(Code.INTERNAL, "grpc: failed to decompress the received message")
-    return plain
+    parts: list[bytes] = []
+    left = limit + 1
+    while True:  # a gzip file may have several members
+        inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            parts.append(inflate.decompress(message, left))
+        except zlib.error:
+            raise RpcError(Code.INTERNAL, "grpc: failed to decompress the received message") from None
+        left -= len(parts[-1])
+        if left <= 0:
+            raise too_large(limit + 1 - left, limit)
+        if not inflate.eof:
+            raise RpcError(Code.INTERNAL, "grpc: failed to decompress the received message")
+        message = inflate.unused_data
+        if not message:
+            return b"".join(parts)

@@ -22,7 +22,8 @@ _FIRST_DYNAMIC = len(_STATIC) + 1
 _ENTRY_OVERHEAD = 32
 _MAX_TABLE = 4096  # what we allow, and the default: we never announce another
 _REMEMBERED = 4096  # Huffman strings, for the whole process
-_BLOCKS = 256  # whole blocks, for one connection
+_BLOCKS = 128  # whole blocks, for one connection
+_SHORT = 512  # bytes of a block worth remembering: no peer makes us keep much
 
 _strings: dict[bytes, bytes] = {}
 
@@ -56,7 +57,9 @@ class Decoder:
         if size > self._max_list:
             raise ListTooLargeError
         result = tuple(fields)
-        if not changed and len(self._blocks) < _BLOCKS:
+        if not changed and len(block) <= _SHORT:
+            if len(self._blocks) >= _BLOCKS:
+                self._blocks.clear()
             self._blocks[block] = result
         return result
 
@@ -81,7 +84,7 @@ class Decoder:
                     self._add(field)
                     changed = True
                 elif first & 0x20:  # a new size of the table: only before the first field
-                    if fields:
+                    if size:
                         raise BlockError("table size update after a field")
                     limit, position = _integer(block, position, 0x1F)
                     if limit > _MAX_TABLE:

@@ -8,7 +8,24 @@ _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
-_UPPERCASE = bytes(range(65, 91))
+_CTLS_AND_UPPERCASE = bytes((*range(0x21), *range(0x41, 0x5B), *range(0x7F, 0x100))) + b":"
+_LINE_ENDS = b"\0\r\n"
+_HEADS = 512  # heads remembered, for the whole process: clients send a few over and over
+_SHORT = 2048  # bytes of one that is worth it
+
+_heads: dict[tuple[Field, ...], Head] = {}
+
+
+def head_of(fields: tuple[Field, ...]) -> Head:
+    """The head of these fields. Raises MalformedError."""
+    head = _heads.get(fields)
+    if head is None:
+        head = Head(fields)
+        if sum(len(name) + len(value) for name, value in fields) <= _SHORT:
+            if len(_heads) >= _HEADS:
+                _heads.clear()
+            _heads[fields] = head
+    return head
 
 
 class MalformedError(Exception):
@@ -26,6 +43,7 @@ class Head:
             if name[:1] == b":":
                 if regular or name not in _PSEUDO or name.decode() in headers:
                     raise MalformedError("a pseudo-header that is late, unknown or said twice")
+                _check_value(value)
             else:
                 regular = True
                 _check(name, value)
@@ -40,7 +58,7 @@ class Head:
         self.content_length: int | None = None
         length = headers.get("content-length")
         if length is not None:
-            if not length.isdigit():
+            if not (length.isascii() and length.isdigit()) or len(length) > 18:
                 raise MalformedError("content-length is no number")
             self.content_length = int(length)
 
@@ -54,7 +72,13 @@ def check_trailers(fields: tuple[Field, ...]) -> None:
 
 
 def _check(name: bytes, value: bytes) -> None:
-    if not name or name.translate(None, _UPPERCASE) != name:
-        raise MalformedError("a header name in upper case, or none")
+    if not name or name.translate(None, _CTLS_AND_UPPERCASE) != name:
+        raise MalformedError("a header name in upper case, of other bytes than a name has, or none")
+    _check_value(value)
     if name in _CONNECTION_SPECIFIC or (name == b"te" and value != b"trailers"):
         raise MalformedError("a header of HTTP/1.1's connections")
+
+
+def _check_value(value: bytes) -> None:
+    if value.translate(None, _LINE_ENDS) != value or value.strip(b" \t") != value:
+        raise MalformedError("a header value with a line's end in it, or with space around it")

@@ -48,8 +48,20 @@ class ReceiveWindow:
         """Held bytes are passed on. Returns the increment to send the peer now: often 0, to send few."""
         self.held -= count
         self.owed += count
-        if self.owed * 2 < self.limit:
-            return 0
+        return self.returned() if self.owed * 2 >= self.limit else 0
+
+    def returned(self) -> int:
+        """Gives back all that is owed: the increment to send the peer, which may be 0."""
         increment, self.owed = self.owed, 0
         self.size += increment
         return increment
+
+    def widen(self, count: int) -> None:
+        """Lets the peer send more than the limit was; it must be told the increment."""
+        self.limit += count
+        self.size += count
+
+    def narrow(self, count: int) -> None:
+        """Takes back what `widen` gave, out of as many bytes that are held and never to be returned."""
+        self.limit -= count
+        self.held -= count

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from kine.drivers.base import DriverError
-from kine.drivers.sql.failures import StatementError
 
 log = logging.getLogger(__name__)
 
@@ -16,26 +15,34 @@ _BETWEEN = 1.0
 _TELL_EVERY = 10.0
 
 
-async def until_open(attempt: Callable[[], Awaitable[None]], patience: float = PATIENCE) -> None:
-    """Repeats `attempt` until it succeeds. Raises DriverError with the last reason."""
+async def until_open(
+    attempt: Callable[[], Awaitable[None]],
+    away: type[Exception] | tuple[type[Exception], ...],
+    name: str,
+    advice: str = "",
+    between: float = _BETWEEN,
+    patience: float = PATIENCE,
+) -> None:
+    """Repeats `attempt` until it no longer raises what `away` says, for `patience` seconds.
+
+    Raises DriverError with the last reason.
+    """
     loop = asyncio.get_running_loop()
     start = loop.time()
     told = ("", 0.0)
     while True:
         try:
             await attempt()
-        except StatementError as error:
+        except away as error:
             waited = loop.time() - start
             if waited >= patience:
-                raise DriverError(
-                    f"the database did not let us in for {waited:.0f} seconds: {error};"
-                    " check that it runs, and the endpoint's host, port, user and password"
-                ) from None
+                long = f" for {waited:.0f} seconds" if patience else ""
+                raise DriverError(f"{name} did not let us in{long}: {error}{advice}") from None
             if told[0] != str(error) or waited - told[1] >= _TELL_EVERY:
                 log.warning(
-                    "waiting for the database, %d s of %d s so far: %s", int(waited), int(patience), error
+                    "waiting for %s, %d s of %d s so far: %s", name, int(waited), int(patience), error
                 )
                 told = (str(error), waited)
-            await asyncio.sleep(_BETWEEN)
+            await asyncio.sleep(between)
         else:
             return

@@ -1,0 +1,1 @@
+"""The commands beside the server: each a module of its own, added to the command line by `kine.cli`."""

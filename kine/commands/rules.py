@@ -1,0 +1,137 @@
+"""The rules of the table `kine`, each as a question whose answer is the rows that break it."""
+
+# ruff: noqa: S608 - constants only
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    id: str
+    broken: str  # what a row found here means
+    question: str  # rows of (id, name)
+    repair: str  # SQL with {ids}, or words
+    needs: str = "kine"  # the table it asks
+    on_mysql: str = ""  # the repair, where MySQL has its own way to say it
+
+
+_R = "(SELECT coalesce(max(prev_revision), 0) FROM kine WHERE name = 'compact_rev_key')"
+_KEYS = "k.name != 'compact_rev_key'"
+_WITH_PREVIOUS = "SELECT k.id, k.name FROM kine AS k JOIN kine AS p ON p.id = k.prev_revision WHERE " + _KEYS
+_BY_HAND = (
+    "no statement can tell what was meant: go back to a copy of the database from before, or copy the keys"
+    " that are right into an empty one and serve from that"
+)
+
+RULES = (
+    Rule(
+        "duplicate-predecessor",
+        "two rows of one name replace the same row: the unique index is missing or damaged",
+        "SELECT max(k.id), k.name FROM kine AS k GROUP BY k.name, k.prev_revision HAVING count(*) > 1",
+        _BY_HAND,
+    ),
+    Rule(
+        "missing-predecessor",
+        "the row this one replaces is gone, though it is newer than the compact revision allows",
+        "SELECT k.id, k.name FROM kine AS k LEFT JOIN kine AS p ON p.id = k.prev_revision"
+        f" WHERE {_KEYS} AND p.id IS NULL AND k.prev_revision != 0 AND k.id > {_R}"
+        f" AND (k.created = 0 OR k.prev_revision > {_R})",
+        _BY_HAND,
+    ),
+    Rule(
+        "later-predecessor",
+        "it replaces a row that is not older",
+        f"SELECT k.id, k.name FROM kine AS k WHERE {_KEYS} AND k.prev_revision >= k.id",
+        _BY_HAND,
+    ),
+    Rule(
+        "foreign-predecessor",
+        "it replaces a row of another name",
+        f"{_WITH_PREVIOUS} AND p.name != k.name",
+        _BY_HAND,
+    ),
+    Rule(
+        "created-over-live",
+        "a creation replaces a row that is not a deletion",
+        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created != 0 AND p.deleted = 0",
+        _BY_HAND,
+    ),
+    Rule(
+        "changed-after-delete",
+        "an update or a deletion replaces a deletion",
+        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND p.deleted != 0",
+        _BY_HAND,
+    ),
+    Rule(
+        "create-revision",
+        "an update does not carry the create revision of the row it replaces",
+        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND k.deleted = 0 AND p.deleted = 0"
+        " AND k.create_revision != CASE WHEN p.created != 0 THEN p.id ELSE p.create_revision END",
+        _BY_HAND,
+    ),
+    Rule(
+        "old-value",
+        "the old value kept with a row is not the value of the row it replaces",
+        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND (k.old_value != p.value"
+        " OR (k.old_value IS NULL AND length(p.value) > 0))",
+        "UPDATE kine SET old_value = (SELECT p.value FROM kine AS p WHERE p.id = kine.prev_revision)"
+        " WHERE id IN ({ids});",
+        on_mysql="UPDATE kine AS k JOIN kine AS p ON p.id = k.prev_revision SET k.old_value = p.value"
+        " WHERE k.id IN ({ids});",
+    ),
+    Rule(
+        "two-heads",
+        "two rows of one name are both the latest",
+        "SELECT max(k.id), k.name FROM kine AS k LEFT JOIN kine AS s"
+        " ON s.prev_revision = k.id AND s.name = k.name"
+        f" WHERE {_KEYS} AND s.id IS NULL GROUP BY k.name HAVING count(*) > 1",
+        _BY_HAND,
+    ),
+    Rule(
+        "left-by-compaction",
+        "replaced or deleted before the compact revision, yet still there: it only takes space",
+        f"{_WITH_PREVIOUS.replace('k.id, k.name', 'p.id, p.name')} AND k.id <= {_R} UNION"
+        f" SELECT k.id, k.name FROM kine AS k WHERE {_KEYS} AND k.deleted != 0 AND k.id < {_R}",
+        "DELETE FROM kine WHERE id IN ({ids});",
+    ),
+    Rule(
+        "gap",
+        "the revision after this one does not exist: a reader would wait for it",
+        "SELECT k.id, k.name FROM kine AS k LEFT JOIN kine AS n ON n.id = k.id + 1"
+        f" WHERE n.id IS NULL AND k.id >= {_R} AND k.id < (SELECT max(id) FROM kine)",
+        "nothing to do: kine fills it while it serves",
+    ),
+    Rule(
+        "compact-row",
+        "more than one row holds the compact revision",
+        "SELECT k.id, k.name FROM kine AS k WHERE k.name = 'compact_rev_key'"
+        " AND k.id != (SELECT min(id) FROM kine WHERE name = 'compact_rev_key')",
+        "nothing to do: kine keeps the highest when it starts next",
+    ),
+    Rule(
+        "compacted-future",
+        "the compact revision is above the newest row",
+        "SELECT k.id, k.name FROM kine AS k WHERE k.name = 'compact_rev_key'"
+        " AND k.prev_revision > (SELECT max(id) FROM kine)",
+        _BY_HAND,
+    ),
+    Rule(
+        "extra-without-row",
+        "lease and version are kept for a row that is gone",
+        "SELECT x.id, '' FROM kine_extra AS x LEFT JOIN kine AS k ON k.id = x.id WHERE k.id IS NULL",
+        "DELETE FROM kine_extra WHERE id IN ({ids});",
+        "kine_extra",
+    ),
+)
+
+INDEXES = {
+    "kine_name_prev_revision_uindex": (
+        "CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision);"
+    ),
+    "kine_name_index": "CREATE INDEX kine_name_index ON kine (name);",
+    "kine_name_id_index": "CREATE INDEX kine_name_id_index ON kine (name, id);",
+    "kine_id_deleted_index": "CREATE INDEX kine_id_deleted_index ON kine (id, deleted);",
+    "kine_prev_revision_index": "CREATE INDEX kine_prev_revision_index ON kine (prev_revision);",
+}

@@ -1,0 +1,153 @@
+"""`kine status`: where a running server, or a database, stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+import urllib.request
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kine.commands import options
+from kine.drivers.base import DriverError
+from kine.etcd.proto import rpc_pb2 as rpc
+
+if TYPE_CHECKING:
+    from kine.commands.api import Api
+    from kine.config import Settings
+
+DEFAULT_ENDPOINT = "http://127.0.0.1:2379"
+_PATIENCE = 10.0  # seconds
+_COMPACTED_WITHIN = 1.0  # seconds in which a watch from a compacted revision has been refused
+_METRICS = ("keys", "watchers", "watch_streams", "slow_watchers", "write_queue", "workers")
+
+
+@options.asked()
+def status(
+    asked: options.Asked,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The server's metrics address too: http://127.0.0.1:8080."),
+    ] = None,
+) -> None:
+    """Tell the revision, compact revision, size, lag and peers of a running server or of a database.
+
+    The endpoint is a server, http://127.0.0.1:2379 if none is given, or a database as the server's flag
+    names it, which is only looked at. Watchers, keys and the write queue are known to the server's metrics.
+    lag is by how many revisions the server was behind when it was asked.
+
+    Exit codes: 0 it answers; 1 it does not, or not in time; 2 wrong usage.
+    """
+    named = asked.given.get("endpoint") or os.environ.get("KINE_ENDPOINT") or DEFAULT_ENDPOINT
+    options.run(_status(asked.settings(named), metrics, asked.output), options.FAILED)
+
+
+async def _status(settings: Settings, metrics: str | None, output: str) -> int:
+    from kine import drivers
+    from kine.commands.api import opened
+
+    told: dict[str, Any] = {}
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            if drivers.can_view(settings.endpoint):
+                told |= await _of_database(settings)
+            else:
+                async with opened(settings) as api:
+                    told |= await _of_server(api)
+            if metrics:
+                told |= await _of_metrics(metrics, told)
+    except TimeoutError:
+        raise DriverError(
+            f"no answer within {_PATIENCE:.0f} s; check that it runs, and the endpoint"
+        ) from None
+    if output == "json":
+        print(json.dumps(told, indent=2))  # noqa: T201
+    else:
+        for name, value in told.items():
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name.replace('_', ' ')}: {shown}")  # noqa: T201
+    return 0
+
+
+async def _of_database(settings: Settings) -> dict[str, Any]:
+    from kine import drivers
+    from kine.drivers.sql.statements import COMPACT_REVISION, NEWEST
+
+    async with drivers.view(settings.endpoint, settings.driver_options()) as view:
+        names = await view.names()
+        if "kine" not in names:
+            raise ValueError("the database has no table kine; name kine's database in --endpoint")
+        [(revision,)] = await view.ask(NEWEST)
+        [(compacted,)] = await view.ask(COMPACT_REVISION)
+        told = {"revision": revision or 0, "compact_revision": compacted or 0, "size": await view.size()}
+        if "kine_writer" in names:  # servers that run, and those of the last month that were killed
+            [(told["peers"],)] = await view.ask("SELECT count(*) FROM kine_writer")
+        return told
+
+
+async def _of_server(api: Api) -> dict[str, Any]:
+    question = rpc.RangeRequest(key=b"health", count_only=True, serializable=True)
+    behind = await api.call("KV/Range", question, rpc.RangeResponse)
+    question.serializable = False
+    begun = time.perf_counter()
+    current = await api.call("KV/Range", question, rpc.RangeResponse)
+    seconds = time.perf_counter() - begun
+    answer = await api.call("Maintenance/Status", rpc.StatusRequest(), rpc.StatusResponse)
+    members = await api.call("Cluster/MemberList", rpc.MemberListRequest(), rpc.MemberListResponse)
+    return {
+        "version": answer.version,
+        "revision": current.header.revision,
+        "compact_revision": await _compact_revision(api),
+        "size": answer.dbSize,
+        "size_in_use": answer.dbSizeInUse,
+        "lag": current.header.revision - behind.header.revision,
+        "read_milliseconds": round(seconds * 1000, 2),
+        "peers": [f"{member.name} {' '.join(member.clientURLs)}".strip() for member in members.members],
+        "errors": list(answer.errors),
+    }
+
+
+async def _compact_revision(api: Api) -> int:
+    """No call tells it: a watch from revision 1 does, when it is refused. Its key is one nobody has."""
+    create = rpc.WatchCreateRequest(key=b"\0kine status", start_revision=1)
+    request = rpc.WatchRequest(create_request=create)
+    try:
+        async with (
+            asyncio.timeout(_COMPACTED_WITHIN),
+            aclosing(api.stream("Watch/Watch", request)) as answers,
+        ):
+            async for message in answers:
+                answer = rpc.WatchResponse.FromString(message)
+                if answer.canceled:
+                    return answer.compact_revision
+    except TimeoutError:
+        pass
+    return 0
+
+
+async def _of_metrics(url: str, told: dict[str, Any]) -> dict[str, Any]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("--metrics is a URL such as http://127.0.0.1:8080")
+    address = url.rstrip("/").removesuffix("/metrics") + "/metrics"
+    text = await asyncio.to_thread(_fetch, address)
+    found = {
+        sample.name: int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.labels
+    }
+    more: dict[str, Any] = {name: found[f"kine_{name}"] for name in _METRICS if f"kine_{name}" in found}
+    if "lag" not in told and "kine_revision" in found:
+        more["lag"] = max(0, told["revision"] - found["kine_revision"])
+    return more
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http or https, checked
+        return str(answer.read().decode())

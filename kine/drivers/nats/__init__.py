@@ -1,0 +1,19 @@
+"""`nats://` (an embedded server, or `?noEmbed`) and `jetstream://`: the log in a JetStream KV bucket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kine.drivers.nats.endpoint import parse
+from kine.drivers.nats.log import NatsLog
+
+if TYPE_CHECKING:
+    from kine.drivers.base import Log, Options
+
+
+def connect(endpoint: str, options: Options) -> Log:
+    return NatsLog(parse(endpoint, options))
+
+
+def of_one_process(endpoint: str, options: Options) -> bool:
+    return parse(endpoint, options).embedded

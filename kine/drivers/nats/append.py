@@ -1,0 +1,351 @@
+"""Appending a group of writes: all published at once, each with the sequence its key must have.
+
+That expected sequence also makes a write safe to repeat: of all its copies one can land. So an answer that
+was lost is found out by publishing again, and by looking whose message replaced the one expected.
+
+Rows that hang together go as an atomic batch (nats-server 2.12). Streams must allow those, and Go kine
+does not open a bucket with such a setting: it is turned on at the first such write and off at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from nats.aio.msg import Msg
+
+from kine.drivers.base import (
+    BehindError,
+    InvalidKeyError,
+    NewRow,
+    UnavailableError,
+    UnknownOutcomeError,
+    Write,
+)
+from kine.drivers.nats import record
+from kine.drivers.nats.failures import (
+    BATCH_OFF,
+    BATCH_TOO_LARGE,
+    LostError,
+    NobodyError,
+    RefusedError,
+    refusal,
+)
+from kine.drivers.nats.keys import encode
+from kine.drivers.nats.stream import Stream, answered
+
+if TYPE_CHECKING:
+    from kine.drivers.nats.reading import Reader
+
+_PATIENCE = 10.0  # seconds for a group, finding out about lost answers included
+_ANSWER = 3.0  # seconds for one answer
+_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+_SLACK = 1024  # bytes of headers, which count as payload
+_BATCH = 1000  # rows: the server's default limit
+_TOO_OLD = "writes to several keys at once need nats-server 2.12 or newer; this one cannot do them atomically"
+
+
+class Publication(NamedTuple):
+    """A row on its way."""
+
+    row: NewRow
+    name: str
+    subject: str
+    payload: bytes
+    expected: int
+
+
+class Appender:
+    def __init__(self, stream: Stream, reader: Reader) -> None:
+        self._stream = stream
+        self._reader = reader
+        self._instance = secrets.token_hex(6)
+        self._numbers = count(1)
+        self.atomic = False  # the stream is known to allow batches
+
+    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+        """See `kine.drivers.base.Log.append`."""
+        publications = [[self._publication(row) for row in write.rows] for write in writes]
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        if not any(write.guarded or len(write.rows) > 1 for write in writes):
+            return [
+                None if sequence is None else (sequence,)
+                for sequence in await self._all([one for (one,) in publications], deadline)
+            ]
+        if any(write.guarded for write in writes) and await answered(self._stream.last_sequence()) > head:
+            raise BehindError
+        # One after the other: what a guard expects is known only once those before have landed.
+        outcome: list[Sequence[int] | None] = []
+        for write, its in zip(writes, publications, strict=True):
+            guard = head if write.guarded else None
+            try:
+                ids = await self._one(its, guard, deadline)
+            except (UnavailableError, InvalidKeyError):
+                if any(outcome):
+                    ids = None  # those before it have landed, and must be told so: this one is decided again
+                else:
+                    raise
+            outcome.append(ids)
+            if ids:
+                head = ids[-1] if ids[0] == head + 1 else head
+        return outcome
+
+    async def disallow_batches(self) -> None:
+        if self.atomic:
+            self.atomic = False
+            await answered(self._stream.configure(allow_atomic=False))
+
+    def _publication(self, row: NewRow) -> Publication:
+        """Raises InvalidKeyError."""
+        subject = encode(row.name)
+        payload = record.encode(row)
+        limit = self._stream.client.max_payload - _SLACK - len(subject)
+        if len(payload) > limit:
+            raise InvalidKeyError(
+                f"the value takes {len(payload)} bytes as a message and this NATS server accepts {limit};"
+                " raise its max_payload"
+            )
+        expected = self._reader.last_of.get(row.prev_revision, row.prev_revision)
+        return Publication(row, f"{self._instance}-{next(self._numbers)}", subject, payload, expected)
+
+    # ---- rows by themselves
+
+    async def _all(self, publications: list[Publication], deadline: float) -> list[int | None]:
+        outcome: dict[int, int | None] = {}
+        answers: list[asyncio.Future[Msg]] = []
+        try:
+            for one in publications:
+                answers.append(await self._publish(one, {}))  # noqa: PERF401 - those sent must be known
+        except UnavailableError:
+            if not answers:
+                raise
+            # The rest was not sent: it is decided again.
+            outcome.update(dict.fromkeys(range(len(answers), len(publications))))
+        await asyncio.wait(answers, timeout=_ANSWER)
+        unsettled: dict[int, bool] = {}  # and whether they may have landed
+        refused: RefusedError | None = None
+        for number, (one, answer) in enumerate(zip(publications, answers, strict=False)):
+            try:
+                outcome[number] = _acknowledged(answer)
+            except RefusedError as error:
+                if error.conflict:
+                    outcome[number] = await self._conflict(one, deadline)
+                elif error.again:
+                    unsettled[number] = False
+                else:
+                    refused = error
+            except NobodyError:
+                unsettled[number] = False
+            except LostError:
+                unsettled[number] = True
+        for number, lost in unsettled.items():
+            try:
+                outcome[number] = await self._settle(publications[number], deadline, lost=lost)
+            except RefusedError as error:
+                refused = error
+        if refused is not None:
+            if not any(outcome.values()):
+                raise refused.translated() from refused
+            # Some have landed: the others are decided again, and told then.
+            return [outcome.get(number) for number in range(len(publications))]
+        return [outcome[number] for number in range(len(publications))]
+
+    async def _publish(self, one: Publication, extra: dict[str, str]) -> asyncio.Future[Msg]:
+        headers = {**record.headers(one.row, one.name, one.expected), **extra}
+        subject = f"{self._stream.prefix}{one.subject}"
+        return await self._stream.client.send(subject, one.payload, headers)
+
+    async def _conflict(self, one: Publication, deadline: float) -> int | None:
+        """None, unless all that is in the way is a tombstone, known here or in the stream alone."""
+        if not one.row.created:
+            return None
+        try:
+            last = await answered(self._stream.get(last_by_subj=one.subject))
+        except UnavailableError:
+            return None  # others of its group may have landed: it is decided again
+        if last is None and one.expected:
+            return await self._settle(one._replace(expected=0), deadline)
+        if last is not None and not one.expected and record.is_deletion(last):
+            return await self._settle(one._replace(expected=last.sequence), deadline)
+        return None
+
+    async def _settle(
+        self,
+        one: Publication,
+        deadline: float,
+        extra: dict[str, str] | None = None,
+        *,
+        lost: bool = False,  # a copy of it may have landed
+    ) -> int | None:
+        """Publishes again until it is known what became of it.
+
+        Raises UnknownOutcomeError, and RefusedError if no copy can have landed.
+        """
+        loop = asyncio.get_running_loop()
+        pause = _PAUSE
+        while loop.time() < deadline:
+            try:
+                answer = await self._publish(one, extra or {})
+                await asyncio.wait([answer], timeout=_ANSWER)
+                return _acknowledged(answer)
+            except RefusedError as error:
+                if error.conflict:
+                    landed = await self._landed(one)
+                    if landed is not False:
+                        return landed
+                elif not error.again and not lost:
+                    raise
+            except LostError:
+                lost = True
+            except (NobodyError, UnavailableError):
+                pass
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+        raise UnknownOutcomeError("NATS did not tell in time what became of a write")
+
+    async def _landed(self, one: Publication) -> int | bool | None:
+        """Its sequence, None if another's message is in its place, False if that cannot be told yet."""
+        try:
+            found = await answered(self._stream.get(seq=one.expected + 1, next_by_subj=one.subject))
+            if found is None:
+                return False if not one.expected or await self._still_last(one) else None
+        except UnavailableError:
+            return False
+        if record.written_by(found) == one.name:
+            return found.sequence
+        before = record.decode(found, one.row.name, with_value=False)
+        if before is not None and before.prev_revision not in (one.row.prev_revision, 0):
+            raise UnknownOutcomeError("a write took place or not: what came right after it is gone")
+        return None
+
+    async def _still_last(self, one: Publication) -> bool:
+        last = await answered(self._stream.get(last_by_subj=one.subject))
+        return last is not None and last.sequence == one.expected
+
+    # ---- rows that hang together, or on what was there before
+
+    async def _one(
+        self, publications: list[Publication], guard: int | None, deadline: float
+    ) -> Sequence[int] | None:
+        extra = {} if guard is None else {"Nats-Expected-Last-Sequence": str(guard)}
+        if len(publications) > 1:
+            return await self._batch(publications, extra, deadline)
+        one = publications[0]
+        try:
+            answer = await self._publish(one, extra)
+            await asyncio.wait([answer], timeout=_ANSWER)
+            sequence = _acknowledged(answer)
+        except RefusedError as error:
+            if error.conflict:
+                return None
+            if not error.again:
+                raise error.translated() from error
+            raise UnavailableError("JetStream is busy") from error
+        except NobodyError:
+            raise UnavailableError("JetStream does not answer") from None
+        except LostError:
+            settled = await self._settle(one, deadline, extra, lost=True)
+            return None if settled is None else (settled,)
+        return (sequence,)
+
+    async def _batch(
+        self, publications: list[Publication], extra: dict[str, str], deadline: float
+    ) -> Sequence[int] | None:
+        """Raises InvalidKeyError where the server cannot."""
+        if len(publications) > _BATCH:
+            raise InvalidKeyError(f"a NATS server writes at most {_BATCH} keys at once")
+        await self._allow_batches()
+        loop = asyncio.get_running_loop()
+        pause = _PAUSE
+        first = publications[0]
+        lost = False
+        while loop.time() < deadline:
+            try:
+                sequence = await self._commit(publications, extra)
+                return range(sequence - len(publications) + 1, sequence + 1)
+            except RefusedError as error:
+                if error.code == BATCH_OFF:  # another instance has stopped, and turned it off
+                    self.atomic = False
+                    await self._allow_batches()
+                elif error.code == BATCH_TOO_LARGE:
+                    raise InvalidKeyError("this NATS server does not write so many keys at once") from error
+                elif error.conflict:
+                    if not lost:
+                        return None
+                    landed = await self._landed(first)
+                    if landed is None:
+                        return None
+                    if landed is not False:
+                        return range(landed, landed + len(publications))
+                elif not error.again:
+                    raise error.translated() from error
+            except LostError:
+                lost = True
+            except (NobodyError, UnavailableError):
+                if not lost:
+                    raise UnavailableError("JetStream does not answer") from None
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+        if lost:
+            raise UnknownOutcomeError("NATS did not tell in time what became of a write")
+        raise UnavailableError("JetStream did not take a batch in time")
+
+    async def _commit(self, publications: list[Publication], extra: dict[str, str]) -> int:
+        name = f"{self._instance}-{secrets.token_hex(6)}"
+        last = len(publications)
+        client = self._stream.client
+        answer: asyncio.Future[Msg] | None = None
+        for number, one in enumerate(publications, 1):
+            batch = {record.BATCH: name, "Nats-Batch-Sequence": str(number)}
+            if number == last:
+                batch[record.COMMIT] = "1"
+            if number == 1:
+                first = await self._publish(one, {**batch, **extra})
+                await asyncio.wait([first], timeout=_ANSWER)
+                _confirmed(first)
+            elif number == last:
+                answer = await self._publish(one, batch)
+            else:
+                headers = {**record.headers(one.row, one.name, one.expected), **batch}
+                await client.publish(f"{self._stream.prefix}{one.subject}", one.payload, headers)
+        assert answer is not None
+        await asyncio.wait([answer], timeout=_ANSWER)
+        return _acknowledged(answer)
+
+    async def _allow_batches(self) -> None:
+        if self.atomic:
+            return
+        if self._stream.client.version < (2, 12):
+            raise InvalidKeyError(_TOO_OLD)
+        await answered(self._stream.configure(allow_atomic=True))
+        self.atomic = bool(self._stream.config.get("allow_atomic"))
+        if not self.atomic:
+            raise InvalidKeyError(_TOO_OLD)
+
+
+def _acknowledged(answer: asyncio.Future[Msg]) -> int:
+    """The sequence. Raises RefusedError, LostError, NobodyError."""
+    if not answer.done():
+        answer.cancel()
+        raise LostError
+    acknowledged = json.loads(answer.result().data)
+    if "error" in acknowledged:
+        raise refusal(acknowledged["error"])
+    return int(acknowledged["seq"])
+
+
+def _confirmed(answer: asyncio.Future[Msg]) -> None:
+    """A batch's first message is answered with nothing, or a refusal."""
+    if not answer.done():
+        answer.cancel()
+        raise UnavailableError("JetStream did not answer")  # nothing is committed yet
+    data = answer.result().data
+    if data:
+        told = json.loads(data)
+        if "error" in told:
+            raise refusal(told["error"])

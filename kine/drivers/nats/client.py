@@ -1,0 +1,280 @@
+"""One connection to NATS, and questions over it: many at a time, each with an answer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import nats
+from nats.aio.client import Client as Connection
+from nats.aio.msg import Msg
+
+from kine.drivers.base import UnavailableError
+from kine.drivers.nats.failures import LostError, NobodyError, refusal
+
+if TYPE_CHECKING:
+    from kine.drivers.nats.endpoint import Endpoint
+
+log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT = 5.0  # seconds
+_TIMEOUT = 5.0  # for one answer
+_RECONNECT = 0.25  # between attempts
+_PENDING = 64 * 1024 * 1024  # bytes to send that may wait here
+_CROWDED = _PENDING // 2  # of them, with which nothing more is sent without waiting
+
+
+class Client:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._connection: Connection | None = None
+        self._inbox = ""
+        self._numbers = count(1)
+        self._waiting: dict[str, Callable[[Msg | None], None]] = {}
+        self._closed = False
+        self._trouble = ""  # what the library met last
+        self.on_reconnect: Callable[[], None] = lambda: None
+
+    # ---- from connecting to closing
+
+    async def connect(self, servers: Sequence[str]) -> None:
+        """Raises UnavailableError."""
+        options = self._endpoint.connect_options()
+        connection = Connection()
+        self._trouble = ""
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                await connection.connect(
+                    list(servers),
+                    name=f"kine using bucket: {self._endpoint.bucket}",
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RECONNECT,  # type: ignore[arg-type] # takes any
+                    connect_timeout=2,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    pending_size=_PENDING,
+                    no_echo=True,  # what others publish is a hint, what we do is none
+                    error_cb=self._failed,
+                    disconnected_cb=self._disconnected,
+                    reconnected_cb=self._reconnected,
+                    **options,
+                )
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                await connection.close()
+            raise UnavailableError(
+                f"no connection to NATS ({self._trouble or _name(error)}); check that it runs, and the"
+                " endpoint's host, port, credentials and TLS"
+            ) from None
+        self._connection = connection
+        self._inbox = connection.new_inbox()
+        await connection.subscribe(f"{self._inbox}.*", cb=self._answered)
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and self._connection.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """Raises UnavailableError."""
+        return self._open.max_payload
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Raises UnavailableError."""
+        version = self._open.connected_server_version
+        return version.major, version.minor
+
+    async def close(self) -> None:
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(2):
+                    await connection.close()
+        self._lose_all()
+
+    async def _failed(self, error: Exception) -> None:
+        # What the server says explains more than that it then closes the connection.
+        if type(error) is nats.errors.Error or not self._trouble:
+            self._trouble = _name(error)
+        log.debug("NATS: %s", _name(error))
+
+    async def _disconnected(self) -> None:
+        if not self._closed:
+            log.warning("the connection to NATS is lost, trying to get it back")
+        self._lose_all()
+
+    async def _reconnected(self) -> None:
+        log.info("connected to NATS again")
+        self.on_reconnect()
+
+    def _lose_all(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            answer(None)
+
+    # ---- asking
+
+    async def _answered(self, message: Msg) -> None:
+        answer = self._waiting.get(message.subject[len(self._inbox) + 1 :])
+        if answer is not None:
+            answer(message)
+
+    async def send(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> asyncio.Future[Msg]:
+        """Sends; the future is the answer, or fails with LostError or NobodyError.
+
+        Raises UnavailableError: then nothing was sent.
+        """
+        done: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+        def answer(message: Msg | None) -> None:
+            if done.done():
+                return
+            if message is None:
+                done.set_exception(LostError())
+            elif message.headers and message.headers.get("Status") == "503":
+                done.set_exception(NobodyError())
+            else:
+                done.set_result(message)
+
+        token = self._listen(answer)
+        done.add_done_callback(lambda _: self._waiting.pop(token, None))
+        try:
+            await self._publish(subject, payload, f"{self._inbox}.{token}", headers)
+        except UnavailableError:
+            done.cancel()
+            raise
+        return done
+
+    def _listen(self, answer: Callable[[Msg | None], None]) -> str:
+        token = str(next(self._numbers))
+        self._waiting[token] = answer
+        return token
+
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Sends what is answered by nobody. Raises UnavailableError: then nothing was sent."""
+        await self._publish(subject, payload, "", headers)
+
+    async def _publish(
+        self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None
+    ) -> None:
+        connection = self._connection
+        # Else it would be kept, and sent when nobody waits for it any more.
+        if connection is None or not connection.is_connected:
+            raise UnavailableError("NATS cannot be reached")
+        try:
+            await connection.publish(
+                subject, payload, reply=reply, headers=dict(headers) if headers else None
+            )
+        except (nats.errors.Error, OSError) as error:
+            raise UnavailableError(f"nothing could be sent to NATS ({type(error).__name__})") from None
+
+    async def ask(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
+        """One question, one answer. Raises UnavailableError, LostError, NobodyError."""
+        answer = await self.send(subject, payload, headers)
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            raise LostError from None
+
+    def put(self, subject: str, payload: bytes, answer: Callable[[Msg | None], None]) -> bool:
+        """As `ask`, without a coroutine: `answer` is called once, with None if there is none in time.
+
+        False if nothing could be sent at once, and `answer` is not called.
+        """
+        connection = self._connection
+        if connection is None or not connection.is_connected or connection.pending_data_size > _CROWDED:
+            return False
+        timer: asyncio.TimerHandle | None = None
+
+        def once(message: Msg | None) -> None:
+            if self._waiting.pop(token, None) is not None or message is None:
+                if timer is not None:
+                    timer.cancel()
+                answer(message)
+
+        token = self._listen(once)
+        sending = connection.publish(subject, payload, reply=f"{self._inbox}.{token}")
+        try:
+            sending.send(None)  # it waits only for a flush, when it is crowded
+        except StopIteration:
+            timer = asyncio.get_running_loop().call_later(_TIMEOUT, once, None)
+            return True
+        except (nats.errors.Error, OSError):
+            pass
+        sending.close()
+        self._waiting.pop(token, None)
+        return False
+
+    async def ask_many(self, subject: str, payload: bytes, is_last: Callable[[Msg], bool]) -> list[Msg]:
+        """One question, many answers up to the last. Raises as `ask`."""
+        done: asyncio.Future[list[Msg]] = asyncio.get_running_loop().create_future()
+        messages: list[Msg] = []
+
+        def answer(message: Msg | None) -> None:
+            if done.done():
+                return
+            if message is None:
+                done.set_exception(LostError())
+                return
+            messages.append(message)
+            if is_last(message):
+                done.set_result(messages)
+
+        token = self._listen(answer)
+        try:
+            await self._publish(subject, payload, f"{self._inbox}.{token}", None)
+            async with asyncio.timeout(_TIMEOUT):
+                return await done
+        except TimeoutError:
+            raise LostError from None
+        finally:
+            self._waiting.pop(token, None)
+
+    async def api(self, name: str, /, **body: object) -> dict[str, Any]:
+        """JetStream's API. Raises RefusedError, UnavailableError, LostError, NobodyError."""
+        message = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
+        answer: dict[str, Any] = json.loads(message.data)
+        if "error" in answer:
+            raise refusal(answer["error"])
+        return answer
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Coroutine[None, None, None]]
+    ) -> Callable[[], Coroutine[None, None, None]]:
+        """Returns what ends it. Raises UnavailableError."""
+        connection = self._connection
+        if connection is None or not connection.is_connected:
+            raise UnavailableError("NATS cannot be reached")
+        subscription = await connection.subscribe(subject, cb=callback)
+
+        async def end() -> None:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+
+        return end
+
+    def new_inbox(self) -> str:
+        """Raises UnavailableError."""
+        return self._open.new_inbox()
+
+    @property
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise UnavailableError("the connection to NATS is closed")
+        return self._connection
+
+
+def _name(error: Exception) -> str:
+    """The library has no types for what the server says."""
+    return str(error)[:100] if type(error) is nats.errors.Error else type(error).__name__

@@ -1,0 +1,333 @@
+"""The log in a JetStream KV bucket. A row is a message, its revision the message's sequence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from nats.aio.msg import Msg
+
+from kine.drivers.base import (
+    DriverError,
+    Lease,
+    NewRow,
+    NoSpaceError,
+    Row,
+    Size,
+    Tail,
+    UnavailableError,
+    Write,
+)
+from kine.drivers.nats.append import Appender
+from kine.drivers.nats.client import Client
+from kine.drivers.nats.embedded import EmbeddedServer
+from kine.drivers.nats.endpoint import Endpoint
+from kine.drivers.nats.failures import LostError, NobodyError, RefusedError
+from kine.drivers.nats.reading import Reader
+from kine.drivers.nats.state import Compaction, State
+from kine.drivers.nats.stream import Stream, answered, told_last_sequence
+from kine.drivers.waiting import until_open
+from kine.futures import pass_on
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_BETWEEN = 0.5
+_POLL = 1.0  # seconds without a hint after which it is looked all the same
+_HINT_LASTS = 1.0  # seconds in which what was published should be stored
+_ASSIST = 10.0  # seconds until another's compaction is taken to have been left half done
+_AT_ONCE = 64  # removals under way
+_OWN = (b"/registry/health", b"compact_rev_key")  # in every bucket from the start
+
+
+class NatsLog:
+    """See `kine.drivers.base.Log`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._server = EmbeddedServer(endpoint) if endpoint.embedded else None
+        if self._server is not None and self._server.login:
+            endpoint = _with_login(endpoint, self._server.login)
+        self._client = Client(endpoint)
+        self._stream = Stream(self._client, endpoint.bucket)
+        self._state = State(self._client, endpoint.bucket)
+        self._reader = Reader(self._stream, self._state)
+        self._appender = Appender(self._stream, self._reader)
+        self._hint = asyncio.Event()
+        self._known = 0  # a sequence the stream has reached
+        self._lost = 0  # older than this a value was asked for that is no more
+        self._closed = False
+
+    # ---- from opening to closing
+
+    async def open(self) -> None:
+        if self._server is not None:
+            await self._server.start()
+        servers = self._endpoint.servers if self._server is None else (self._server.url,)
+        await until_open(lambda: self._open(servers), UnavailableError, "NATS", between=_BETWEEN)
+
+    async def _open(self, servers: Sequence[str]) -> None:
+        if not self._client.connected:
+            await self._client.connect(servers)
+        endpoint = self._endpoint
+        await answered(self._stream.ensure(endpoint.history, endpoint.replicas, "Holds kine key/values"))
+        await answered(self._state.open(endpoint.replicas))
+        kept = self._stream.config.get("max_msgs_per_subject")
+        if kept != endpoint.history:
+            log.warning("the bucket keeps %s revisions of a key, whatever revHistory says", kept)
+        self._appender.atomic = bool(self._stream.config.get("allow_atomic"))
+        self._client.on_reconnect = self._hint.set
+        await self._client.subscribe(f"{self._stream.prefix}>", self._hinted)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._hint.set()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._appender.disallow_batches()
+        except (DriverError, TimeoutError):
+            pass  # Go kine will say that the bucket exists with other settings
+        await self._client.close()
+        if self._server is not None:
+            await self._server.stop()
+
+    # ---- reading
+
+    async def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
+        async for rows in self._reader.load(after):
+            self._known = max(self._known, rows[-1].id)
+            yield rows
+
+    async def compact_revision(self) -> int:
+        return max((await self._settled()).revision, self._lost)
+
+    def peek(self) -> int | None:
+        return None
+
+    def newest(self) -> Awaitable[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        start = time.perf_counter()
+
+        def told(answer: Msg | None) -> None:
+            if future.done():
+                return
+            self._took("Newest", start)
+            if answer is None:
+                future.set_exception(UnavailableError("NATS did not answer in time"))
+            elif (newest := told_last_sequence(answer)) is None:
+                pass_on(self._newest(), future)
+            else:
+                self._known = max(self._known, newest)
+                future.set_result(newest)
+
+        return future if self._stream.ask_last_sequence(told) else self._newest()
+
+    async def _newest(self) -> int:
+        newest = await self._timed("Newest", self._stream.last_sequence())
+        self._known = max(self._known, newest)
+        return newest
+
+    async def tail(self, after: int, limit: int) -> Tail:
+        # Before the rows: what was there then must be among them.
+        known, compaction = await asyncio.gather(self.newest(), self._state.compaction())
+        rows, head, missing = await self._timed("Tail", self._reader.after(after, limit, known))
+        self._known = max(self._known, head)
+        compacted = max(compaction.revision, self._reader.floor, self._lost)
+        if missing:
+            # Whatever was dropped has been replaced by now.
+            compacted = max(compacted, await self.newest())
+        return Tail(rows, head, compacted)
+
+    async def changed(self, after: int) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._hint.clear()
+            if await self.newest() > after:
+                return
+            try:
+                async with asyncio.timeout(_POLL):
+                    await self._hint.wait()
+            except TimeoutError:
+                continue
+            # Told when it was published; it is stored a moment later, or refused.
+            pause = 0.001
+            until = loop.time() + _HINT_LASTS
+            while loop.time() < until:
+                if await self.newest() > after:
+                    return
+                await asyncio.sleep(pause)
+                pause = min(0.1, pause * 2)
+
+    async def _hinted(self, message: Msg) -> None:
+        self._hint.set()
+
+    async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
+        found = await self._timed("Values", self._reader.values(ids))
+        if len(found) < len(ids):
+            compacted = (await self._state.compaction()).revision
+            if any(row_id > compacted for row_id in ids if row_id not in found and row_id <= self._known):
+                # Dropped for newer revisions of its key; which ones cannot be told from what is left.
+                self._lost = max(self._lost, self._known)
+        return found
+
+    # ---- writing
+
+    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+        outcome = await self._timed("Insert", self._appender.append(writes, head))
+        for ids in outcome:
+            if ids:
+                self._known = max(self._known, ids[-1])
+        for write, ids in zip(writes, outcome, strict=True):
+            for row, row_id in zip(write.rows, ids or (), strict=False):
+                self._reader.last_of.pop(row.prev_revision, None)
+                if not row.version and not row.deleted:
+                    self._reader.uncounted.add(row_id)
+        return outcome
+
+    async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+        return await self._timed("Compact", self._compact(revision, versions))
+
+    async def _compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+        while True:
+            before = await self._state.compaction()
+            if before.revision >= revision:
+                return before.revision
+            doomed = await self._reader.superseded(max(0, before.removed - 1), revision)
+            intent = Compaction(revision, before.removed, before.sequence)
+            try:
+                await self._reader.counted(versions)
+                now = await self._state.record(intent)
+            except NoSpaceError:
+                # Room first. Only what is superseded: that leaves every key as it is.
+                await self._remove(doomed, revision, deletions=False)
+                now = await self._state.record(intent)
+            if now is None:
+                continue
+            await self._remove(doomed, revision, deletions=True)
+            await self._state.record(now._replace(removed=revision))
+            self._reader.last_of = {row: last for row, last in self._reader.last_of.items() if row > revision}
+            return revision
+
+    async def _remove(
+        self, doomed: dict[str, tuple[int, bool, bool]], revision: int, *, deletions: bool
+    ) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def remove(subject: str, before: int) -> None:
+            async with gate:
+                await answered(self._stream.purge(subject, before))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for subject, (last, deletion, older) in doomed.items():
+                    if deletions and deletion and last < revision:
+                        group.create_task(remove(subject, last + 1))
+                    elif older:
+                        group.create_task(remove(subject, last))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # they have one cause
+
+    async def _settled(self) -> Compaction:
+        """The compaction recorded, all that it removes being gone. One left half done is finished here."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ASSIST
+        while not (found := await self._state.compaction()).done:
+            if loop.time() > deadline:
+                doomed = await self._reader.superseded(max(0, found.removed - 1), found.revision)
+                await self._remove(doomed, found.revision, deletions=True)
+                await self._state.record(found._replace(removed=found.revision))
+            else:
+                await asyncio.sleep(0.1)
+        return found
+
+    async def advance(self, revision: int) -> None:
+        await self._timed("Advance", self._advance(revision))
+
+    async def _advance(self, revision: int) -> None:
+        if await self.newest() < revision:
+            async for rows in self._reader.load(0):
+                if any(not row.deleted and row.name not in _OWN for row in rows):
+                    raise DriverError(
+                        "NATS leaves out revisions in a bucket without keys only:"
+                        " name another bucket, or delete this one"
+                    )
+            await answered(self._stream.purge_before(revision + 1))
+        await self._settled()
+        before = await self._state.compaction()
+        await self._state.record(Compaction(revision, revision, before.sequence))
+
+    async def place(self, rows: Sequence[Row]) -> None:
+        writes = [
+            Write(
+                (
+                    NewRow(
+                        row.name, False, row.deleted, row.create_revision, 0,
+                        row.ttl, row.value, row.lease, row.version or 1,
+                    ),
+                ),
+                False,
+            )
+            for row in rows
+        ]  # fmt: skip
+        if None in await self.append(writes, self._known):
+            raise UnavailableError("another client writes to this bucket: stop it, and begin again")
+
+    async def compacted(self) -> None:
+        """The server reclaims space by itself."""
+
+    # ---- leases
+
+    async def leases(self) -> list[Lease]:
+        return await self._state.leases()
+
+    async def lease(self, lease_id: int) -> Lease | None:
+        return await self._state.lease(lease_id)
+
+    async def grant(self, lease_id: int, ttl: int) -> bool:
+        return await self._state.grant(lease_id, ttl)
+
+    async def renew(self, lease_ids: Sequence[int]) -> None:
+        for lease_id in lease_ids:
+            await self._state.renew(lease_id)
+
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        return await self._state.expire(lease_id, renewals)
+
+    async def forget(self, lease_id: int) -> None:
+        await self._state.forget(lease_id)
+
+    # ---- keeping house
+
+    async def size(self) -> Size:
+        size = int((await self._stream.info())["state"]["bytes"])
+        return Size(size, size)
+
+    async def defragment(self) -> None:
+        """The server compacts its files by itself."""
+
+    def snapshot(self) -> AsyncIterator[bytes] | None:
+        return None
+
+    async def _timed(self, name: str, work: Awaitable[T]) -> T:
+        start = time.perf_counter()
+        try:
+            return await work
+        except (RefusedError, LostError, NobodyError) as error:
+            raise UnavailableError(f"NATS failed ({type(error).__name__})") from error
+        finally:
+            self._took(name, start)
+
+    def _took(self, name: str, start: float) -> None:
+        took = time.perf_counter() - start
+        if 0 < self._endpoint.slow <= took:
+            log.info("slow NATS: %s took %.3f s", name, took)
+
+
+def _with_login(endpoint: Endpoint, login: dict[str, str]) -> Endpoint:
+    return replace(endpoint, login=login)

@@ -1,0 +1,160 @@
+"""What Go kine has no place for: a second bucket, `<bucket>-kine`, that takes no revisions of the first.
+
+compact          {"revision": R, "removed": P}: compacted to R; what that supersedes is gone up to P
+lease.<id>       {"ttl": seconds, "renewals": n}
+version.<id>     the version of a row that Go kine wrote, once it cannot be counted any more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kine.drivers.base import Lease, UnavailableError
+from kine.drivers.nats.failures import LostError, NobodyError, refusal
+from kine.drivers.nats.record import EXPECTED
+from kine.drivers.nats.stream import Stream, answered
+
+if TYPE_CHECKING:
+    from kine.drivers.nats.client import Client
+
+_ATTEMPTS = 10
+_DESCRIPTION = "Leases and the compact revision of kine"
+
+
+class Compaction(NamedTuple):
+    revision: int
+    removed: int
+    sequence: int  # of the record; 0: there is none
+
+    @property
+    def done(self) -> bool:
+        return self.removed >= self.revision
+
+
+class State:
+    def __init__(self, client: Client, bucket: str) -> None:
+        self.stream = Stream(client, f"{bucket}-kine")
+
+    async def open(self, replicas: int) -> None:
+        await self.stream.ensure(1, replicas, _DESCRIPTION)
+
+    # ---- the compact revision
+
+    async def compaction(self) -> Compaction:
+        message = await answered(self.stream.get(last_by_subj="compact"))
+        if message is None:
+            return Compaction(0, 0, 0)
+        record = json.loads(message.data)
+        return Compaction(record["revision"], record["removed"], message.sequence)
+
+    async def record(self, now: Compaction) -> Compaction | None:
+        """Replaces the record with sequence `now.sequence`; None if another instance did so first."""
+        body = {"revision": now.revision, "removed": now.removed}
+        sequence = await self._put("compact", body, now.sequence)
+        return None if sequence is None else now._replace(sequence=sequence)
+
+    # ---- leases
+
+    async def leases(self) -> list[Lease]:
+        return [_lease(subject, record) for subject, record in (await self._all("lease.*")).items() if record]
+
+    async def lease(self, lease_id: int) -> Lease | None:
+        subject = f"lease.{lease_id}"
+        message = await answered(self.stream.get(last_by_subj=subject))
+        return None if message is None else _lease(subject, json.loads(message.data))
+
+    async def grant(self, lease_id: int, ttl: int) -> bool:
+        return await self._put(f"lease.{lease_id}", {"ttl": ttl, "renewals": 0}, 0) is not None
+
+    async def renew(self, lease_id: int) -> None:
+        subject = f"lease.{lease_id}"
+        for _ in range(_ATTEMPTS):
+            message = await answered(self.stream.get(last_by_subj=subject))
+            if message is None:
+                return
+            record = json.loads(message.data)
+            if record["renewals"] < 0:
+                return
+            record["renewals"] += 1
+            if await self._put(subject, record, message.sequence) is not None:
+                return
+
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        subject = f"lease.{lease_id}"
+        message = await answered(self.stream.get(last_by_subj=subject))
+        if message is None:
+            return True
+        record = json.loads(message.data)
+        if record["renewals"] != renewals:
+            return bool(record["renewals"] < 0)
+        return await self._put(subject, {**record, "renewals": -1}, message.sequence) is not None
+
+    async def forget(self, lease_id: int) -> None:
+        await answered(self.stream.purge(f"lease.{lease_id}"))
+
+    # ---- versions
+
+    async def versions(self) -> dict[int, int]:
+        return {
+            int(subject.rpartition(".")[2]): int(record)
+            for subject, record in (await self._all("version.*")).items()
+        }
+
+    async def keep_versions(self, versions: Sequence[tuple[int, int]]) -> None:
+        for row_id, version in versions:
+            await self._put(f"version.{row_id}", version, None)
+
+    async def drop_versions(self, ids: Sequence[int]) -> None:
+        for row_id in ids:
+            await answered(self.stream.purge(f"version.{row_id}"))
+
+    # ---- records
+
+    async def _all(self, subjects: str) -> dict[str, Any]:
+        found = {}
+
+        async def read() -> None:
+            async for block in self.stream.read(0, filtered=subjects):
+                for message in block:
+                    found[message.subject] = json.loads(message.data)
+
+        await answered(read())
+        return found
+
+    async def _put(self, subject: str, body: object, expected: int | None) -> int | None:
+        """The record's sequence, None on a conflict. Raises DriverError.
+
+        An answer that is lost is asked for by writing again: that conflicts with ourselves, if it landed.
+        """
+        payload = json.dumps(body).encode()
+        headers = {EXPECTED: str(expected)} if expected is not None else None
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer = await self.stream.client.ask(f"{self.stream.prefix}{subject}", payload, headers)
+            except (LostError, NobodyError, UnavailableError) as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise UnavailableError("NATS did not answer in time") from error
+                await asyncio.sleep(0.2)
+                continue
+            acknowledged = json.loads(answer.data)
+            if "error" not in acknowledged:
+                return int(acknowledged["seq"])
+            refused = refusal(acknowledged["error"])
+            if refused.again:
+                await asyncio.sleep(0.2)
+                continue
+            if not refused.conflict:
+                raise refused.translated() from refused
+            if attempt:
+                message = await answered(self.stream.get(last_by_subj=subject))
+                if message is not None and message.data == payload:
+                    return message.sequence
+            return None
+        raise UnavailableError("JetStream is busy")
+
+
+def _lease(subject: str, record: dict[str, int]) -> Lease:
+    return Lease(int(subject.rpartition(".")[2]), record["ttl"], record["renewals"])

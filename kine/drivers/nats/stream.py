@@ -1,0 +1,324 @@
+"""One JetStream stream: its messages, in order, by sequence and by subject, and what may be removed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from base64 import b64decode
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nats.aio.msg import Msg
+
+from kine.drivers.base import UnavailableError
+from kine.drivers.nats.failures import (
+    MESSAGE_NOT_FOUND,
+    STREAM_NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    LostError,
+    NobodyError,
+    RefusedError,
+)
+from kine.drivers.nats.record import Message
+
+if TYPE_CHECKING:
+    from kine.drivers.nats.client import Client
+
+T = TypeVar("T")
+
+_PULL = 500  # messages asked for at a time
+_PULL_BYTES = 8 * 1024 * 1024
+_SILENCE = 10.0  # seconds a consumer may take for the next message
+_AT_ONCE = 256  # requests under way
+_CATCHING_UP = 5.0  # seconds without a message for a consumer to become known, or its replica to go on
+_BELIEVED = 3 * 10**9  # nanoseconds since a follower's last answer; heartbeats go out each second
+_ASKED, _UNTIL_FOLLOWED = 5, 0.2  # times, and seconds between: a new leader has yet to be answered
+# A quotation mark within a string is escaped, so these are names.
+_LAST_SEQUENCE = re.compile(rb'"last_seq":\s*(\d+)')
+_REPLICAS = b'"replicas":'
+LAGGING = 0.02  # seconds until what is not there yet is asked for again
+
+
+class Stream:
+    """A KV bucket's stream."""
+
+    def __init__(self, client: Client, bucket: str) -> None:
+        self.client = client
+        self.name = f"KV_{bucket}"
+        self.prefix = f"$KV.{bucket}."
+        self.config: dict[str, Any] = {}
+        self._info = f"$JS.API.STREAM.INFO.{self.name}"
+
+    # ---- the stream itself
+
+    async def info(self) -> dict[str, Any]:
+        return await answered(self.client.api(f"STREAM.INFO.{self.name}"))
+
+    async def ensure(self, history: int, replicas: int, description: str) -> None:
+        """Creates the bucket if there is none, with Go kine's settings."""
+        try:
+            self.config = (await self.client.api(f"STREAM.INFO.{self.name}"))["config"]
+        except RefusedError as error:
+            if error.code != STREAM_NOT_FOUND:
+                raise
+            config = {
+                "name": self.name,
+                "description": description,
+                "subjects": [f"{self.prefix}>"],
+                "retention": "limits",
+                "storage": "file",
+                "discard": "new",
+                "max_msgs_per_subject": history,
+                "max_msgs": -1,
+                "max_bytes": -1,
+                "max_msg_size": -1,
+                "max_consumers": -1,
+                "num_replicas": replicas,
+                "duplicate_window": 120 * 10**9,
+                "allow_rollup_hdrs": True,
+                "deny_delete": True,
+                "allow_direct": True,
+            }
+            try:
+                answer = await self.client.api(f"STREAM.CREATE.{self.name}", **config)
+            except RefusedError as refused:
+                if refused.code != STREAM_NAME_IN_USE:
+                    raise
+                answer = await self.client.api(f"STREAM.INFO.{self.name}")
+            self.config = answer["config"]
+        if not self.config.get("allow_direct"):
+            await self.configure(allow_direct=True)
+
+    async def configure(self, **changes: object) -> None:
+        """Raises RefusedError, UnavailableError, LostError, NobodyError."""
+        current = (await self.client.api(f"STREAM.INFO.{self.name}"))["config"]
+        if any(current.get(name, False) != value for name, value in changes.items()):
+            answer = await self.client.api(f"STREAM.UPDATE.{self.name}", **{**current, **changes})
+            current = answer["config"]
+        self.config = current
+
+    async def last_sequence(self) -> int:
+        """As the leader has it, when no other can have been chosen. Raises DriverError.
+
+        JetStream lets a leader that is cut off answer until it notices, ten seconds later or more; the others
+        choose a new one after four at the earliest (nats-server, server/raft.go).
+        """
+        for _ in range(_ASKED):
+            if (newest := _believed(await self.info())) is not None:
+                return newest
+            await asyncio.sleep(_UNTIL_FOLLOWED)
+        raise UnavailableError("the NATS stream's leader has lost touch with the others: it may be cut off")
+
+    def ask_last_sequence(self, told: Callable[[Msg | None], None]) -> bool:
+        """Likewise by `Client.put`; `told_last_sequence` reads the answer."""
+        return self.client.put(self._info, b"", told)
+
+    # ---- reading
+
+    async def get(self, **which: object) -> Message | None:
+        """One message as its leader has it: `seq`, `last_by_subj`, or `seq` and `next_by_subj`."""
+        for name in ("last_by_subj", "next_by_subj"):
+            if name in which:
+                which[name] = f"{self.prefix}{which[name]}"
+        try:
+            answer = await self.client.api(f"STREAM.MSG.GET.{self.name}", **which)
+        except RefusedError as error:
+            if error.code == MESSAGE_NOT_FOUND:
+                return None
+            raise
+        found = answer["message"]
+        return Message(
+            int(found["seq"]),
+            found["subject"][len(self.prefix) :],
+            _parsed(b64decode(found.get("hdrs") or "")),
+            b64decode(found.get("data") or ""),
+        )
+
+    async def direct(self, sequences: Sequence[int]) -> dict[int, Message]:
+        """Messages by sequence; one that is no more is left out. Answers may come from any replica."""
+        found: dict[int, Message] = {}
+        for start in range(0, len(sequences), _AT_ONCE):
+            block = sequences[start : start + _AT_ONCE]
+            answers = await asyncio.gather(
+                *(
+                    self.client.ask(f"$JS.API.DIRECT.GET.{self.name}", b'{"seq":%d}' % sequence)
+                    for sequence in block
+                )
+            )
+            for sequence, answer in zip(block, answers, strict=True):
+                if not _status(answer):
+                    found[sequence] = self._direct_message(answer)
+        # A replica that is behind lacks what its leader has.
+        if int(self.config.get("num_replicas", 1)) > 1:
+            for sequence in sequences:
+                if sequence not in found:
+                    message = await self.get(seq=sequence)
+                    if message is not None:
+                        found[sequence] = message
+        return found
+
+    async def batch(self, after: int, limit: int) -> list[Message]:
+        """The next messages after a sequence, at most `limit`, from any replica (servers from 2.11)."""
+        body = {"seq": after + 1, "next_by_subj": f"{self.prefix}>", "batch": limit, "max_bytes": _PULL_BYTES}
+        answers = await self.client.ask_many(
+            f"$JS.API.DIRECT.GET.{self.name}", json.dumps(body).encode(), lambda answer: bool(_status(answer))
+        )
+        if any(_status(answer) == "503" for answer in answers):
+            raise NobodyError
+        return [self._direct_message(answer) for answer in answers if not _status(answer)]
+
+    def _direct_message(self, answer: Msg) -> Message:
+        headers = answer.headers or {}
+        return Message(
+            int(headers["Nats-Sequence"]), headers["Nats-Subject"][len(self.prefix) :], headers, answer.data
+        )
+
+    async def read(
+        self, after: int, *, filtered: str = ">", headers_only: bool = False, upto: int = 0
+    ) -> AsyncIterator[list[Message]]:
+        """All messages after a sequence, in blocks, by a consumer of its own: any server can do that.
+
+        Ends with what was the newest message when it was called, or later, or at `upto`.
+        """
+        client = self.client
+        goal = upto or await self.last_sequence()
+        position = after
+        name = f"kine{secrets.token_hex(8)}"
+        inbox = client.new_inbox()
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        end = await client.subscribe(inbox, arrived.put)
+        try:
+            created = await client.api(
+                f"CONSUMER.CREATE.{self.name}.{name}",
+                stream_name=self.name,
+                config={
+                    "name": name,
+                    "deliver_policy": "by_start_sequence",
+                    "opt_start_seq": after + 1,
+                    "ack_policy": "none",
+                    "replay_policy": "instant",
+                    "filter_subject": f"{self.prefix}{filtered}",
+                    "headers_only": headers_only,
+                    "mem_storage": True,
+                    "num_replicas": 1,
+                    "inactive_threshold": 60 * 10**9,
+                },
+            )
+            pending = int(created["num_pending"])
+            pull = json.dumps({"batch": _PULL, "max_bytes": _PULL_BYTES, "no_wait": True}).encode()
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + _CATCHING_UP
+            while pending or await self._has_more(position, goal, filtered):
+                await client._publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{name}", pull, inbox, None)
+                block: list[Message] = []
+                while len(block) < _PULL:
+                    async with asyncio.timeout(_SILENCE):
+                        answer = await arrived.get()
+                    if status := _status(answer):
+                        # 503: its server has not told the others of it yet. 404: what was to come is gone.
+                        if loop.time() > deadline:
+                            raise NobodyError if status == "503" else LostError
+                        if status == "404":
+                            pending = 0
+                        await asyncio.sleep(LAGGING)
+                        break
+                    sequence, pending = _numbers(answer.reply)
+                    position = sequence
+                    if upto and sequence > upto:
+                        pending = 0
+                        break
+                    block.append(
+                        Message(
+                            sequence, answer.subject[len(self.prefix) :], answer.headers or {}, answer.data
+                        )
+                    )
+                    if not pending:
+                        break
+                if block:
+                    yield block
+                    deadline = loop.time() + _CATCHING_UP
+        except TimeoutError:
+            raise LostError from None
+        finally:
+            await end()
+
+    async def _has_more(self, position: int, goal: int, filtered: str) -> bool:
+        """A consumer may live beside a replica that is behind and know of no more; the leader does."""
+        if position >= goal or int(self.config.get("num_replicas", 1)) == 1:
+            return False
+        found = await self.get(seq=position + 1, next_by_subj=filtered)
+        return found is not None and found.sequence <= goal
+
+    # ---- removing
+
+    async def purge(self, subject: str, before: int = 0) -> None:
+        """Removes a subject's messages, or those before a sequence."""
+        body: dict[str, object] = {"filter": f"{self.prefix}{subject}"}
+        if before:
+            body["seq"] = before
+        await self.client.api(f"STREAM.PURGE.{self.name}", **body)
+
+    async def purge_before(self, sequence: int) -> None:
+        """Removes everything before a sequence, which may be one that is yet to come: the next one, then."""
+        await self.client.api(f"STREAM.PURGE.{self.name}", seq=sequence)
+
+
+def told_last_sequence(answer: Msg) -> int | None:
+    """From a stream's info; None where it tells of an error, or of a leader who may be none any more.
+
+    Without replicas there is only one to believe, and the rest need not be parsed, which takes 5 us.
+    """
+    if _REPLICAS in answer.data:
+        try:
+            return _believed(json.loads(answer.data))
+        except (ValueError, LookupError, TypeError):
+            return None
+    found = _LAST_SEQUENCE.search(answer.data)
+    return None if found is None else int(found[1])
+
+
+async def answered(work: Awaitable[T]) -> T:
+    """For what changes nothing, or may be done twice. Raises DriverError."""
+    try:
+        return await work
+    except RefusedError as error:
+        raise error.translated() from error
+    except LostError:
+        raise UnavailableError("NATS did not answer in time") from None
+    except NobodyError:
+        raise UnavailableError("JetStream does not answer: it is off, or its cluster has no leader") from None
+
+
+def _believed(info: dict[str, Any]) -> int | None:
+    """The last sequence; None if whoever told of it may lead no more."""
+    return int(info["state"]["last_seq"]) if _leads(info.get("cluster") or {}) else None
+
+
+def _leads(cluster: dict[str, Any]) -> bool:
+    """Whether whoever told of it leads still, and a majority, itself included, has answered it of late."""
+    others = cluster.get("replicas") or ()
+    if others and cluster.get("leader") in ("", None, *(other["name"] for other in others)):
+        return False  # it has heard of another, and is about to step down
+    following = sum(0 < other["active"] < _BELIEVED and not other.get("offline") for other in others)
+    return bool((following + 1) * 2 > len(others) + 1)
+
+
+def _status(answer: Msg) -> str:
+    return str(answer.headers.get("Status", "")) if answer.headers else ""
+
+
+def _numbers(reply: str) -> tuple[int, int]:
+    """Stream sequence, and how many messages come after, from a delivery's reply subject."""
+    tokens = reply.split(".")
+    return (int(tokens[5]), int(tokens[8])) if len(tokens) == 9 else (int(tokens[7]), int(tokens[10]))
+
+
+def _parsed(raw: bytes) -> dict[str, str]:
+    headers = {}
+    for line in raw.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.decode()] = value.strip().decode()
+    return headers

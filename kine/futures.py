@@ -1,0 +1,43 @@
+"""Futures that get the outcome of something else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def settle(future: asyncio.Future[T], result: T, error: BaseException | None = None) -> None:
+    """Gives it the result, or the error if there is one; nothing if it is done: nobody waits any more."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _same(error: Exception) -> Exception:
+    return error
+
+
+def pass_on(
+    work: Awaitable[T], future: asyncio.Future[T], failed: Callable[[Exception], Exception] = _same
+) -> None:
+    """Gives it the outcome of `work`, which is cancelled with it. `failed` makes its error of another."""
+    task = asyncio.ensure_future(work)
+    future.add_done_callback(lambda _: task.cancel())
+
+    def done(task: asyncio.Future[T]) -> None:
+        if task.cancelled():
+            future.cancel()
+            return
+        error = task.exception()
+        if error is None:
+            settle(future, task.result())
+        elif not future.done():
+            future.set_exception(failed(error) if isinstance(error, Exception) else error)
+
+    task.add_done_callback(done)

@@ -1,0 +1,321 @@
+"""Kerberos: a private cache holds our ticket and the database's, ready before libpq's handshake looks there.
+
+libpq reads the cache that KRB5CCNAME names, on the event loop and without letting others run, so it must
+find there all it needs: no handshake of its asks a KDC. The variable is the process', therefore set once, to
+a file whose content is replaced at one stroke; a process has one such provider. Tickets are made by the
+system's libkrb5; libpq may bring its own. The two share files, never a cache in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kine.identity.aside import aside
+from kine.identity.base import IdentityError
+
+if TYPE_CHECKING:
+    from kine.identity.base import Provider
+
+log = logging.getLogger(__name__)
+
+_LOOK = 10.0  # seconds between looks at the keytab or cache, and between tries to renew
+_MARGIN = 5.0  # seconds before its end, a quarter of its life at most, in which a ticket is taken for expired
+_LIMIT = 15.0  # seconds a new connection waits for a KDC
+
+_EXPIRED = -1765328352
+# krb5.h, as libkrb5 has them: what to check. The library's own words come first.
+_ADVICE = {
+    -1765328378: "the KDC does not know the principal: check the endpoint's user and realm",
+    -1765328377: "the KDC does not know the database's principal SERVICE/HOST: check the endpoint's host and"
+    " krbsrvname, and that the principal exists",
+    -1765328360: "the keytab's key is not the KDC's: it was changed there, export the keytab again",
+    -1765328203: "the keytab has no key for the principal: check the endpoint's user and realm",
+    _EXPIRED: "the ticket has expired: refresh the cache",
+    -1765328189: "the cache does not exist: check krb5_ccache or KRB5CCNAME, or run kinit",
+    -1765328243: "the cache holds no ticket: run kinit",
+    -1765328347: "the clocks of this machine and the KDC differ: check both",
+    -1765328228: "check that the KDC runs and can be reached; trying again",
+    -1765328230: "no KDC is known for the realm: check krb5.conf and the endpoint's user and realm",
+    -1765328160: "write the user as user%40REALM, or set default_realm in krb5.conf",
+    13: "this process may not read it: check owner and mode",
+    2: "the file does not exist",
+}
+
+
+_NO_CACHE = (-1765328189, -1765328243)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where tickets come from: a keytab, or a cache that someone else keeps fresh."""
+
+    principal: str  # user or user@REALM
+    keytab: str = ""  # a path; empty: the cache
+    cache: str = ""  # TYPE:NAME or a path; empty: KRB5CCNAME, else libkrb5's default
+    service: str = "postgres"
+
+
+def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, str]) -> Source | None:
+    """Takes what is kine's own out of the endpoint's parameters; None where Kerberos is not asked for.
+
+    `user` becomes the role, without its realm. Raises ValueError.
+    """
+    keytab, cache = parameters.pop("krb5_keytab", None), parameters.pop("krb5_ccache", None)
+    if keytab is not None and cache is not None:
+        raise ValueError("the endpoint sets both krb5_keytab and krb5_ccache: leave one out")
+    if cache is None and not keytab:
+        keytab = _from_environment(environ)
+        if not keytab:
+            return None
+    user = parameters.get("user", "")
+    role, at, realm = user.partition("@")
+    if not role or "@" in realm or bool(at) != bool(realm):
+        raise ValueError(
+            "with Kerberos the endpoint's user is the principal: write it as user or user%40REALM before"
+            " the host"
+        )
+    host = parameters.get("host", "")
+    if not all(name and not name.startswith("/") for name in host.split(",")):
+        raise ValueError(
+            "with Kerberos the endpoint must name the host, as the database's principal does; the server"
+            " takes Kerberos over TCP only"
+        )
+    parameters["user"] = role
+    service = parameters.get("krbsrvname") or environ.get("PGKRBSRVNAME") or "postgres"
+    if keytab:
+        return Source(user, keytab=keytab.removeprefix("FILE:"), service=service)
+    return Source(user, cache=cache or "", service=service)
+
+
+def _from_environment(environ: MutableMapping[str, str]) -> str:
+    told = environ.get("KRB5_KTNAME")
+    if told is None:
+        return ""
+    keytab = told.removeprefix("FILE:")
+    if not keytab:
+        log.warning(
+            "KRB5_KTNAME is set and names no file: ignoring it; set it to a keytab's path, or unset it"
+        )
+    return keytab
+
+
+@dataclass(frozen=True, slots=True)
+class _Tickets:
+    made: float
+    end: float
+    mark: object  # what the keytab or cache was like
+    hosts: tuple[str, ...]
+
+    def usable(self, now: float) -> bool:
+        return now < self.end - min(_MARGIN, (self.end - self.made) / 4)
+
+    def due(self, now: float) -> bool:
+        return now >= (self.made + self.end) / 2
+
+
+class Kerberos:
+    """See `kine.identity.base.Provider`."""
+
+    def __init__(self, source: Source) -> None:
+        self.advice = (
+            f"Kerberos as {source.principal}, service {source.service}: check that pg_hba.conf lets this"
+            " principal be this user (include_realm, krb_realm, pg_ident.conf), the server's own keytab, and"
+            " the clocks"
+        )
+        self._source = source
+        self._gssapi = _library()
+        self._cache = source.cache or _default_cache(self._gssapi)
+        self._directory: Path | None = None
+        self._tickets: _Tickets | None = None
+        self._refused = False
+        self._making: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._failure = ""
+
+    async def credential(self, host: str, port: int, user: str) -> None:
+        hosts = tuple(host.split(","))
+        tickets = self._tickets
+        fresh = tickets is not None and tickets.hosts == hosts and tickets.usable(time.time())
+        if not fresh or self._refused or tickets is None or tickets.mark != self._mark():
+            try:
+                async with asyncio.timeout(_LIMIT):
+                    await self._renew(hosts)
+            except TimeoutError:
+                if not fresh:
+                    raise IdentityError(f"no Kerberos ticket: no KDC answers within {_LIMIT:.0f} s") from None
+            except IdentityError:
+                if not fresh:
+                    raise
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(hosts), name="kerberos")
+
+    def refused(self) -> None:
+        """A key of the server's may have changed, and our ticket for it is of the old one."""
+        self._refused = True
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._watching, self._making) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            if os.environ.get("KRB5CCNAME", "").startswith(f"FILE:{self._directory}/"):
+                del os.environ["KRB5CCNAME"]
+            self._directory = None
+
+    async def _watch(self, hosts: tuple[str, ...]) -> None:
+        """Renews ahead of expiry, from half the life on, and when the keytab or cache is another one."""
+        while True:
+            now = time.time()
+            tickets = self._tickets
+            assert tickets is not None
+            halfway = (tickets.made + tickets.end) / 2 - now
+            await asyncio.sleep(min(_LOOK, max(0.2, halfway)))
+            if tickets.due(time.time()) or tickets.mark != self._mark():
+                with contextlib.suppress(IdentityError):
+                    await self._renew(hosts)
+
+    async def _renew(self, hosts: tuple[str, ...]) -> None:
+        """One at a time; who comes while it lasts gets its outcome. Raises IdentityError."""
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make(hosts), name="kerberos tickets")
+            self._making.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._making)
+
+    async def _make(self, hosts: tuple[str, ...]) -> None:
+        directory = self._private()
+        mark = self._mark()
+        try:
+            end = await aside(lambda: self._acquire(directory, hosts))
+        except IdentityError as error:
+            if str(error) != self._failure:
+                self._failure = str(error)
+                left = self._tickets.end - time.time() if self._tickets else 0.0
+                log.warning("%s%s", error, f"; the old ticket is good for {left:.0f} s" if left > 0 else "")
+            raise
+        self._tickets, self._refused, self._failure = _Tickets(time.time(), end, mark, hosts), False, ""
+        log.debug("Kerberos tickets for %s, good for %.0f s", self._source.principal, end - time.time())
+
+    def _private(self) -> Path:
+        if self._directory is None:
+            try:
+                self._directory = Path(tempfile.mkdtemp(prefix="kine-krb5-"))
+            except OSError as error:
+                raise IdentityError(
+                    f"no place for Kerberos tickets ({error.strerror}): set TMPDIR to a directory of ours"
+                ) from None
+            os.environ["KRB5CCNAME"] = f"FILE:{self._directory / 'tickets'}"
+        return self._directory
+
+    def _mark(self) -> object:
+        """Changes with the keytab or cache; links are followed, as Kubernetes swaps those of a secret."""
+        path = self._source.keytab or self._cache
+        kind, colon, name = path.partition(":")
+        if colon and kind == "FILE":
+            path = name
+        elif colon and not path.startswith("/"):
+            return None
+        try:
+            found = os.stat(path)
+        except OSError:
+            # Gone for a moment, as while it is being replaced: the tickets at hand are no worse for it.
+            return self._tickets.mark if self._tickets else None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def _acquire(self, directory: Path, hosts: tuple[str, ...]) -> float:
+        """Makes the cache anew; when the first of its tickets ends, seconds since the epoch."""
+        made = directory / "next"
+        made.unlink(missing_ok=True)
+        gssapi = self._gssapi
+        try:
+            held = self._from_keytab(made) if self._source.keytab else self._from_cache(made)
+            end = time.time() + held.lifetime
+            failures = []
+            for host in hosts:
+                service = gssapi.Name(f"{self._source.service}@{host}", gssapi.NameType.hostbased_service)
+                # Our side of a handshake that is never sent: it leaves the ticket in the cache. Not asking
+                # for the server's proof, it is complete after one step, and tells the ticket's life.
+                context = gssapi.SecurityContext(
+                    name=service, creds=held, usage="initiate", flags=gssapi.RequirementFlag.integrity
+                )
+                try:
+                    context.step()
+                except gssapi.exceptions.GSSError as error:
+                    failures.append(error)
+                else:
+                    end = min(end, time.time() + context.lifetime)
+            if len(failures) == len(hosts):
+                raise failures[0]
+        except gssapi.exceptions.GSSError as error:
+            made.unlink(missing_ok=True)
+            raise IdentityError(
+                f"no Kerberos ticket for {self._source.principal}: {self._said(error)}"
+            ) from None
+        made.replace(directory / "tickets")
+        return float(end)
+
+    def _from_keytab(self, made: Path) -> Any:
+        gssapi = self._gssapi
+        return gssapi.Credentials(
+            name=gssapi.Name(self._source.principal, gssapi.NameType.kerberos_principal),
+            usage="initiate",
+            store={"client_keytab": f"FILE:{self._source.keytab}", "ccache": f"FILE:{made}"},
+        )
+
+    def _from_cache(self, made: Path) -> Any:
+        gssapi = self._gssapi
+        copied = {"ccache": f"FILE:{made}"}
+        gssapi.Credentials(usage="initiate", store={"ccache": self._cache}).store(
+            store=copied, usage="initiate", overwrite=True
+        )
+        return gssapi.Credentials(usage="initiate", store=copied)
+
+    def _said(self, error: Any) -> str:
+        code = error.min_code - (1 << 32) if error.min_code >= 1 << 31 else error.min_code
+        if self._source.keytab and code in _NO_CACHE:  # libkrb5 found no use for the keytab
+            return _unusable(self._source.keytab)
+        words = "; ".join(error.get_all_statuses(error.min_code, False)) or type(error).__name__
+        if isinstance(error, self._gssapi.exceptions.ExpiredCredentialsError):
+            # GSSAPI's own finding; libkrb5 has nothing to say to it, and says "Success".
+            code, words = _EXPIRED, "; ".join(error.get_all_statuses(error.maj_code, True))
+        where = f"keytab {self._source.keytab}" if self._source.keytab else f"cache {self._cache}"
+        return f"{words} ({where}); {_ADVICE.get(code, 'check the realm, the KDC and krb5.conf')}"
+
+
+def _unusable(keytab: str) -> str:
+    if not os.access(keytab, os.R_OK):
+        return f"the keytab {keytab} does not exist or may not be read; check krb5_keytab or KRB5_KTNAME"
+    return f"the keytab {keytab} has no key for the principal; check the endpoint's user and realm (klist -k)"
+
+
+def _library() -> Any:
+    try:
+        import gssapi
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            "the endpoint asks for Kerberos, which needs the Python package gssapi on the system's libkrb5:"
+            f" install libkrb5-dev and a C compiler, then kine[kerberos] ({type(error).__name__})"
+        ) from None
+    return gssapi
+
+
+def _default_cache(gssapi: Any) -> str:
+    """Before KRB5CCNAME becomes ours."""
+    told = os.environ.get("KRB5CCNAME")
+    return told or gssapi.raw.krb5_ccache_name(None).decode()
+
+
+def provider(source: Source) -> Provider:
+    """Raises ValueError where gssapi is missing. Reads KRB5CCNAME, and later sets it."""
+    return Kerberos(source)

@@ -1,0 +1,59 @@
+"""`http://host:2379`, `https://host:2379`, `unix:///path`, one or several of them with commas between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+SCHEMES = frozenset({"http", "https", "unix"})
+DEFAULT_PORT = 2379
+
+_FORM = "write it like http://10.0.0.1:2379,http://10.0.0.2:2379"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One member of the etcd cluster."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""  # of a unix socket; then host and port mean nothing
+    tls: bool = False
+
+    @property
+    def target(self) -> str:
+        """As grpcio names it (grpc/doc/naming.md)."""
+        return f"unix:{self.path}" if self.path else f"dns:///{self}"
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse(endpoint: str) -> tuple[Endpoint, ...]:
+    """Raises ValueError with a text that never repeats the endpoint."""
+    return tuple(dict.fromkeys(_one(url.strip()) for url in endpoint.split(",") if url.strip()))
+
+
+def _one(url: str) -> Endpoint:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ValueError(f"every etcd in the endpoint needs http://, https:// or unix:// before it; {_FORM}")
+    if scheme == "unix":
+        if not rest:
+            raise ValueError("the endpoint's unix socket has no path; write it like unix:///run/etcd.sock")
+        return Endpoint(path=rest)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError(f"the endpoint holds no host and port; {_FORM}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "the endpoint of an etcd takes no user and password: clients log in themselves, and their tokens"
+            f" are passed on; {_FORM}"
+        )
+    if not host or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"the endpoint of an etcd is a host and a port, nothing more; {_FORM}")
+    return Endpoint(host, DEFAULT_PORT if port is None else port, tls=scheme == "https")

@@ -1,0 +1,129 @@
+"""A real etcd as what the server serves from: routes, readiness, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from kine.drivers.base import UnavailableError
+from kine.drivers.waiting import PATIENCE, until_open
+from kine.etcd.proto import rpc_pb2 as rpc
+from kine.observe import metrics
+from kine.remote.cluster import Cluster
+from kine.remote.endpoint import parse
+from kine.remote.forward import Forwarder
+from kine.transport.base import Call, Routes, RpcError
+
+if TYPE_CHECKING:
+    from kine.drivers.base import Options
+
+_ADVICE = "; check that it runs, the endpoint's hosts and ports, and --ca-file, --cert-file and --key-file"
+_PROBE_TIMEOUT = 3.0
+
+_RANGE = "/etcdserverpb.KV/Range"
+_STATUS = "/etcdserverpb.Maintenance/Status"
+# What `etcdctl endpoint health` asks: a linearizable read, which needs a leader and a quorum.
+_PROBE = rpc.RangeRequest(key=b"health", count_only=True).SerializeToString()
+# These say that etcd is there but cannot serve; any other status, such as for want of a login, is an answer.
+_NO_ANSWER = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+    }
+)
+
+_STREAMING = (
+    "/etcdserverpb.Watch/Watch",
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/v3electionpb.Election/Observe",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+# Served by every etcd beside its own package (server/etcdserver/api/v3lock, v3election; gRPC's health).
+_BESIDE = (
+    "/v3lockpb.Lock/Lock",
+    "/v3lockpb.Lock/Unlock",
+    "/v3electionpb.Election/Campaign",
+    "/v3electionpb.Election/Proclaim",
+    "/v3electionpb.Election/Leader",
+    "/v3electionpb.Election/Resign",
+    "/grpc.health.v1.Health/Check",
+)
+
+
+def connect(endpoint: str, options: Options) -> Remote:
+    """The etcd behind an endpoint, not yet connected. Raises ValueError, which never repeats the endpoint."""
+    return Remote(Cluster(parse(endpoint), options))
+
+
+def methods() -> list[str]:
+    """Every unary method that is passed on."""
+    services = rpc.DESCRIPTOR.services_by_name.values()
+    own = [f"/{service.full_name}/{name}" for service in services for name in service.methods_by_name]
+    return [path for path in (*own, *_BESIDE) if path not in _STREAMING]
+
+
+class Remote:
+    """Implements `kine.server.Source`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._forwarder = Forwarder(cluster)
+        self.routes: Routes = self._forwarder.routes(methods(), _STREAMING)
+
+    async def open(self, patience: float = PATIENCE) -> None:
+        """Connects, and waits until etcd answers. Raises DriverError with what to do next."""
+        await self._cluster.open()
+        await until_open(self._answers, UnavailableError, "etcd", _ADVICE, patience=patience)
+        metrics.read("kine_revision", self._revision)
+        metrics.read("kine_db_size_bytes", self._size)
+
+    async def _answers(self) -> None:
+        """Raises UnavailableError with each endpoint's reason when none of them answers."""
+        reasons = []
+        for upstream in self._cluster.upstreams:
+            try:
+                await upstream.unary(_RANGE)(_PROBE, timeout=_PROBE_TIMEOUT)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _NO_ANSWER:
+                    return
+                reasons.append(f"{upstream.endpoint}: {error.details() or error.code().name}")
+            else:
+                return
+        raise UnavailableError("; ".join(reasons))
+
+    async def ready(self) -> None:
+        """Raises UnavailableError when no linearizable read is answered."""
+        call = Call(_RANGE, deadline=asyncio.get_running_loop().time() + _PROBE_TIMEOUT)
+        try:
+            await self._forwarder.unary(_PROBE, call)
+        except RpcError as error:
+            if grpc.StatusCode[error.code.name] in _NO_ANSWER:
+                raise UnavailableError(f"etcd does not answer: {error.message}") from None
+
+    def stop(self) -> None:
+        self._forwarder.stop()
+
+    async def close(self) -> None:
+        await self._cluster.close()
+
+    def about(self) -> dict[str, object]:
+        return {"etcd": ",".join(str(upstream.endpoint) for upstream in self._cluster.upstreams)}
+
+    async def _status(self) -> rpc.StatusResponse:
+        answer = await self._forwarder.unary(b"", Call(_STATUS))
+        return rpc.StatusResponse.FromString(answer)
+
+    async def _revision(self) -> float:
+        return (await self._status()).header.revision
+
+    async def _size(self) -> float:
+        return (await self._status()).dbSize

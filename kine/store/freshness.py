@@ -1,0 +1,136 @@
+"""Whether the index holds all that is committed: one question to the database for all who ask meanwhile.
+
+A linearizable read must see everything committed before it came. So a question that was under way when it
+came tells it nothing: it waits for the next, which is put as soon as that one is answered. Whoever waits is
+told by a plain call: no task, no coroutine (bench scenario `get-1`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Protocol
+
+from kine.drivers.base import Log, UnavailableError
+
+if TYPE_CHECKING:
+    from kine.store.index import Index
+
+log = logging.getLogger(__name__)
+
+# Called once: with None as soon as the index is fresh, else with why that cannot be told. It never raises.
+Told = Callable[[Exception | None], None]
+
+
+class Follower(Protocol):
+    """Who brings the index up to date; see `kine.store.tailer`."""
+
+    async def reach(self, revision: int) -> None: ...
+
+    async def doubt(self) -> None: ...
+
+
+class Freshness:
+    def __init__(self, driver: Log, index: Index, follower: Follower) -> None:
+        self._driver = driver
+        self._index = index
+        self._follower = follower
+        self._asked: list[Told] | None = None  # who waits for the question under way
+        self._next: list[Told] = []  # and for the one after it
+        self._seen = 0  # the index's revision when it was put
+        self._question: asyncio.Future[int] | None = None
+        self._soon = False
+        self._shared = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def lacking(self) -> int | None:
+        """None if the index holds all that is committed now; else what `wait` is to be given.
+
+        That is the revision to reach, or 0 where the database must be asked for it.
+        """
+        head = self._driver.peek()
+        if head is None:
+            return 0
+        return None if head <= self._index.revision else head
+
+    def wait(self, lacking: int, told: Told) -> None:
+        """Calls `told`, later, once the index holds everything committed before this call."""
+        if lacking:
+            self._start(self._reached(lacking, [told]))
+            return
+        self._next.append(told)
+        if self._asked is None and not self._soon:
+            # One client's question goes out at once; where they come in bursts, it waits a turn for more.
+            if self._shared:
+                self._soon = True
+                asyncio.get_running_loop().call_soon(self._ask)
+            else:
+                self._ask()
+
+    def _ask(self) -> None:
+        self._soon = False
+        self._asked, self._next = self._next, []
+        self._seen = self._index.revision
+        try:
+            answer: asyncio.Future[int] = asyncio.ensure_future(self._driver.newest())
+        except Exception as error:
+            answer = asyncio.get_running_loop().create_future()
+            answer.set_exception(error)
+        self._question = answer
+        answer.add_done_callback(self._answered)
+
+    def _answered(self, answer: asyncio.Future[int]) -> None:
+        asked, self._asked = self._asked or [], None
+        self._shared = len(asked) + len(self._next) > 1
+        if self._next:
+            self._ask()  # before those who wait are told: the database works meanwhile
+        if answer.cancelled():
+            _tell(asked, UnavailableError("the question to the database was given up"))
+        elif (error := answer.exception()) is not None:
+            _tell(asked, error)
+        elif self._seen <= (newest := answer.result()) <= self._index.revision:
+            _tell(asked, None)
+        elif newest >= self._seen:
+            self._start(self._reached(newest, asked))
+        else:
+            self._start(self._doubted(asked))
+
+    async def _reached(self, revision: int, waiting: list[Told]) -> None:
+        await _done(self._follower.reach(revision), waiting)
+
+    async def _doubted(self, waiting: list[Told]) -> None:
+        """The database seems to end before what is applied here."""
+
+        async def look() -> None:
+            await self._follower.doubt()
+            await self._follower.reach(await self._driver.newest())
+
+        await _done(look(), waiting)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _done(work: Awaitable[None], waiting: list[Told]) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        _tell(waiting, UnavailableError("the store is closed"))
+        raise
+    except Exception as error:
+        _tell(waiting, error)
+    else:
+        _tell(waiting, None)
+
+
+def _tell(waiting: list[Told], error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, Exception):
+        error = UnavailableError(type(error).__name__)
+    for told in waiting:
+        try:
+            told(error)
+        except Exception:
+            log.exception("telling a read failed")

@@ -1,0 +1,115 @@
+"""The change that Kubernetes makes nearly always: of one key, if its last change is the one expected.
+
+A create, an update and a delete of kube-apiserver are transactions of this shape. What `plan` and `Store`
+do for any transaction is done here for this one, in a third of the time and without a coroutine
+(bench scenarios `create`, `update`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from kine.drivers.base import NewRow
+from kine.futures import pass_on
+from kine.store.ops import CompactedError, Range, RangeResult, Swap, TxnResult
+from kine.store.plan import Branch, Plan
+from kine.store.reads import GoneError
+from kine.store.writer import Done, Request
+
+if TYPE_CHECKING:
+    from kine.store.index import Index
+    from kine.store.plan import TtlOf
+    from kine.store.reads import Reads
+
+T = TypeVar("T", covariant=True)
+
+_RANGES: list[tuple[bytes, bytes]] = []  # of all these plans, and never changed
+_MADE = Branch(True, [])
+_REFUSED = Branch(False, [])
+
+
+class Codec(Protocol[T]):
+    """What becomes of the outcome."""
+
+    def swapped(self, op: Swap, revision: int) -> T: ...
+
+    def refused(self, result: TxnResult) -> T: ...
+
+    def failed(self, error: Exception) -> Exception: ...
+
+
+class Swapping(Request):
+    """A swap on its way. Its future is not for the outcome but for what the codec makes of it."""
+
+    __slots__ = ("_codec", "_index", "_op", "_reads", "_ttl_of")
+
+    def __init__(
+        self,
+        op: Swap,
+        index: Index,
+        reads: Reads,
+        ttl_of: TtlOf,
+        codec: Codec[object],
+        future: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(_never, future)
+        self._op = op
+        self._index = index
+        self._reads = reads
+        self._ttl_of = ttl_of
+        self._codec = codec
+
+    def decide(self) -> Plan:
+        op = self._op
+        key = op.key
+        newest = self._index.newest.get(key)
+        live = newest if newest is not None and newest.version else None
+        if op.mod != (0 if live is None else live.mod):
+            return Plan([], False, {key}, _RANGES, _REFUSED)
+        below = 0 if newest is None else newest.mod
+        if op.value is None:
+            row = NewRow(key, False, True, 0, below, 0, None, 0)
+        else:
+            lease = op.lease
+            ttl = self._ttl_of(lease) if lease else 0
+            if live is None:
+                row = NewRow(key, True, False, 0, below, ttl, op.value, lease, 1)
+            else:
+                row = NewRow(key, False, False, live.create, below, ttl, op.value, lease, live.version + 1)
+        return Plan([row], False, {key}, _RANGES, _MADE)
+
+    def succeed(self, done: Done) -> None:
+        future = self.future
+        if future.done():
+            return
+        if done.ids:
+            future.set_result(self._codec.swapped(self._op, done.ids[-1]))
+        elif not self._op.tell:
+            future.set_result(self._codec.refused(TxnResult(done.revision, False, [])))
+        else:
+            self._tell(done.revision)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(self._codec.failed(error))
+
+    def _tell(self, revision: int) -> None:
+        """What is there instead."""
+        answer = self._reads.range(Range(self._op.key), revision, revision)
+        if isinstance(answer, RangeResult):
+            self.future.set_result(self._codec.refused(TxnResult(revision, False, [answer])))
+            return
+        pass_on(self._refusal(revision, answer), self.future, self._codec.failed)
+
+    async def _refusal(self, revision: int, reading: Awaitable[RangeResult]) -> object:
+        try:
+            found = await reading
+        except GoneError:
+            raise CompactedError(self._index.compact_revision) from None
+        return self._codec.refused(TxnResult(revision, False, [found]))
+
+
+def _never(pinned: object) -> Plan:
+    raise AssertionError

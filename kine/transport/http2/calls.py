@@ -1,0 +1,194 @@
+"""Calls under way: requests that come in pieces, handlers that have a task, streams of messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from kine.transport.base import HIGH_WATER, INTERNAL_ERROR, LOW_WATER, Code, RpcError, Unary
+from kine.transport.http2 import grpc
+
+if TYPE_CHECKING:
+    from kine.transport.base import Answer
+    from kine.transport.http2.grpc import Inbox
+    from kine.transport.http2.shell import Shell
+    from kine.transport.http2.stream import Stream
+
+log = logging.getLogger(__name__)
+
+LATE = RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+HALF = RpcError(Code.INTERNAL, "the call ended within a message")
+
+
+class NotGrpc:
+    """Marks a stream that somebody's browser, or a test of HTTP/2, has opened."""
+
+
+class Collecting:
+    """A unary request that comes in pieces."""
+
+    __slots__ = ("inbox", "route", "timer")
+
+    def __init__(self, route: Unary, inbox: Inbox) -> None:
+        self.route = route
+        self.inbox = inbox
+        self.timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Running:
+    """A call that has a task, or waits for a future: how it ends, whoever ends it."""
+
+    __slots__ = ("_begun", "_shell", "_task", "_timer", "_verdict", "http", "stream")
+
+    def __init__(self, shell: Shell, http: Stream, stream: GrpcStream | None) -> None:
+        self._shell = shell
+        self.http = http
+        self.stream = stream
+        self._task: asyncio.Future[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._verdict: RpcError | None = None
+        self._begun = False
+
+    def start(self, work: Any, deadline: float | None) -> None:
+        loop = self._shell.loop
+        if isinstance(work, asyncio.Future):  # a task around it would cost 3 us
+            self._task = work
+            self._begun = True
+            work.add_done_callback(self._answered)
+        else:
+            self._task = loop.create_task(self._run(work))
+        if deadline is not None:
+            self._timer = loop.call_at(deadline, self.cancel, LATE)
+
+    def _answered(self, work: asyncio.Future[Answer]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        shell = self._shell
+        if work.cancelled() or self.http.application is not self:
+            return
+        error = work.exception()
+        if error is None:
+            shell.out.respond(self.http, grpc.HEAD, work.result(), grpc.OK)
+            shell.flush_alone()
+        elif isinstance(error, RpcError):
+            shell.fail(self.http, error)
+        else:
+            log.error("a call failed: %s", self.http.head.path, exc_info=error)
+            shell.fail(self.http, INTERNAL_ERROR)
+
+    async def _run(self, work: Awaitable[Answer | None]) -> None:
+        shell = self._shell
+        self._begun = True
+        try:
+            answer = await work
+            if answer is not None:  # of a unary call; in here, as a coroutine of its own costs 1 us
+                shell.out.respond(self.http, grpc.HEAD, answer, grpc.OK)
+            shell.flush_soon()
+        except RpcError as error:
+            shell.fail(self.http, error)
+        except asyncio.CancelledError:
+            if self._verdict is not None:
+                shell.fail(self.http, self._verdict)
+        except Exception:
+            log.exception("a call failed: %s", self.http.head.path)
+            shell.fail(self.http, INTERNAL_ERROR)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def cancel(self, verdict: RpcError) -> None:
+        """The call ends with this status, whatever its handler is doing."""
+        if self._task is not None and not self._task.done():
+            self._verdict = verdict
+            self._shell.fail(self.http, verdict)
+            self._cancel(self._task)
+
+    def gone(self) -> None:
+        """There is nobody to answer any more."""
+        if self._task is not None:
+            self._cancel(self._task)
+
+    def _cancel(self, task: asyncio.Future[Any]) -> None:
+        if self._begun:
+            task.cancel()
+        else:  # a handler that never began would be reported as never awaited: it begins, then ends
+            asyncio.get_running_loop().call_soon(task.cancel)
+
+
+class GrpcStream:
+    """See `kine.transport.base.Stream`."""
+
+    __slots__ = ("_drained", "_ended", "_http", "_inbox", "_received", "_shell")
+
+    def __init__(self, shell: Shell, http: Stream, inbox: Inbox) -> None:
+        self._shell = shell
+        self._http = http
+        self._inbox = inbox
+        self._ended = False
+        self._received: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    def feed(self, data: bytes, ended: bool) -> None:
+        inbox = self._inbox
+        inbox.feed(data)
+        self._ended = ended
+        ready = inbox.ready
+        if not ready and not ended and inbox.wanted:
+            self._shell.connection.expect(self._http, inbox.wanted)
+        if self._received is not None and not self._received.done() and (ready or ended):
+            self._received.set_result(None)
+
+    async def receive(self) -> bytes | None:
+        inbox = self._inbox
+        while not inbox.ready:
+            if self._ended:
+                if len(inbox):
+                    raise HALF
+                return None
+            self._received = asyncio.get_running_loop().create_future()
+            await self._received
+        message, size = inbox.take()
+        shell = self._shell
+        shell.connection.release(self._http, size)  # only now may the client send as much again
+        if inbox.wanted and not inbox.ready:
+            shell.connection.expect(self._http, inbox.wanted)
+        shell.flush_soon()
+        return message
+
+    def send(self, message: bytes) -> None:
+        out, http = self._shell.out, self._http
+        out.head(http, grpc.HEAD)
+        prefix = b"\0" + len(message).to_bytes(4, "big")
+        if len(message) < LOW_WATER:
+            out.data(http, prefix + message)
+        else:
+            out.data(http, prefix)
+            out.data(http, message)
+        self._shell.flush_soon()
+
+    async def serve(self, handling: Awaitable[None]) -> None:
+        await handling
+        self._shell.out.head(self._http, grpc.HEAD)
+        self._shell.out.trailers(self._http, grpc.OK)
+
+    @property
+    def full(self) -> bool:
+        return self._http.queued >= HIGH_WATER
+
+    async def drain(self) -> None:
+        while self._http.queued >= LOW_WATER and not self._http.local_closed:
+            if self._drained is None or self._drained.done():
+                self._drained = asyncio.get_running_loop().create_future()
+            # Each watch of the stream waits by itself; one that is cancelled ends no other's wait.
+            await asyncio.shield(self._drained)
+
+    def drained(self) -> None:
+        waiting = self._drained
+        if waiting is not None and not waiting.done() and self._http.queued < LOW_WATER:
+            waiting.set_result(None)

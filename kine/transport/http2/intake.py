@@ -1,0 +1,92 @@
+"""What a peer may send: the connection's window and its streams', and who makes way when it is full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kine.transport.http2 import frames
+from kine.transport.http2.frames import DEFAULT_WINDOW
+from kine.transport.http2.room import Room
+from kine.transport.http2.window import ReceiveWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kine.transport.http2.outbox import Outbox
+    from kine.transport.http2.stream import Stream
+
+STREAM_WINDOW = 64 * 1024
+_CONNECTION_WINDOW = 48 * 1024 * 1024  # and the room for large messages beside it
+_LARGE_MESSAGES = 16 * 1024 * 1024  # bytes of messages above a stream's window, let in at once
+SPARE = 64 * 1024  # bytes of the connection's window that are never left to stalled streams
+
+
+class Intake:
+    def __init__(self, out: Outbox, largest_message: int) -> None:
+        self._out = out
+        room = max(_LARGE_MESSAGES, largest_message)
+        self._room = Room(room, self._widen)
+        self.window = ReceiveWindow(_CONNECTION_WINDOW + room)
+
+    def open(self, streams: int, header_list: int) -> None:
+        """Tells the peer how much it may send: streams at once, bytes of headers, bytes of bodies."""
+        self._out.settings(
+            {
+                frames.MAX_CONCURRENT_STREAMS: streams,
+                frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                frames.MAX_HEADER_LIST_SIZE: header_list,
+            }
+        )
+        self._out.window_update(0, self.window.limit - DEFAULT_WINDOW)
+
+    def give_back(self, count: int) -> None:
+        increment = self.window.release(count)
+        if increment:
+            self._out.window_update(0, increment)
+
+    def release(self, stream: Stream, count: int) -> None:
+        """The application has done with bytes it was given: the peer may send as many again."""
+        if stream.local_closed or not count:
+            return  # what a stream still held when it ended was released then
+        self.give_back(count)
+        window = stream.receive
+        if stream.extra and count > STREAM_WINDOW:  # the message that was given room
+            window.narrow(stream.extra)
+            count -= stream.extra
+            self._room.leave(stream)
+        increment = window.release(count)
+        if increment and not stream.remote_closed:
+            self._out.window_update(stream.id, increment)
+
+    def expect(self, stream: Stream, size: int) -> None:
+        """The message that is coming next takes `size` bytes: a large one needs room before all of it may."""
+        if stream.local_closed or stream.remote_closed:
+            return
+        if size > STREAM_WINDOW // 2 and (increment := stream.receive.returned()):
+            self._out.window_update(stream.id, increment)  # what is owed is needed now
+        if size > STREAM_WINDOW:
+            self._room.ask(stream, size - STREAM_WINDOW)
+
+    def _widen(self, stream: Stream, extra: int) -> None:
+        stream.receive.widen(extra)
+        self._out.window_update(stream.id, extra)
+
+    def victim(self, streams: Mapping[int, Stream]) -> Stream | None:
+        """The largest, when the window is full of requests that do not end: it is to be reset for others."""
+        if self.window.size >= SPARE:
+            return None
+        if increment := self.window.returned():
+            self._out.window_update(0, increment)
+            if self.window.size >= SPARE:
+                return None
+        if not streams:
+            return None
+        victim = max(streams.values(), key=lambda stream: (not stream.extra, stream.receive.held))
+        return victim if victim.receive.held else None
+
+    def forget(self, stream: Stream) -> None:
+        """The stream is over: what it held is the peer's to send again."""
+        if stream.receive.held:
+            self.give_back(stream.receive.held)
+            stream.receive.held = 0
+        self._room.leave(stream)

@@ -1,0 +1,279 @@
+"""The parent: it listens, passes connections on, and puts a worker in the place of one that has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kine import drivers
+from kine.observe.logging import fields
+from kine.transport.listen import listen, remove_socket
+from kine.workers import WorkerError, channel
+
+if TYPE_CHECKING:
+    from kine.config import Settings
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64  # connections accepted before anything else has its turn
+_BREATHER = 0.2  # seconds, when the system gives no more connections
+_LASTING = 30.0  # seconds after which a worker that ends is replaced at once
+_LONGEST_PAUSE = 30.0  # seconds before another try
+_STOPPING = 10.0  # seconds for workers to stop, which are two at most unless the database keeps them
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    number: int
+    process: asyncio.subprocess.Process
+    channel: socket.socket
+    up: bool = False
+    ready: bool = False
+    served: bool = False  # it has been ready
+    open: int = 0  # clients' connections
+    given: int = 0  # since it began
+    # Passed on and not taken yet, oldest first. Should it end, another gets them: the parent holds them too.
+    waiting: deque[tuple[bytes, socket.socket]] = field(default_factory=deque)
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """One that does not come to take what it was given is given no more, if there is another."""
+        return len(self.waiting), self.open, self.given
+
+
+async def supervise(settings: Settings, stop: asyncio.Event) -> None:
+    """Serves by workers until `stop` is set. Raises WorkerError, ValueError or OSError if it cannot start."""
+    if drivers.of_one_process(settings.endpoint, settings.driver_options()):
+        raise ValueError(
+            "--workers: this database lives in one process and cannot be shared by several; "
+            "leave --workers out, or set an --endpoint on SQLite, PostgreSQL, MySQL or a NATS server"
+        )
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(sock) for sock in listen(settings.listen_address)]
+        if settings.listen_address.path:
+            stack.callback(remove_socket, settings.listen_address.path)
+        scraped = settings.metrics_bind_address
+        scrapers = [stack.enter_context(sock) for sock in listen(scraped)] if scraped is not None else []
+        listeners = [(channel.CLIENT, sock) for sock in clients]
+        listeners += [(channel.METRICS, sock) for sock in scrapers]
+        address = str(settings.listen_address)
+        if not settings.listen_address.path:
+            address = f"{address.rpartition(':')[0]}:{clients[0].getsockname()[1]}"
+        await Parent(listeners, address).run(settings.workers, stop)
+    log.info("stopped")
+
+
+class Parent:
+    def __init__(self, listeners: Sequence[tuple[bytes, socket.socket]], address: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listeners = listeners
+        self._address = address
+        self._workers: list[Worker] = []
+        self._left: deque[tuple[bytes, socket.socket]] = deque()  # by workers that have ended, for the next
+        self._listening: set[bytes] = set()
+        self._changed = asyncio.Event()  # a worker has become ready
+
+    async def run(self, count: int, stop: asyncio.Event) -> None:
+        """Raises WorkerError when a worker has never become ready."""
+        stopped = asyncio.create_task(stop.wait())
+        # The first one alone: it sets the database up, and says once what is wrong with it.
+        keepers = [asyncio.create_task(self._keep(1))]
+        try:
+            for number in range(2, count + 1):
+                if await self._until(1, stopped, keepers):
+                    keepers.append(asyncio.create_task(self._keep(number)))
+            if await self._until(count, stopped, keepers):
+                log.info("serving", extra=fields(address=self._address, workers=count))
+                await self._until(count + 1, stopped, keepers)
+        finally:
+            stopped.cancel()
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            await self._stop()
+
+    async def _until(
+        self, ready: int, stopped: asyncio.Task[bool], keepers: Sequence[asyncio.Task[None]]
+    ) -> bool:
+        """Waits until so many are ready; False if told to stop before. Raises WorkerError."""
+        while not stopped.done() and sum(worker.ready for worker in self._workers) < ready:
+            self._changed.clear()
+            changed = asyncio.create_task(self._changed.wait())
+            await asyncio.wait((changed, stopped, *keepers), return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            for keeper in keepers:
+                if keeper.done():
+                    keeper.result()
+        return not stopped.done()
+
+    # ---- workers
+
+    async def _keep(self, number: int) -> None:
+        """Has a worker of this number run. Raises WorkerError when the first never became ready."""
+        served, soon = False, 0
+        while True:
+            begun = self._loop.time()
+            try:
+                worker = await self._start(number)
+            except OSError as error:
+                if not served:
+                    raise
+                log.warning("cannot start a worker: %s", error.strerror, extra=fields(worker=number))
+                await asyncio.sleep(_LONGEST_PAUSE)
+                continue
+            code = await worker.process.wait()
+            self._ended(worker)
+            served = served or worker.served
+            if not served:
+                raise WorkerError(number, code)
+            soon = 0 if worker.served and self._loop.time() - begun > _LASTING else soon + 1
+            pause = min(_LONGEST_PAUSE, 2.0 ** (soon - 2)) if soon > 1 else 0.0
+            log.warning(
+                "a worker has ended, another takes its place",
+                extra=fields(worker=number, pid=worker.process.pid, ended_by=_reason(code), seconds=pause),
+            )
+            await asyncio.sleep(pause)
+
+    async def _start(self, number: int) -> Worker:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with contextlib.ExitStack() as unless_started, theirs:
+            unless_started.enter_context(ours)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *sys.orig_argv[1:],
+                env={**os.environ, channel.VARIABLE: channel.variable(number, theirs)},
+                pass_fds=(theirs.fileno(),),
+            )
+            unless_started.pop_all()
+        worker = Worker(number, process, ours)
+        self._workers.append(worker)
+        self._loop.add_reader(ours.fileno(), self._heard, worker)
+        return worker
+
+    def _ended(self, worker: Worker) -> None:
+        worker.up = worker.ready = False
+        self._workers.remove(worker)
+        self._loop.remove_reader(worker.channel.fileno())
+        worker.channel.close()
+        self._left += worker.waiting
+        self._dispatch()
+
+    async def _stop(self) -> None:
+        """Ends them all: the end of its channel tells a worker to stop, and it drains by itself."""
+        self._listen(set())
+        for _, listener in self._listeners:
+            listener.close()
+        waits = []
+        for worker in self._workers:
+            self._loop.remove_reader(worker.channel.fileno())
+            worker.channel.close()
+            waits.append(asyncio.create_task(worker.process.wait()))
+        if waits:
+            await asyncio.wait(waits, timeout=_STOPPING)
+        for worker in self._workers:
+            if worker.process.returncode is None:
+                log.warning("a worker did not stop and is killed", extra=fields(worker=worker.number))
+                worker.process.kill()
+            for _, connection in worker.waiting:
+                connection.close()
+        await asyncio.gather(*waits)
+        for _, connection in self._left:
+            connection.close()
+
+    def _heard(self, worker: Worker) -> None:
+        try:
+            said = worker.channel.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:  # it is about to end
+            self._loop.remove_reader(worker.channel.fileno())
+            worker.up = worker.ready = False
+        for byte in said:
+            self._answer(worker, bytes((byte,)))
+        self._dispatch()
+
+    def _answer(self, worker: Worker, said: bytes) -> None:
+        if said == channel.TAKEN:
+            kind, connection = worker.waiting.popleft()
+            connection.close()
+            worker.open += kind == channel.CLIENT
+        elif said == channel.ENDED:
+            worker.open -= 1
+        elif said == channel.UP:
+            worker.up = True
+        elif said == channel.READY:
+            worker.ready = worker.served = True
+            self._changed.set()
+        elif said == channel.STOPPING:
+            worker.up = worker.ready = False
+        elif said == channel.ASK:
+            self._ask(worker)
+
+    def _ask(self, asking: Worker) -> None:
+        """Has every other worker tell the one that asks, on a connection of the two."""
+        for worker in self._workers:
+            if worker.up and worker is not asking:
+                here, there = socket.socketpair()
+                with here, there:
+                    if channel.pass_on(worker.channel, channel.ASKED, there):
+                        channel.pass_on(asking.channel, channel.TOLD, here)
+        with contextlib.suppress(OSError):
+            asking.channel.send(channel.ALL_TOLD)
+
+    # ---- connections
+
+    def _takers(self, kind: bytes) -> list[Worker]:
+        takers = (w for w in self._workers if (w.ready if kind == channel.CLIENT else w.up))
+        return sorted(takers, key=lambda worker: worker.load)
+
+    def _dispatch(self) -> None:
+        """What was left over goes on; where nobody takes a kind, the system keeps its connections."""
+        left, self._left = self._left, deque()
+        for kind, connection in left:
+            self._pass_on(kind, connection)
+        self._listen({kind for kind, _ in self._listeners if self._takers(kind)})
+
+    def _listen(self, kinds: set[bytes]) -> None:
+        for kind, listener in self._listeners:
+            if kind in kinds and kind not in self._listening:
+                self._loop.add_reader(listener.fileno(), self._accept, kind, listener)
+            elif kind not in kinds and kind in self._listening:
+                self._loop.remove_reader(listener.fileno())
+        self._listening = kinds
+
+    def _accept(self, kind: bytes, listener: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, _peer = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors, as a rule
+                log.warning("cannot accept a connection: %s", error.strerror)
+                self._listen(self._listening - {kind})
+                self._loop.call_later(_BREATHER, self._dispatch)
+                return
+            self._pass_on(kind, connection)
+
+    def _pass_on(self, kind: bytes, connection: socket.socket) -> None:
+        for worker in self._takers(kind):
+            if channel.pass_on(worker.channel, kind, connection):
+                worker.waiting.append((kind, connection))
+                worker.given += 1
+                return
+        self._left.append((kind, connection))
+
+
+def _reason(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,102 @@
+"""`kine status` of a running server, of what it serves from, and of nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from tests.client import Client
+from tests.commands.conftest import told
+from tests.databases.process import free_port
+from tests.remote.etcds import Etcds
+from tests.servers import etcd
+from tests.servers.kine import start_kine
+from tests.tls import write_authority, write_pair
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.xdist_group("commands")  # their databases are started once
+
+
+def test_server_and_its_database_tell_the_same(database: str, tmp_path: Path) -> None:
+    port = free_port()
+    server = start_kine(database, "http2", tmp_path, flags=(f"--metrics-bind-address=127.0.0.1:{port}",))
+    metrics = f"http://127.0.0.1:{port}"
+    with Client(server.address) as client, client.watch() as watch:
+        watch.create(b"/k")
+        for number in range(10):
+            last = client.put(b"/k", b"%d" % number).header.revision
+        client.compact(last - 3)
+
+        of_server = told(
+            "status", "--endpoint", f"http://{server.address}", "--metrics", metrics, "-o", "json"
+        )
+        of_database = told("status", "--endpoint", database, "--metrics", metrics, "-o", "json")
+    assert server.stop() == 0
+
+    assert (of_server.code, of_database.code) == (0, 0), (of_server, of_database)
+    for answer in (of_server.json, of_database.json):
+        assert (answer["revision"], answer["compact_revision"], answer["lag"]) == (last, last - 3, 0)
+        assert answer["watchers"] == 1
+        assert answer["size"] > 0
+    assert len(of_server.json["peers"]) == 1
+
+
+def test_nothing_there_is_exit_code_1() -> None:
+    found = told("status", "--endpoint", "sqlite:///nowhere/state.db")
+
+    assert (found.code, found.err) == (
+        1,
+        "kine: there is no file /nowhere/state.db; name the database in --endpoint\n",
+    )
+
+
+def test_server_that_asks_for_certificates_is_told_over_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca, (cert, key) = write_authority(tmp_path, authority), write_pair(tmp_path, authority)
+    server = start_kine(
+        f"sqlite://{tmp_path / 'state.db'}",
+        "http2",
+        tmp_path,
+        flags=(f"--server-cert-file={cert}", f"--server-key-file={key}", f"--trusted-ca-file={ca}"),
+    )
+    endpoint = f"https://{server.address}"
+    ours = ("--ca-file", ca, "--cert-file", cert, "--key-file", key)
+    other = write_authority(tmp_path, trustme.CA(), "other")
+
+    told_all = told("status", "--endpoint", endpoint, *ours, "-o", "json")
+    refused = [
+        told("status", "--endpoint", endpoint, *ours[2:], "--ca-file", other),
+        told("status", "--endpoint", endpoint, "--ca-file", ca),
+    ]
+    server.stop()
+
+    assert (told_all.code, told_all.json["revision"]) == (0, 2), told_all
+    assert [found.code for found in refused] == [1, 1], refused
+    # grpcio itself logs where several loops of one process have used it, as they do here.
+    said = [[line for line in found.err.splitlines() if line.startswith("kine: ")] for found in refused]
+    assert [len(lines) for lines in said] == [1, 1], refused
+    assert all("did not let us in: 127.0.0.1:" in line for [line] in said), said
+
+
+def test_etcd_is_told_too(tmp_path: Path) -> None:
+    if reason := etcd.missing():
+        pytest.skip(reason)
+    etcds = Etcds(tmp_path)
+    running = etcds.etcd()
+    with Client(running.address) as client:
+        for number in range(10):
+            last = client.put(b"/k", b"%d" % number).header.revision
+        client.compact(last - 3)
+    endpoint = f"http://{running.address}"
+
+    found = told("status", "--endpoint", endpoint, "-o", "json")
+    etcds.end()
+
+    assert found.code == 0, found
+    assert (found.json["revision"], found.json["compact_revision"], found.json["lag"]) == (last, last - 3, 0)
+    assert found.json["peers"] == ["default http://127.0.0.1:0"]
+    assert found.json["size"] >= found.json["size_in_use"] > 0

@@ -1,0 +1,89 @@
+"""A small disk of its own for a database: it can be filled, and it can stand still."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from tests.databases.process import directory
+
+_IMAGE = "image"
+_FILLER = "filler"
+_BLOCK = 4096
+
+
+@cache
+def missing() -> str:
+    if os.geteuid() != 0:
+        return "only root may mount a disk"
+    if absent := [name for name in ("mkfs.ext4", "mount", "fsfreeze") if shutil.which(name) is None]:
+        return f"no {', '.join(absent)}"
+    try:
+        Disk(16).close()
+    except subprocess.CalledProcessError:
+        return "a loop device cannot be mounted here"
+    return ""
+
+
+class Disk:
+    """A file system on a loop device, mounted at `path`. Its image is sparse."""
+
+    def __init__(self, mebibytes: int) -> None:
+        self._directory = directory("disk", None)
+        self.path = self._directory / "mounted"
+        self.path.mkdir()
+        image = self._directory / _IMAGE
+        with image.open("wb") as file:
+            file.truncate(mebibytes << 20)
+        # Blocks of the size of pages, as disks have them: SQLite maps a file, and counts on that.
+        _run("mkfs.ext4", "-q", "-m", "0", "-b", str(_BLOCK), "-E", "lazy_itable_init=1", str(image))
+        _run("mount", "-o", "loop", str(image), str(self.path))
+        self.path.chmod(0o755)
+        self._mounted = True
+        atexit.register(self.close)
+
+    def fill(self) -> None:
+        """Not a block is left."""
+        file = os.open(self.path / _FILLER, os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            size = os.fstat(file).st_size
+            step = os.statvfs(self.path).f_bavail * _BLOCK
+            while step >= _BLOCK:
+                try:
+                    os.posix_fallocate(file, size, step)
+                    size += step
+                except OSError:
+                    step //= 2
+        finally:
+            os.close(file)
+
+    def free(self) -> None:
+        (self.path / _FILLER).unlink(missing_ok=True)
+
+    def freeze(self, seconds: float) -> None:
+        """For so long no write and no fsync ends. A process of its own thaws it, should this one die."""
+        script = 'fsfreeze -f "$1"; sleep "$2"; fsfreeze -u "$1"'
+        subprocess.run(["sh", "-c", script, "-", self.path, str(seconds)], check=True, start_new_session=True)
+
+    def close(self) -> None:
+        """Whatever wrote to it should have ended."""
+        if self._mounted:
+            self._mounted = False
+            atexit.unregister(self.close)
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _run("umount", "--lazy", str(self.path))
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def parent_of(disk: Disk | None) -> Path:
+    """Where a database's directory goes."""
+    return disk.path if disk is not None else Path("/tmp")

@@ -1,0 +1,89 @@
+"""What no log and no metrics page of a run may hold.
+
+Every kine that a test starts is noted with what it was told in confidence: passwords and tokens of its
+endpoint and environment, private keys of its files. At the end of the run each is looked for everywhere.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from kine.observe.logging import SECRET_NAMES, secrets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tests.servers.process import Instance
+
+SHORTEST = 6  # characters; what is shorter is in every log by chance
+KEY_FILES = ("--server-key-file=", "--key-file=")
+ARMOUR = re.compile(rb"-----BEGIN [A-Z ]*(?:PRIVATE KEY|SEED|JWT)-+\s(.*?)-+END", re.DOTALL)
+PAGE_TIMEOUT = 5.0  # seconds
+
+_told: dict[str, str] = {}  # what it is, by the secret
+_logs: list[Path] = []
+_pages: list[tuple[str, str]] = []  # whose, and its text
+
+
+def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """Notes a process of ours."""
+    if "kine" not in command[:3]:
+        return
+    _logs.append(log)
+    found = (*_of_arguments(command), *_of_environment(environment))
+    _told.update((secret, what) for secret, what in found if len(secret) >= SHORTEST)
+
+
+def _of_arguments(command: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for argument in command:
+        name, _, value = argument.partition("=")
+        if name == "--endpoint":
+            yield from _of_endpoint(value)
+        if argument.startswith(KEY_FILES):
+            yield from _of_file(Path(value))
+
+
+def _of_endpoint(endpoint: str) -> Iterator[tuple[str, str]]:
+    if "@" in endpoint:
+        yield from ((secret, "the endpoint, or its password") for secret in secrets_of(endpoint))
+    for path in re.findall(r"(?:credsFile|krb5_keytab)=([^&,]+)", endpoint):
+        yield from _of_file(Path(unquote(path)))
+
+
+def _of_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name, value in environment.items():
+        if name == "KINE_ENDPOINT":
+            yield from _of_endpoint(value)
+        elif SECRET_NAMES.search(name) and not Path(value).exists():
+            yield value, name
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, str]]:
+    content = path.read_bytes() if path.is_file() else b""
+    for armoured in ARMOUR.findall(content):
+        yield from ((line.decode(), f"a line of {path.name}") for line in armoured.split())
+
+
+def look_at(instance: Instance) -> None:
+    """Keeps the metrics page of a server that shows one on its clients' port."""
+    try:
+        with urllib.request.urlopen(f"http://{instance.address}/metrics", timeout=PAGE_TIMEOUT) as answer:
+            _pages.append((instance.address, answer.read().decode()))
+    except (OSError, http.client.HTTPException, ValueError):
+        pass  # its transport speaks nothing but gRPC
+
+
+def leaks() -> list[str]:
+    """Where something is told that should not be, and what: without telling it once more."""
+    texts = [(str(log), log.read_text(errors="replace")) for log in _logs if log.is_file()]
+    return [
+        f"{where}, line {text.count(chr(10), 0, text.index(secret)) + 1}: {what}"
+        for where, text in (*texts, *_pages)
+        for secret, what in _told.items()
+        if secret in text
+    ]

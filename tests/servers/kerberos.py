@@ -1,0 +1,55 @@
+"""Our server on PostgreSQL that lets it in by Kerberos."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tests.databases import kerberized
+from tests.servers import Backend, Capabilities, text_without_nul
+from tests.servers.kine import start_kine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.servers.process import Instance
+
+# How we log in changes nothing above the connection: these files show it, `--backend` runs the others too.
+SUBSET = frozenset({"test_kubernetes", "test_put", "test_txn", "test_watch"})
+
+_databases: dict[Path, str] = {}
+
+
+@cache
+def realm() -> kerberized.Kerberized:
+    return kerberized.Kerberized()
+
+
+def start(
+    directory: Path,
+    *,
+    durable: bool = False,
+    progress_interval: float = 0,
+    flags: tuple[str, ...] = (),
+) -> Instance:
+    database = _databases.setdefault(directory, realm().postgres.new_database())
+    return start_kine(
+        realm().by_keytab(database),
+        "http2",
+        directory,
+        progress_interval=progress_interval,
+        flags=flags,
+        environment={"KRB5_CONFIG": str(realm().kdc.config)},
+    )
+
+
+BACKENDS = [
+    Backend(
+        kind="postgres-kerberos",
+        transport="http2",
+        capabilities=Capabilities(snapshot=False, holds_key=text_without_nul),
+        missing=kerberized.missing,
+        start=start,
+        subset=SUBSET,
+    )
+]

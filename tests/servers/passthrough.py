@@ -1,0 +1,50 @@
+"""Our server in front of a real etcd: what holds for that etcd holds here. One etcd for each directory."""
+
+from __future__ import annotations
+
+import atexit
+from typing import TYPE_CHECKING
+
+from tests.servers import Backend, etcd
+from tests.servers.kine import missing as kine_missing
+from tests.servers.kine import start_kine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.servers.process import Instance
+
+TRANSPORT = "http2"  # the others run on every transport; what differs here is below it
+
+_etcds: dict[Path, Instance] = {}
+
+
+def start(
+    directory: Path,
+    *,
+    durable: bool = False,
+    progress_interval: float = 0,
+    flags: tuple[str, ...] = (),
+) -> Instance:
+    # It stays when kine is killed or stopped, as a database does.
+    behind = _etcds.get(directory)
+    if behind is None:
+        behind = etcd.start(directory, durable=durable, progress_interval=progress_interval)
+        _etcds[directory] = behind
+        atexit.register(behind.kill)
+    return start_kine(f"http://{behind.address}", TRANSPORT, directory, flags=flags)
+
+
+def missing() -> str:
+    return etcd.missing() or kine_missing(TRANSPORT)
+
+
+BACKENDS = [
+    Backend(
+        kind="passthrough",
+        transport=TRANSPORT,
+        capabilities=etcd.BACKENDS[0].capabilities,
+        missing=missing,
+        start=start,
+    )
+]

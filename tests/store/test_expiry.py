@@ -1,0 +1,88 @@
+"""Leases of two instances on one database: the one is expiring what the other renews."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from kine.drivers.base import Log, Options
+from kine.drivers.memory import connect
+from kine.store.expiry import Leases
+from kine.store.index import Index
+from kine.store.ops import LeaseNotFoundError
+from kine.store.writer import Done, Planner
+
+
+@pytest.fixture
+async def log() -> AsyncIterator[Log]:
+    log = connect("memory://", Options())
+    await log.open()
+    yield log
+    await log.close()
+
+
+class Held:
+    """A writer that is about to delete a lease's key."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def refresh(self) -> None:
+        self.asked.set()
+        await self.go_on.wait()
+
+    def submit(self, planner: Planner) -> asyncio.Future[Done]:
+        raise AssertionError
+
+
+async def test_a_lease_that_expires_on_one_instance_is_renewed_on_none(log: Log) -> None:
+    held = Held()
+    expiring = Leases(log, Index(), held.submit, held.refresh)
+    other = Leases(log, Index(), held.submit, held.refresh)
+    lease = await expiring.grant(2)
+    running = asyncio.create_task(expiring.run())
+    try:
+        await other.find(lease.id)
+        await asyncio.wait_for(held.asked.wait(), 5)
+
+        with pytest.raises(LeaseNotFoundError):
+            await other.renew(lease.id)
+    finally:
+        running.cancel()
+
+
+async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
+    held = Held()
+    granting = Leases(log, Index(), held.submit, held.refresh)
+    other = Leases(log, Index(), held.submit, held.refresh)
+    lease = await granting.grant(2)
+    running = asyncio.create_task(granting.run())
+    try:
+        await other.renew(lease.id)
+        deadline = lease.deadline
+        while lease.deadline == deadline:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.02)
+
+        assert not held.asked.is_set()
+        assert (await log.lease(lease.id)) == (lease.id, 2, 1)
+    finally:
+        running.cancel()
+
+
+async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_start(log: Log) -> None:
+    await log.grant(5, 3600)
+    assert await log.expire(5, 0)
+    held = Held()
+    held.go_on.set()
+    leases = Leases(log, Index(), held.submit, held.refresh)
+
+    await leases.load()
+    running = asyncio.create_task(leases.run())
+    try:
+        while await log.lease(5) is not None:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+    finally:
+        running.cancel()

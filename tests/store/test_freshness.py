@@ -1,0 +1,139 @@
+"""Who waits for which question to the database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from kine.drivers.base import Log, UnavailableError
+from kine.store.freshness import Freshness
+from kine.store.index import Index
+
+
+class Held:
+    """A database that answers when it is told to, and who follows it."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+        self.questions: list[asyncio.Future[int]] = []
+        self.reached: list[int] = []
+        self.doubts = 0
+        self.freshness = Freshness(cast("Log", self), self.index, self)
+        self.told: dict[str, Exception | None] = {}
+
+    def peek(self) -> int | None:
+        return None
+
+    def newest(self) -> asyncio.Future[int]:
+        self.questions.append(asyncio.get_running_loop().create_future())
+        return self.questions[-1]
+
+    async def reach(self, revision: int) -> None:
+        self.reached.append(revision)
+        self.index.revision = max(self.index.revision, revision)
+
+    async def doubt(self) -> None:
+        self.doubts += 1
+
+    def wait(self, name: str) -> None:
+        lacking = self.freshness.lacking()
+        assert lacking is not None
+        self.freshness.wait(lacking, lambda error: self.told.update({name: error}))
+
+    async def answer(self, newest: int | Exception) -> None:
+        question = self.questions[-1]
+        if isinstance(newest, Exception):
+            question.set_exception(newest)
+        else:
+            question.set_result(newest)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+async def test_a_question_under_way_tells_nothing_to_who_comes_later(held: Held) -> None:
+    held.wait("first")
+    held.wait("second")
+    held.wait("third")
+    assert len(held.questions) == 1
+    await held.answer(0)
+    assert list(held.told) == ["first"]
+    await held.answer(0)
+    assert held.told == {"first": None, "second": None, "third": None}
+    assert len(held.questions) == 2
+
+
+async def test_in_a_burst_all_share_one_question(held: Held) -> None:
+    for name in ("first", "second", "third"):
+        held.wait(name)
+    await held.answer(0)
+    await held.answer(0)
+    for name in ("fourth", "fifth", "sixth"):
+        held.wait(name)
+    await asyncio.sleep(0)
+    await held.answer(0)
+    assert len(held.told) == 6
+    assert len(held.questions) == 3
+
+
+async def test_what_is_newer_is_applied_first(held: Held) -> None:
+    held.wait("read")
+    await held.answer(7)
+    assert held.reached == [7]
+    assert held.told == {"read": None}
+
+
+async def test_a_database_that_went_back_is_doubted(held: Held) -> None:
+    held.index.revision = 9
+    held.wait("read")
+    await held.answer(7)
+    assert (held.doubts, held.told) == (1, {})
+    await held.answer(9)
+    assert held.told == {"read": None}
+
+
+async def test_a_failure_is_told_to_those_who_shared_the_question(held: Held) -> None:
+    held.wait("first")
+    held.wait("second")
+    held.wait("third")
+    await held.answer(0)
+    failure = UnavailableError("away")
+    await held.answer(failure)
+    assert held.told == {"first": None, "second": failure, "third": failure}
+    held.wait("fourth")
+    await asyncio.sleep(0)
+    await held.answer(0)
+    assert held.told["fourth"] is None
+
+
+async def test_a_question_that_cannot_be_put_is_a_failure(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> asyncio.Future[int]:
+        raise RuntimeError
+
+    monkeypatch.setattr(held, "newest", broken)
+    held.wait("read")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert isinstance(held.told["read"], RuntimeError)
+
+
+async def test_one_who_fails_to_listen_spares_the_others(
+    held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    def deaf(error: Exception | None) -> None:
+        raise RuntimeError
+
+    held.freshness.wait(0, deaf)
+    held.wait("other")
+    await held.answer(0)
+    await held.answer(0)
+    assert held.told == {"other": None}
+    assert "telling a read failed" in caplog.text

@@ -1,0 +1,32 @@
+"""A database that goes away while its index is being loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from kine import drivers
+from kine.drivers.base import Options, Tail, UnavailableError
+from kine.drivers.memory import MemoryLog
+from kine.store.store import Settings, Store
+
+
+async def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = drivers.connect("memory://", Options())
+    await log.open()
+    tail, away = MemoryLog.tail, 1
+
+    async def flickering(log: MemoryLog, after: int, limit: int) -> Tail:
+        nonlocal away
+        if away:
+            away -= 1
+            raise UnavailableError("gone for a moment")
+        return await tail(log, after, limit)
+
+    monkeypatch.setattr(MemoryLog, "tail", flickering)
+    store = Store(log, Settings())
+    await store.open()
+    try:
+        assert (away, store.index.revision) == (0, 2)
+    finally:
+        await store.close()
+        await log.close()

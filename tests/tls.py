@@ -1,0 +1,42 @@
+"""Certificates for tests: an authority of their own, and what it has signed, as files."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import trustme
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_pair(folder: Path, authority: trustme.CA, name: str = "server") -> tuple[str, str]:
+    """Certificate and key of 127.0.0.1 and localhost."""
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return str(cert), str(key)
+
+
+def write_authority(folder: Path, authority: trustme.CA, name: str = "ca") -> str:
+    path = folder / f"{name}.pem"
+    path.write_bytes(authority.cert_pem.bytes())
+    return str(path)
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """A client's context that trusts this authority only."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def serving(folder: Path) -> ssl.SSLContext:
+    """A server's context of 127.0.0.1; its authority is `ca.pem` in the folder."""
+    authority = trustme.CA()
+    write_authority(folder, authority)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
