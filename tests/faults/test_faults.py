@@ -1,0 +1,30 @@
+"""The short form of the fault suite; `make test-faults` is the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.run import Plan, run
+
+if TYPE_CHECKING:
+    from tests.conftest import Needs
+    from tests.servers import Backend
+
+SEED = "short"
+
+
+@pytest.mark.slow
+def test_histories_hold_under_faults(backend: Backend, needs: Needs, tmp_path: Path) -> None:
+    needs("second_instance")
+    if backend.transport == "grpcio":
+        pytest.skip("one transport is enough")
+
+    report = run(
+        Plan(backend, SEED, operations=100_000, seconds=6.0, clients=6, disk=False), tmp_path / "data"
+    )
+
+    assert report.violations[:5] == [], f"seed {SEED!r}: {len(report.violations)} violations"
+    assert report.operations > 100
