@@ -22,6 +22,8 @@ class CallError(Exception):
 
 
 class _Call:
+    passed = None
+
     def __init__(self, loop: Loop) -> None:
         self.stream = 0
         self.received = 0

@@ -27,8 +27,10 @@ from bench.objects import ObjectRun
 from bench.peers import PeerError, Peers, Recipe, recipe, recipes
 from bench.results import Results, Series, read
 from bench.scenarios import SCENARIOS, Scenario, choose, with_settings
+from bench.soak.command import soak
 from bench.table import errors, show
 from bench.targets import given, started
+from bench.whole import whole
 from bench.workers import Workers
 
 app = typer.Typer(
@@ -40,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 err = Console(stderr=True)
+app.command()(soak)
+app.command("all")(whole)
 
 
 @app.callback()
@@ -54,8 +58,8 @@ Endpoints = Annotated[
 Starts = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"A server to start: one of {', '.join(recipes())}, or NAME=COMMAND with {{port}} and {{dir}}. "
-        "Repeat."
+        help=f"A server to start: one of {', '.join(recipes())}, or NAME=COMMAND with {{port}} and {{dir}}, "
+        "and {{postgres}}, {{mysql}} or {{nats}} for the endpoint of a database started for it. Repeat."
     ),
 ]
 AllowRemote = Annotated[bool, typer.Option(help="Accept servers that are not on this machine.")]
@@ -114,6 +118,12 @@ def run(
         list[str] | None,
         typer.Option(help="NAME=PID of a server's process, repeated for several; else found by its port."),
     ] = None,
+    follow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=URL of another instance on its database, where watchers connect (fanout, churn)."
+        ),
+    ] = None,
     durability: Annotated[
         list[str] | None, typer.Option(help="NAME=TEXT on how a server makes writes safe, for the report.")
     ] = None,
@@ -159,7 +169,19 @@ def run(
         raise typer.BadParameter("grpcio runs create to count only, no watches", param_hint="--client")
     pids = _pairs(pid, "--pid")
     safety = dict(_pairs(durability, "--durability"))
+    followed = dict(_pairs(follow, "--follow"))
     endpoints, starting = _servers(endpoint, start, allow_remote=allow_remote, tls=tls)
+    known = [r.name for r in starting] + [e.name for e in endpoints]
+    for option, names in (
+        ("--pid", [n for n, _ in pids]),
+        ("--durability", [*safety]),
+        ("--follow", [*followed]),
+    ):
+        for name in names:
+            if name not in known:
+                raise typer.BadParameter(
+                    f"no server {name!r}; there are {', '.join(known)}", param_hint=option
+                )
     needed = 2 if any(s.kind in ("fanout", "churn") for s in chosen) else 1
     with Peers(peer_dir) as peers, Workers(max(workers, needed)) as pool:
         try:
@@ -169,6 +191,11 @@ def run(
                 targets.append(given(one, mine, safety.get(one.name, "")))
                 if targets[-1].server is None:
                     err.print(f"{one.name}: its process is not known, so neither CPU nor memory; see --pid")
+            for target in targets:
+                url = followed.pop(target.endpoint.name, "")
+                if url:
+                    text = f"{target.endpoint.name}={url}"
+                    target.followed = parse(text, allow_remote=allow_remote, tls=tls)
         except (OSError, ProtocolError, CallError, PeerError, psutil.Error, ValueError) as bad:
             err.print(f"a server does not answer: {bad}")
             raise typer.Exit(1) from bad
@@ -284,8 +311,8 @@ def peers_command(
         with Peers(peer_dir) as peers:
             for name in names:
                 running = peers.start(recipe(name))
-                print(f"--endpoint {running.endpoint.name}={running.endpoint.url} "
-                      f"--pid {running.endpoint.name}={running.pid}", flush=True)  # fmt: skip
+                pids = (f"--pid {running.endpoint.name}={pid}" for pid in running.pids)
+                print(f"--endpoint {running.endpoint.name}={running.endpoint.url}", *pids, flush=True)
                 err.print(running.command, soft_wrap=True)
             with contextlib.suppress(KeyboardInterrupt):
                 sleep(seconds)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bench.servers import Server, Usage
 
 ROOT = b"/registry/bench/"
+PAGE = 1000  # keys deleted at once
 POLL = 0.05  # seconds between two looks at the server's memory
 
 
@@ -132,7 +133,7 @@ class Comparison:
         return [
             Task(
                 scenario=kind,
-                endpoint=target.endpoint,
+                endpoint=target.followed if role == "follow" and target.followed else target.endpoint,
                 prefix=prefix,
                 data_prefix=data_prefix(scenario),
                 role=role,
@@ -182,11 +183,25 @@ class Comparison:
         return made
 
     def clean(self, target: Target) -> None:
-        """Deletes what the run wrote. Raises CallError."""
+        """Deletes what the run wrote, a page at a time: NATS refuses more at once. Raises CallError."""
         with Client(target.endpoint) as client:
             for prefix in (ROOT + self.run_name + b"/", *target.loaded):
-                body = wire.sized(b"\x0a", prefix) + wire.sized(b"\x12", wire.prefix_end(prefix))
-                client.call(wire.DELETE_RANGE, body, timeout=120.0)
+                delete_pages(client, prefix)
+
+
+def delete_pages(client: Client, prefix: bytes) -> None:
+    """Deletes every key with this prefix. Raises CallError."""
+    page = rpc_pb2.RangeRequest(
+        key=prefix, range_end=wire.prefix_end(prefix), limit=PAGE, keys_only=True
+    ).SerializeToString()
+    more = True
+    while more:
+        answer = rpc_pb2.RangeResponse.FromString(client.call(wire.RANGE, page, timeout=120.0))
+        more = answer.more
+        if answer.kvs:
+            first, last = answer.kvs[0].key, answer.kvs[-1].key
+            body = wire.sized(b"\x0a", first) + wire.sized(b"\x12", last + b"\0")
+            client.call(wire.DELETE_RANGE, body, timeout=120.0)
 
 
 def roles(kind: str, loading: int, most: int) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -23,8 +24,8 @@ END_HEADERS = 4
 PADDED = 8
 PRIORITY = 32
 
-STREAM_WINDOW = 8 << 20
-CONNECTION_WINDOW = 64 << 20
+STREAM_WINDOW = 32 << 20  # of a list of 10 MB, none waits for us
+CONNECTION_WINDOW = 256 << 20
 MAX_FRAME = 1 << 14  # ours: we do not raise SETTINGS_MAX_FRAME_SIZE
 MAX_WINDOW = (1 << 31) - 1
 DEFAULT_WINDOW = 65_535
@@ -49,6 +50,13 @@ class Receiver(Protocol):
     """The stream's id; 0 while the call waits for one."""
     received: int
     """Bytes of DATA not yet given back to the stream's window."""
+
+    @property
+    def passed(self) -> Callable[[bytes | memoryview, int, int], None] | None:
+        """Where megabytes are expected of which little is wanted, called instead of `data`.
+
+        A piece lies between two places in memory that is used again.
+        """
 
     def data(self, payload: bytes) -> None:
         """A piece of the stream of length-prefixed messages."""
@@ -212,7 +220,12 @@ class Connection:
 
     # ---- answers
 
-    def receive(self, data: bytes) -> None:
+    def take_rest(self) -> bytes:
+        """The beginning of a frame whose end has not arrived: to be given again, with what follows."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def receive(self, data: bytes | memoryview) -> None:
         """Takes what arrived and hands it on. Raises ProtocolError, hpack.HPACKError."""
         if self._rest:
             data = self._rest + data
@@ -237,7 +250,10 @@ class Connection:
                     receiver.received += length
                     if flags & PADDED:
                         start, stop = start + 1, stop - data[start]
-                    receiver.data(data[start:stop])
+                    if receiver.passed is None:
+                        receiver.data(bytes(data[start:stop]))
+                    else:
+                        receiver.passed(data, start, stop)
                     if streams.get(stream) is not receiver:
                         continue  # it gave up its call
                     if flags & END_STREAM:
@@ -247,10 +263,10 @@ class Connection:
                         self.out.append(frame(WINDOW_UPDATE, 0, stream, update))
                         receiver.received = 0
             elif kind == HEADERS and flags & (END_HEADERS | PADDED | PRIORITY) == END_HEADERS:
-                self._headers(stream, flags, data[start:stop])
+                self._headers(stream, flags, bytes(data[start:stop]))
             else:
-                self._other(kind, flags, stream, data[start:stop])
-        self._rest = data[position:] if position else data
+                self._other(kind, flags, stream, bytes(data[start:stop]))
+        self._rest = bytes(data[position:])
         if self._received >= CONNECTION_WINDOW // 2:
             self.out.append(frame(WINDOW_UPDATE, 0, 0, _UINT32.pack(self._received)))
             self._received = 0

@@ -19,6 +19,7 @@ from bench.operations import (
     KeyRevisions,
     ListPaged,
     ListWhole,
+    Relist,
     Update,
     key_of,
     values,
@@ -149,6 +150,8 @@ class UnaryJob(Job):
                 return Get(task.data_prefix, task.keys, task.size, seed)
             case "list":
                 return ListWhole(task.data_prefix, task.keys, task.size)
+            case "relist":
+                return Relist(task.data_prefix, task.keys, task.size, seed)
             case "page":
                 return ListPaged(task.data_prefix, task.keys, task.page)
             case "count":

@@ -32,7 +32,7 @@ def cold_start(running: Running, prefix: bytes, keys: int, size: int) -> Round:
         raise PeerError(f"{running.recipe.name}: after a restart a key is missing")
     latency = Histogram()
     latency.record([taken])
-    usage = Server([running.pid]).usage()
+    usage = Server(running.pids).usage()
     return Round(
         rate=1 / taken,
         latency={"first get": latency.to_json()},
@@ -45,18 +45,18 @@ def cold_start(running: Running, prefix: bytes, keys: int, size: int) -> Round:
 
 def memory(running: Running, load: Callable[[Running], None], keys: int) -> Round:
     """Memory of a fresh server, then with the keys that `load` puts in, then after a restart with them."""
-    empty = Server([running.pid]).usage().rss
+    empty = Server(running.pids).usage().rss
     began = monotonic()
     load(running)
     taken = monotonic() - began
     sleep(SETTLE)
-    loaded = Server([running.pid]).usage()
+    loaded = Server(running.pids).usage()
     disk = running.disk_bytes()
     running.stop()
     running.launch()
     running.wait_for_answer()
     sleep(SETTLE)
-    restarted = Server([running.pid]).usage().rss
+    restarted = Server(running.pids).usage().rss
     return Round(
         rate=keys / taken,
         elapsed=taken,

@@ -19,10 +19,11 @@ from bench.http2 import DEADLINE_EXCEEDED, UNKNOWN, Receiver
 from bench.wire import WATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bench.loop import Link, Loop
 
+TAIL = 16  # bytes of an answer's end that are looked at when it is not read whole
 DRAIN = 10.0  # seconds that requests in flight get after the end of a run
 
 
@@ -31,6 +32,8 @@ class Operation:
 
     kinds: Sequence[str] = ()
     """Names of the requests told apart in the results."""
+    read_every = 1
+    """Of so many answers of the first kind one is read whole; of the others `skim` sees size and end."""
 
     def begin(self, slot: Slot) -> None:
         """Sets `slot.state`."""
@@ -43,6 +46,10 @@ class Operation:
         """What is wrong with the answer; empty: nothing."""
         raise NotImplementedError
 
+    def skim(self, slot: Slot, tail: bytes, size: int) -> str:
+        """What is wrong with an answer of so many bytes that ends in `tail`; empty: nothing."""
+        raise NotImplementedError
+
     def failed(self, slot: Slot) -> None:
         """The request ended without an answer: whether a write was done is unknown."""
 
@@ -51,8 +58,8 @@ class Slot:
     """A client with at most one request in flight."""
 
     # fmt: off
-    __slots__ = ("busy", "call", "chunks", "kind", "link", "load", "number", "received", "start", "state",
-                 "stream")
+    __slots__ = ("busy", "call", "chunks", "kind", "link", "load", "number", "passed", "received", "size",
+                 "start", "state", "stream", "tail", "turn")
     # fmt: on
 
     def __init__(self, load: Any, link: Any, number: int) -> None:
@@ -67,15 +74,35 @@ class Slot:
         self.call: Receiver = self  # what holds the stream of the request in flight
         self.chunks: list[bytes] = []
         self.state: Any = None
+        self.turn = 0
+        self.passed: Callable[[bytes | memoryview, int, int], None] | None = None
+        self.size = 0  # of an answer that is only skimmed
+        self.tail = b""
 
     def data(self, payload: bytes) -> None:
         self.chunks.append(payload)
+
+    def skim(self, data: bytes | memoryview, start: int, stop: int) -> None:
+        if self.size < 5:
+            self.chunks.append(bytes(data[start : min(stop, start + 5 - self.size)]))
+        self.size += stop - start
+        self.tail = bytes(data[max(start, stop - TAIL) : stop])
+
+    def _skimmed(self) -> str:
+        size, self.size = self.size - 5, 0
+        prefix = b"".join(self.chunks)
+        self.chunks.clear()
+        if len(prefix) < 5 or prefix[0] or int.from_bytes(prefix[1:5], "big") != size:
+            return "wrong answer: not one whole message"
+        return self.load.operation.skim(self, self.tail, size)
 
     def end(self, status: int, message: str) -> None:
         load = self.load
         arrived = self.link.arrived
         self.busy = False
-        if status == 0:
+        if status == 0 and self.passed is not None:
+            error = self._skimmed()
+        elif status == 0:
             chunks = self.chunks
             if len(chunks) > 1 and len(chunks[0]) < 5:
                 chunks[:] = [b"".join(chunks)]
@@ -92,6 +119,7 @@ class Slot:
                 error = load.operation.check(self, body)
         else:
             self.chunks.clear()
+            self.size = 0
             error = f"status {status}: {message}"
             load.operation.failed(self)
         load.answers += 1
@@ -109,6 +137,8 @@ class Slot:
 
 class WatchOpening:
     """A slot's request that opens a watch and closes it as soon as the server has created it."""
+
+    passed = None
 
     def __init__(self, slot: Slot) -> None:
         self.stream = 0
@@ -211,6 +241,10 @@ class Load:
             self.ran_out = True
             return
         path, message = request
+        if self.operation.read_every > 1:
+            skimmed = slot.kind == 0 and slot.turn % self.operation.read_every
+            slot.passed = slot.skim if skimmed else None
+            slot.turn += slot.kind == 0
         slot.busy = True
         self._outstanding += 1
         link = slot.link

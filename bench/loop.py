@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 from hpack import HPACKError
 
 from bench.endpoint import Endpoint, connect
-from bench.http2 import Connection, ProtocolError, Receiver
+from bench.http2 import MAX_FRAME, Connection, ProtocolError, Receiver
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
 READ_SIZE = 256 << 10
+VIEW_SIZE = 64 << 10  # from here on what has arrived is looked at where it is, not copied first
 TICK = 0.05  # seconds between two looks at timeouts and lost connections
 RECONNECTS = 100  # a link gives up after so many
 
@@ -40,6 +41,7 @@ class Link:
         self.starting: list[Timed] = []  # calls whose clock starts when they are handed to the socket
         self._unsent = b""
         self._sock: socket.socket | None = None
+        self._buffer = memoryview(bytearray(READ_SIZE + MAX_FRAME + 9))
         self.connection = Connection(endpoint.authority, secure=endpoint.secure)
         self.open()
 
@@ -119,10 +121,14 @@ class Link:
         sock = self._sock
         if sock is None:
             return
+        data: bytes | memoryview
         try:
-            data = sock.recv(READ_SIZE)
-            while isinstance(sock, ssl.SSLSocket) and sock.pending():
-                data += sock.recv(READ_SIZE)
+            if isinstance(sock, ssl.SSLSocket):
+                data = sock.recv(READ_SIZE)
+                while sock.pending():
+                    data += sock.recv(READ_SIZE)
+            else:
+                data = self._received(sock)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError as bad:
@@ -141,6 +147,22 @@ class Link:
             self.flush()
         if self.connection.goaway and not self.connection.streams:
             self.lose(self.connection.goaway)
+
+    def _received(self, sock: socket.socket) -> bytes | memoryview:
+        """What has arrived, into the same memory again and again: bench: list."""
+        rest = self.connection.take_rest()
+        kept = len(rest)
+        buffer = self._buffer
+        buffer[:kept] = rest
+        try:
+            size = sock.recv_into(buffer[kept:])
+        except OSError:
+            self.connection.receive(rest)
+            raise
+        if not size:
+            return b""
+        whole = buffer[: kept + size]
+        return whole if size >= VIEW_SIZE else bytes(whole)
 
     def lose(self, reason: str) -> None:
         """Closes the connection and ends its calls with UNAVAILABLE."""

@@ -58,6 +58,8 @@ def _short(value: object) -> str:
 class Events:
     """A watch that keeps its events whole."""
 
+    passed = None
+
     def __init__(self, link: Link) -> None:
         self.stream = 0
         self.received = 0

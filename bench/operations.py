@@ -189,17 +189,30 @@ class Get(Operation):
 
 
 class ListWhole(Operation):
-    """Lists the whole data set in one answer."""
+    """Lists the whole data set in one answer.
 
-    kinds = ("list",)
+    Parsing each would take the driver longer than the servers take to make it: of most, only the size and the
+    end are looked at, where the count is and whether there is more.
+    """
+
+    kinds: Sequence[str] = ("list",)
+    read_every = 16
 
     def __init__(self, prefix: bytes, keys: int, size: int) -> None:
         self._request = wire.range_of(prefix, wire.prefix_end(prefix))
         self._keys = keys
         self._size = size
+        self._end = b"\x20" + wire.varint(keys)
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
         return wire.RANGE, self._request
+
+    def skim(self, slot: Slot, tail: bytes, size: int) -> str:
+        if size < self._keys * self._size:
+            return "wrong answer: the list is too short"
+        if not tail.endswith(self._end) or tail.endswith(b"\x18\x01" + self._end):
+            return "wrong answer: the list has another number of keys"
+        return ""
 
     def check(self, slot: Slot, body: bytes) -> str:
         if len(body) < self._keys * self._size:
@@ -208,6 +221,33 @@ class ListWhole(Operation):
         if len(answer.kvs) != self._keys or answer.count != self._keys or answer.more:
             return "wrong answer: the list has another number of keys"
         return ""
+
+
+class Relist(ListWhole):
+    """Puts a random key of the data set, then lists it all: no list is as the one before."""
+
+    kinds = ("list", "put")
+
+    def __init__(self, prefix: bytes, keys: int, size: int, seed: int) -> None:
+        super().__init__(prefix, keys, size)
+        self._prefix = prefix
+        self._random = Random(seed)
+        self._pool = values(size, seed)
+
+    def begin(self, slot: Slot) -> None:
+        slot.kind = 0
+
+    def next(self, slot: Slot) -> tuple[str, bytes] | None:
+        slot.kind = 1 - slot.kind
+        if slot.kind == 0:
+            return super().next(slot)
+        key = key_of(self._prefix, self._random.randrange(self._keys))
+        return wire.PUT, wire.put(key, self._random.choice(self._pool))
+
+    def check(self, slot: Slot, body: bytes) -> str:
+        if slot.kind == 0:
+            return super().check(slot, body)
+        return "" if rpc_pb2.PutResponse.FromString(body).header.revision else "wrong answer: no revision"
 
 
 class ListPaged(Operation):

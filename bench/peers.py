@@ -15,13 +15,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from bench import wire
 from bench.blocking import CallError, Client
+from bench.databases import DURABILITY, KINDS, Database, DatabaseError
+from bench.databases import start as start_database
 from bench.endpoint import Endpoint, parse
 from bench.http2 import ProtocolError
 from bench.servers import hide_password
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
@@ -35,14 +40,29 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to start a server. `{port}`, `{peer_port}` and `{dir}` in the command are filled in."""
+    """How to start a server.
+
+    `{port}`, `{peer_port}` and `{dir}` in the command are filled in, and so is the name of a kind of
+    `bench.databases` by the endpoint of a new one, as in `{postgres}`.
+    """
 
     name: str
     command: tuple[str, ...]
     durability: str = ""
 
-    def filled(self, port: int, peer_port: int, directory: Path) -> list[str]:
+    @property
+    def databases(self) -> list[str]:
+        return [kind for kind in KINDS if any(f"{{{kind}}}" in word for word in self.command)]
+
+    @property
+    def safety(self) -> str:
+        return self.durability or "; ".join(DURABILITY[kind] for kind in self.databases)
+
+    def filled(
+        self, port: int, peer_port: int, directory: Path, databases: Mapping[str, Database]
+    ) -> list[str]:
         values = {"{port}": str(port), "{peer_port}": str(peer_port), "{dir}": str(directory)}
+        values |= {f"{{{kind}}}": database.endpoint for kind, database in databases.items()}
         words = []
         for word in self.command:
             for name, value in values.items():
@@ -72,12 +92,12 @@ def _etcd_binary() -> str:
     return str(beside) if beside.exists() else shutil.which("etcd") or "etcd"
 
 
-def _kine(name: str, dsn: str, durability: str) -> Recipe:
+def _kine(name: str, dsn: str, durability: str, *more: str) -> Recipe:
     return Recipe(
         name,
         (
             sys.executable, "-m", "kine", "--listen-address", "127.0.0.1:{port}",
-            "--metrics-bind-address", "0", "--endpoint", dsn,
+            "--metrics-bind-address", "0", "--endpoint", dsn, *more,
         ),
         durability,
     )  # fmt: skip
@@ -93,6 +113,12 @@ def recipes() -> dict[str, Recipe]:
               "SQLite WAL, synchronous=NORMAL (default): survives kill -9, not power loss"),
         _kine("kine-sqlite-full", "sqlite://{dir}/state.db?_synchronous=FULL",
               "SQLite WAL, synchronous=FULL: fsync before a write is answered, as etcd"),
+        _kine("kine-sqlite-2", "sqlite://{dir}/state.db",
+              "SQLite WAL, synchronous=NORMAL (default): survives kill -9, not power loss",
+              "--workers", "2"),
+        *(_kine(f"kine-{kind}", f"{{{kind}}}", "") for kind in KINDS),
+        *(_kine(f"kine-{kind}-2", f"{{{kind}}}", "", "--workers", "2") for kind in KINDS),
+        _kine("kine-memory", "memory://", "none: in memory"),
     )  # fmt: skip
     return {recipe.name: recipe for recipe in known}
 
@@ -132,6 +158,7 @@ class Running:
         self.port, self._peer_port = free_port(), free_port()
         self.endpoint: Endpoint = parse(f"{recipe.name}=http://127.0.0.1:{self.port}")
         self.log = directory / "server.log"
+        self.databases: dict[str, Database] = {}  # that stay while the server is stopped and started
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
 
@@ -139,6 +166,14 @@ class Running:
     def pid(self) -> int:
         """0 when it does not run."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def pids(self) -> list[int]:
+        """The server's process and those of its databases."""
+        return [
+            self.pid,
+            *(process.pid for database in self.databases.values() for process in database.processes),
+        ]
 
     @property
     def command(self) -> str:
@@ -149,7 +184,13 @@ class Running:
 
     def launch(self) -> float:
         """Starts the process and gives the time at which it did; it may not answer yet. Raises PeerError."""
-        words = self.recipe.filled(self.port, self._peer_port, self.directory)
+        for kind in self.recipe.databases:
+            if kind not in self.databases:
+                try:
+                    self.databases[kind] = start_database(kind, self.directory / kind, free_port())
+                except DatabaseError as bad:
+                    raise PeerError(f"{self.recipe.name}: {bad}") from bad
+        words = self.recipe.filled(self.port, self._peer_port, self.directory, self.databases)
         self._log_file = self.log.open("ab")
         started = monotonic()
         try:
@@ -239,4 +280,6 @@ class Peers:
     def __exit__(self, *_: object) -> None:
         for running in self.running:
             running.stop()
+            for database in running.databases.values():
+                database.stop()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -134,6 +134,29 @@ def bars(
         _save(figure, path)
 
 
+Panel = tuple[str, dict[str, list[float]], bool]  # unit, figures by name, whether the axis is log
+
+
+def over_time(path: Path, times: Sequence[float], panels: Sequence[Panel], unit: str) -> None:
+    """Figures over the same time, a panel under the other, in two columns."""
+    with mpl.rc_context(_STYLE):
+        rows = (len(panels) + 1) // 2
+        figure, grid = plt.subplots(rows, 2, figsize=(10.0, 1.9 * rows), sharex=True, squeeze=False)
+        for axes, (of, lines, log) in zip(grid.flat, panels, strict=False):
+            for (name, values), colour in zip(lines.items(), COLOURS, strict=False):
+                axes.plot(times, values, color=colour, label=name, linewidth=1.0)
+            if log:
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(bottom=0)
+            axes.set_ylabel(of)
+            axes.legend(frameon=False, fontsize=7, loc="best")
+        for axes in grid[-1]:
+            axes.set_xlabel(unit)
+        figure.tight_layout()
+        _save(figure, path)
+
+
 def _legend(axes: Axes, names: Sequence[str], tint: dict[str, str]) -> None:
     handles = [Patch(color=tint[name]) for name in names]
     place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bench.results import Peer, Results, Series
 
-UNARY = ("create", "update", "delete", "get", "list", "page", "count", "mixed")
+UNARY = ("create", "update", "delete", "get", "list", "relist", "page", "count", "mixed")
 
 
 def join(runs: Sequence[Results]) -> Report:
@@ -45,7 +45,7 @@ def join(runs: Sequence[Results]) -> Report:
     return Report(list(runs), list(peers.values()), series)
 
 
-def write(report: Report, out: Path, plot_directory: Path, suffix: str) -> None:
+def write(report: Report, out: Path, plot_directory: Path, suffix: str, title: str = "Performance") -> None:
     """Writes the Markdown file and its plots; `suffix` is `.svg` or `.png`."""
 
     def plot(name: str, alt: str, draw: Callable[[Path], None]) -> list[str]:
@@ -54,7 +54,7 @@ def write(report: Report, out: Path, plot_directory: Path, suffix: str) -> None:
         shown = Path(os.path.relpath(path, out.parent)).as_posix()
         return [f"![{alt}]({shown})", ""]
 
-    lines = ["# Performance", "", *about(report), *overview(report)]
+    lines = [f"# {title}", "", *about(report), *overview(report)]
     lines += _requests(report, plot)
     lines += _watches(report, plot)
     lines += _lifecycle(report, plot)

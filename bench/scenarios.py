@@ -65,6 +65,7 @@ SCENARIOS = {
         Scenario("get", "get", "Get", data=True),
         Scenario("get-1", "get", "Get, one client", clients=1, fixed_clients=True, data=True),
         Scenario("list", "list", "List, whole", clients=4, data=True),
+        Scenario("relist", "relist", "Put, then list, whole, in turn", clients=4, data=True),
         Scenario("page", "page", "List, paged", clients=4, data=True),
         Scenario("count", "count", "Count", data=True),
         Scenario(

@@ -44,7 +44,10 @@ def show(all_series: list[Series]) -> None:
                 *(f"{figures[name] * 1e3:.3f}" for name in ("p50", "p90", "p99", "p99.9", "max")),
                 *(tail if number == 0 else []),
             )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # piped or in a log, there is no width to keep to
+        console.width = 200
+    console.print(table)
 
 
 def errors(all_series: list[Series]) -> list[str]:

@@ -24,6 +24,7 @@ class Target:
     peer: Peer
     server: Server | None = None
     running: Running | None = None  # when bench started it
+    followed: Endpoint | None = None  # another instance on its database, where the watchers are
     fresh: Running | None = None  # another of its kind, with one scenario's data only
     loaded: set[bytes] = field(default_factory=set)  # data sets known to be there
 
@@ -44,9 +45,9 @@ def given(endpoint: Endpoint, pids: list[int], durability: str) -> Target:
 def started(running: Running, durability: str = "") -> Target:
     """The target of a server that bench started. Raises as `given`."""
     endpoint = running.endpoint
-    safety = durability or running.recipe.durability
+    safety = durability or running.recipe.safety
     peer = Peer(endpoint.name, endpoint.url, version(endpoint), running.command, safety)
-    return Target(endpoint, peer, Server([running.pid]), running)
+    return Target(endpoint, peer, Server(running.pids), running)
 
 
 def version(endpoint: Endpoint) -> str:

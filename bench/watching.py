@@ -33,6 +33,8 @@ class Follower:
     next: with 10,000 watchers one put is 10,000 messages.
     """
 
+    passed = None
+
     def __init__(self, link: Link) -> None:
         self.stream = 0
         self.received = 0

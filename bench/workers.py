@@ -67,14 +67,13 @@ def serve(pipe: Pipe) -> None:
                 start = pipe.recv()
                 if start is not None:
                     job.run(start, Exchange(pipe))
-                pipe.send(("done", job.outcome()))
-            except (EOFError, OSError):
-                return
+                answer: tuple[str, Outcome | str] = ("done", job.outcome())
             except Exception as bad:
-                pipe.send(("failed", f"{type(bad).__name__}: {bad}"))
+                answer = ("failed", f"{type(bad).__name__}: {bad}")
             finally:
                 gc.enable()
                 gc.unfreeze()
+            pipe.send(answer)
 
 
 class Workers:
@@ -135,13 +134,13 @@ class Workers:
                     newest = max(newest, value)
             for pipe in followers:
                 pipe.send(newest)
-        return [self._outcome(pipe, limit) for pipe in pipes]
-
-    def _outcome(self, pipe: Pipe, limit: float) -> Outcome:
-        kind, value = self._answer(pipe, limit, "done")
-        if not isinstance(value, Outcome):
-            raise WorkerError(str(value) if value else kind)
-        return value
+        # Everyone's, before one of them raises: what stays in a pipe would be taken for the next task's.
+        answers = [self._answer(pipe, limit, "done") for pipe in pipes]
+        outcomes = [value for _, value in answers if isinstance(value, Outcome)]
+        if len(outcomes) != len(answers):
+            words = {str(value or kind) for kind, value in answers if not isinstance(value, Outcome)}
+            raise WorkerError("; ".join(sorted(words)))
+        return outcomes
 
     def _answer(self, pipe: Pipe, limit: float, expected: str) -> tuple[str, object]:
         """The worker's next word; ("failed", why) as such."""

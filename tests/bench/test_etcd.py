@@ -29,11 +29,11 @@ def bench(*arguments, directory):
     )
 
 
-SHORT = ("--start", "etcd-nofsync", "--duration", "0.3", "--warmup", "0.1", "--keys", "300", "--size", "200")
+SHORT = ("--start", "etcd-nofsync", "--duration", "0.2", "--warmup", "0.05", "--keys", "200", "--size", "200")
 
 
 def test_run_measures_calls_and_watches_and_report_renders_them(tmp_path):
-    scenarios = ("create", "update", "delete", "get", "list", "page", "count", "fanout-100")
+    scenarios = ("create", "update", "delete", "get", "list", "relist", "page", "count", "fanout-100")
 
     done = bench("run", *scenarios, *SHORT, "--rounds", "2", "--out", "results.json", directory=tmp_path)
 

@@ -32,6 +32,8 @@ PATH = "/etcdserverpb.KV/Range"
 class Answer:
     """Keeps what arrives on a stream."""
 
+    passed = None
+
     def __init__(self):
         self.stream = 0
         self.received = 0

