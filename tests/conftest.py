@@ -122,6 +122,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.workeroutput["operations"] = session.config.stash[COUNTS].operations
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object, error: object) -> None:
     config, output = node.config, getattr(node, "workeroutput", {})  # type: ignore[attr-defined]
     for test, operations in output.get("operations", {}).items():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # rows of a finding
 REPAIRED = 1000  # at once
+RESTORE = "restore the file from a backup, or save what can be read with sqlite3's .recover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,13 @@ async def _check(settings: Settings, output: str) -> int:
 
 async def _findings(view: View) -> AsyncIterator[list[Finding]]:
     """Once a question. Raises DriverError, ValueError when there is no table."""
+    damaged = [Finding("damaged-file", told, 0, [], [], RESTORE) for told in await view.damage()]
+    yield damaged
+    if damaged:  # what its tables say is not to be believed
+        return
     names = await view.names()
     if "kine" not in names:
         raise ValueError("the database has no table kine; name kine's database in --endpoint")
-    yield [
-        Finding("damaged-file", told, 0, [], [], "stop kine and restore the file from a backup")
-        for told in await view.damage()
-    ]
     yield [
         Finding("missing-index", f"the index {name} is missing", 0, [], [], repair)
         for name, repair in INDEXES.items()
@@ -114,6 +115,6 @@ def _text(found: list[Finding]) -> str:
         )
         lines += [f"    {name}" for name in finding.names]
     lines += ["", "To repair: save a copy of the database, stop every kine on it, then"]
-    lines += [f"    -- {finding.id}\n    {finding.repair}" for finding in found]
+    lines += dict.fromkeys(f"    -- {finding.id}\n    {finding.repair}" for finding in found)
     lines.append("Then check again.")
     return "\n".join(lines) + "\n"

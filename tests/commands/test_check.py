@@ -108,23 +108,30 @@ def test_every_rule_has_a_way_to_break_it() -> None:
     assert BREAKS.keys() == {rule.id for rule in RULES} | {"missing-index"}
 
 
-def test_damaged_file_is_told_with_what_to_do(filled: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("destroyed", ["its rows", "all but its header", "all"])
+@pytest.mark.parametrize("name", ["kine", "kine_name_prev_revision_uindex", "kine_extra", "sqlite_master"])
+def test_damaged_page_is_told_with_what_to_do(
+    name: str, destroyed: str, filled: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "state.db"
-    data = bytearray(filled)
     path.write_bytes(filled)
     with sqlite3.connect(path) as connection:
-        [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'kine_name_id_index'")
+        pages = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
         [(size,)] = connection.execute("PRAGMA page_size")
     connection.close()
-    start = (page - 1) * size
-    data[start + size - 40 : start + size] = bytes(40)
+    start, end = (pages.get(name, 1) - 1) * size, pages.get(name, 1) * size
+    header = 100 if start == 0 else 0  # of the file: without it, it is no database of SQLite's
+    rows = start + int.from_bytes(filled[start + header + 5 : start + header + 7], "big")
+    first = {"its rows": rows, "all but its header": start + header + 8, "all": start + header}[destroyed]
+    data = filled[:first] + b"\xa5" * (end - first) + filled[end:]
     path.write_bytes(data)
 
+    listed = told("check", "--endpoint", f"sqlite://{path}", "--output", "json")
     found = told("check", "--endpoint", f"sqlite://{path}")
 
-    assert found.code == 1, found
-    assert "damaged-file: " in found.out
-    assert "stop kine and restore the file from a backup" in found.out
+    assert (listed.code, {finding["id"] for finding in listed.json["findings"]}) == (1, {"damaged-file"})
+    assert (found.code, found.err) == (1, ""), found
+    assert found.out.count("restore the file from a backup") == 1
     assert path.read_bytes() == data
 
 

@@ -27,13 +27,18 @@ class SqliteView:
         try:
             return self._connection.execute(statement).fetchall()
         except sqlite3.Error as error:
-            raise DriverError(f"SQLite: {error}") from None
+            raise DriverError(f"SQLite: {error}") from error
 
     async def names(self) -> set[str]:
         return {row[0].decode() for row in await self.ask("SELECT name FROM sqlite_master")}
 
     async def damage(self) -> list[str]:
-        found = [row[0].decode() for row in await self.ask("PRAGMA integrity_check(20)")]
+        try:
+            found = [row[0].decode() for row in await self.ask("PRAGMA integrity_check(20)")]
+        except DriverError as error:  # damage so bad that it cannot be listed
+            if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
+            return [str(error.__cause__)]
         return [] if found == ["ok"] else found
 
     async def size(self) -> int:
