@@ -20,6 +20,7 @@ from hypothesis import settings
 
 from tests import secrets
 from tests.client import Client, WatchStream
+from tests.endings import ENDINGS
 from tests.servers import Backend, Capabilities, backends
 
 if TYPE_CHECKING:
@@ -108,16 +109,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", available, ids=lambda backend: backend.name, scope="session")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker a kind of server, so that a parallel run starts each shared process once."""
-    for item in items:
-        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")  # type: ignore[attr-defined]
-        if backend:
-            item.add_marker(pytest.mark.xdist_group(backend.name))
-
-
+@pytest.hookimpl(trylast=True)  # fixtures of the session end first
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A parallel run's worker hands its counts to the process that prints them."""
+    """Ends the servers; a parallel run's worker hands its counts to the process that prints them."""
+    ENDINGS.close()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["operations"] = session.config.stash[COUNTS].operations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -11,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.databases.process import directory
+from tests.endings import ENDINGS
 
 _IMAGE = "image"
 _FILLER = "filler"
@@ -45,7 +45,7 @@ class Disk:
         _run("mount", "-o", "loop", str(image), str(self.path))
         self.path.chmod(0o755)
         self._mounted = True
-        atexit.register(self.close)
+        ENDINGS.callback(self.close)
 
     def fill(self) -> None:
         """Not a block is left."""
@@ -74,7 +74,6 @@ class Disk:
         """Whatever wrote to it should have ended."""
         if self._mounted:
             self._mounted = False
-            atexit.unregister(self.close)
             with contextlib.suppress(subprocess.CalledProcessError):
                 _run("umount", "--lazy", str(self.path))
             shutil.rmtree(self._directory, ignore_errors=True)

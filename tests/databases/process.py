@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pwd
 import shutil
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.endings import ENDINGS
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
@@ -41,7 +42,7 @@ def directory(prefix: str, user: str | None, parent: Path = Path("/tmp")) -> Pat
     path.chmod(0o755)
     if user:
         shutil.chown(path, user)
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    ENDINGS.callback(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
@@ -66,7 +67,7 @@ class DatabaseServer:
                 cwd="/tmp",
                 env={**os.environ, **self.environment},
             )
-        atexit.register(self.kill)
+        ENDINGS.callback(self.kill)
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self.process.poll() is None:
             if self.answers():

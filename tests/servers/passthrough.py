@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 from typing import TYPE_CHECKING
 
+from tests.endings import ENDINGS
 from tests.servers import Backend, etcd
 from tests.servers.kine import missing as kine_missing
 from tests.servers.kine import start_kine
@@ -31,7 +31,7 @@ def start(
     if behind is None:
         behind = etcd.start(directory, durable=durable, progress_interval=progress_interval)
         _etcds[directory] = behind
-        atexit.register(behind.kill)
+        ENDINGS.callback(behind.kill)
     return start_kine(f"http://{behind.address}", TRANSPORT, directory, flags=flags)
 
 
