@@ -51,7 +51,7 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run tests/install.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	bash tests/install.sh
+	BIN=$(BIN) bash tests/install.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' --group test --group lint
 	! command -v krb5-config >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[kerberos]'
 	touch $@
