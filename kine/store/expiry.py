@@ -165,9 +165,12 @@ class Leases:
     async def revoke(self, lease_id: int) -> None:
         """Deletes the lease's keys, then the lease. Raises LeaseNotFoundError."""
         lease = await self.find(lease_id)
-        await self._delete_keys(lease)
-        await self._driver.forget(lease_id)
-        self._leases.pop(lease_id, None)
+        lease.ended = True
+        try:
+            await self._finish(lease)
+        except BaseException:
+            self._end(lease)  # what has begun goes on without this client
+            raise
 
     def remaining(self, lease: Lease) -> float:
         return min(lease.ttl, max(0.0, lease.deadline - asyncio.get_running_loop().time()))
@@ -211,16 +214,12 @@ class Leases:
                     self._renewed_elsewhere(lease, record)
                     return
             lease.ended = True
-            await self._delete_keys(lease)
-            await self._driver.forget(lease.id)
-        except (DriverError, StoreError) as error:
-            log.warning("a lease could not be expired yet, trying again: %s", error or type(error).__name__)
-            self._push(asyncio.get_running_loop().time() + _RETRY, lease.id)
-        else:
-            self._leases.pop(lease.id, None)
+            await self._finish(lease)
+        except Exception as error:
+            self._try_again("a lease", error, lease.id)
 
     def _renewed_elsewhere(self, lease: Lease, record: Record) -> None:
-        lease.ttl, lease.renewals = record.ttl, record.renewals
+        lease.ttl, lease.renewals, lease.ended = record.ttl, record.renewals, False
         lease.deadline = asyncio.get_running_loop().time() + record.ttl + _margin(record.ttl)
         self._push(lease.deadline, lease.id)
 
@@ -237,11 +236,19 @@ class Leases:
 
         try:
             await self._submit(planner)
-        except (DriverError, StoreError) as error:
-            log.warning("a key could not be expired yet, trying again: %s", error or type(error).__name__)
-            self._push(asyncio.get_running_loop().time() + _RETRY, 0, key, revision)
+        except Exception as error:
+            self._try_again("a key", error, 0, key, revision)
         else:
             self._orphans.pop(key, None)
+
+    async def _finish(self, lease: Lease) -> None:
+        """Deletes the keys of a lease that has ended, then its record. Raises DriverError, StoreError."""
+        await self._refresh()  # another instance may just have given it keys
+        await self._submit(lambda _: Plan())  # a put that was accepted before the end is applied by then
+        await self._delete_keys(lease)
+        await self._driver.forget(lease.id)
+        await self._delete_keys(lease)  # what others gave it meanwhile
+        self._leases.pop(lease.id, None)
 
     async def _delete_keys(self, lease: Lease) -> None:
         """Each by itself: they need not go at one moment, and not every database could do that."""
@@ -253,12 +260,20 @@ class Leases:
 
             return planner
 
-        await self._refresh()  # another instance may just have given it keys
         while lease.keys:
             keys = sorted(lease.keys)[:_AT_ONCE]
             done = await asyncio.gather(*(self._submit(planner_of(key)) for key in keys))
             if not any(one.ids for one in done):
                 break
+
+    def _try_again(
+        self, what: str, error: Exception, lease_id: int, key: bytes = b"", revision: int = 0
+    ) -> None:
+        if isinstance(error, (DriverError, StoreError)):
+            log.warning("%s could not be expired yet, trying again: %s", what, error or type(error).__name__)
+        else:  # none may stay for good
+            log.error("%s could not be expired, trying again", what, exc_info=error)
+        self._push(asyncio.get_running_loop().time() + _RETRY, lease_id, key, revision)
 
     # ---- bookkeeping
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -245,6 +246,23 @@ def test_revoked_lease_cannot_be_put_under(client: Client, prefix: bytes) -> Non
 
 
 # ---- attach and detach
+
+
+def test_put_under_a_lease_that_is_being_revoked_leaves_no_key(client: Client, prefix: bytes) -> None:
+    """Before or after: either way the key is gone when both are answered."""
+    left: list[bytes] = []
+    with ThreadPoolExecutor(8) as clients:
+        for number in range(40):
+            lease = client.grant(600).ID
+            keys = [prefix + b"%d/%d" % (number, key) for key in range(7)]
+            puts = [clients.submit(client.put, key, b"v", lease=lease) for key in keys]
+            client.revoke(lease)
+            for put in puts:
+                if error := put.exception():
+                    assert NOT_FOUND in str(error)
+            left += keys_of(client.range(prefix, prefix_end(prefix)))
+
+    assert left == []
 
 
 def test_put_without_lease_detaches(client: Client, prefix: bytes) -> None:

@@ -24,7 +24,7 @@ async def log() -> AsyncIterator[Log]:
 
 
 class Held:
-    """A writer that is about to delete a lease's key."""
+    """A store that is about to delete a lease's keys, of which there are none."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -35,7 +35,9 @@ class Held:
         await self.go_on.wait()
 
     def submit(self, planner: Planner) -> asyncio.Future[Done]:
-        raise AssertionError
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(Done(planner({}), (), 0))
+        return done
 
 
 async def test_a_lease_that_expires_on_one_instance_is_renewed_on_none(log: Log) -> None:
