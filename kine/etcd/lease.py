@@ -59,5 +59,5 @@ class Lease:
 
     async def leases(self, request: bytes, call: Call) -> bytes:
         rpc.LeaseLeasesRequest.FromString(request)
-        statuses = [rpc.LeaseStatus(ID=lease.id) for lease in self._store.leases.all()]
+        statuses = [rpc.LeaseStatus(ID=lease_id) for lease_id in await self._store.leases.all()]
         return self._header() + rpc.LeaseLeasesResponse(leases=statuses).SerializeToString()

@@ -175,10 +175,15 @@ class Leases:
     def remaining(self, lease: Lease) -> float:
         return min(lease.ttl, max(0.0, lease.deadline - asyncio.get_running_loop().time()))
 
-    def all(self) -> list[Lease]:
-        """Soonest to expire first, as etcd lists them."""
-        alive = (lease for lease in self._leases.values() if not lease.ended)
-        return sorted(alive, key=lambda lease: lease.deadline)
+    async def all(self) -> list[int]:
+        """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError."""
+        deadlines = {}
+        for record in await self._driver.leases():
+            lease = self._leases.get(record.id)
+            if record.renewals >= 0 and not (lease is not None and lease.ended):
+                unknown = asyncio.get_running_loop().time() + record.ttl
+                deadlines[record.id] = unknown if lease is None else lease.deadline
+        return sorted(deadlines, key=deadlines.__getitem__)
 
     # ---- expiry
 

@@ -108,6 +108,15 @@ def test_a_lease_that_another_instance_revoked_is_not_kept_alive(
     assert clients[1].get(prefix) is None
 
 
+def test_leases_are_listed_by_every_instance(clients: list[Client]) -> None:
+    granted = {clients[0].grant(600).ID, clients[1].grant(60).ID}
+    revoked = clients[0].grant(60).ID
+    assert all(granted | {revoked} <= client.leases() for client in clients)
+    clients[1].revoke(revoked)
+
+    assert all(granted <= (listed := client.leases()) and revoked not in listed for client in clients)
+
+
 def test_a_lease_that_another_instance_is_expiring_is_not_kept_alive(
     trio: Trio, clients: list[Client], prefix: bytes
 ) -> None:
