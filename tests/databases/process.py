@@ -13,16 +13,44 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 
 from tests.endings import ENDINGS
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 12_000
+_random = SystemRandom()  # tests may seed the other
+_claims: list[socket.socket] = []  # abstract names, which end with the process that has bound them
+
 
 def free_port() -> int:
+    """One that is nobody else's until this process ends, whether anyone listens on it or not.
+
+    It lies below those that the system gives to clients and to whoever asks for any: a server that is
+    started later, or again, finds it free.
+    """
+    first = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 0
+    if first <= _LOWEST_PORT:  # not Linux, or nothing lies below
+        return _bindable(0)
+    while True:
+        port = _random.randrange(_LOWEST_PORT, first)
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0kine-tests-port-{port}")
+            _bindable(port)
+        except OSError:  # claimed by another process, of this run or of another, or in use
+            claim.close()
+        else:
+            _claims.append(claim)
+            return port
+
+
+def _bindable(port: int) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port))
         return int(probe.getsockname()[1])
 
 
