@@ -54,7 +54,7 @@ def test_option_for_a_server_that_is_not_in_the_run_is_refused(option):
 
 
 def test_chapter_is_measured_and_written(tmp_path):
-    command = ["all", "--only", "in-memory", "--scenario", "get-1", "--duration", "0.2"]
+    command = ["all", "--only", "in-memory", "--scenario", "get-1", "--duration", "1"]
 
     result = CliRunner().invoke(
         app, [*command, "--results", str(tmp_path / "json"), "--out", str(tmp_path / "md")]
@@ -64,5 +64,5 @@ def test_chapter_is_measured_and_written(tmp_path):
     assert read(tmp_path / "json" / "in-memory.json").series[0].rounds[0].completed
     report = (tmp_path / "md" / "in-memory.md").read_text()
     assert report.startswith("# Performance without a database\n")
-    assert "python -m bench all --only in-memory --duration 0.2 --rounds 1 --scenario get-1" in report
+    assert "python -m bench all --only in-memory --duration 1 --rounds 1 --scenario get-1" in report
     assert (tmp_path / "md" / "in-memory" / "rates.svg").exists()

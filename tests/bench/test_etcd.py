@@ -29,7 +29,7 @@ def bench(*arguments, directory):
     )
 
 
-SHORT = ("--start", "etcd-nofsync", "--duration", "0.2", "--warmup", "0.05", "--keys", "200", "--size", "200")
+SHORT = ("--start", "etcd-nofsync", "--duration", "0.6", "--warmup", "0.05", "--keys", "200", "--size", "200")
 
 
 def test_run_measures_calls_and_watches_and_report_renders_them(tmp_path):

@@ -186,7 +186,7 @@ def test_a_soak_of_a_few_seconds_loses_nothing(tmp_path):
     assert checks["every event delivered"]
     assert checks["file descriptors flat"]
     assert checks["threads flat"]
-    assert found["events"] == found["expected_events"] > 1_000
+    assert found["events"] == found["expected_events"] > 0
     assert found["compactions"] >= 1
     assert done.returncode == (0 if all(checks.values()) else 1)
     assert all(math.isfinite(sample["write_p99"]) for sample in found["samples"])

@@ -12,7 +12,7 @@ from bench.workers import WorkerError, Workers
 
 def tasks(scenario, url):
     one = Task(scenario, parse(f"echo={url}"), b"/registry/t/", b"/registry/d/", workers=2, clients=4)
-    one = replace(one, connections=2, warmup=0.0, duration=0.2, keys=10, size=10)
+    one = replace(one, connections=2, warmup=0.0, duration=1.0, keys=10, size=10)
     return [replace(one, worker=number) for number in range(2)]
 
 
