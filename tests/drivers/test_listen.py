@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import psycopg
@@ -14,28 +15,47 @@ from kine.drivers.postgres.wire import Wire
 from tests.databases import postgres
 from tests.servers.postgres import database_server
 
+PATIENCE = 60.0  # seconds, for what comes by itself
 
-@pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing() or "-")
+pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing() or "-")
+
+
+async def connect() -> psycopg.AsyncConnection[Any]:
+    return await psycopg.AsyncConnection.connect(
+        host="127.0.0.1", port=database_server().port, user="postgres", password="secret", autocommit=True
+    )
+
+
+async def say(announcer: psycopg.AsyncConnection[Any], payload: str) -> None:
+    await announcer.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+
+
+async def works(listener: Listener) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not listener.works:
+            await listener.heard()
+
+
 async def test_announcements_of_others_during_the_trial_do_not_deafen() -> None:
-    async def connect() -> psycopg.AsyncConnection[Any]:
-        return await psycopg.AsyncConnection.connect(
-            host="127.0.0.1", port=database_server().port, user="postgres", password="secret", autocommit=True
-        )
-
     announcer = await connect()
 
-    async def say(payload: str) -> None:
-        await announcer.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
-
     async def later(payload: str) -> None:
-        await asyncio.sleep(0.2)  # the listener has heard the first by then
+        await heard.wait()
         for told in (payload, "another"):
-            await say(told)
+            await say(announcer, told)
 
     underway: list[asyncio.Task[None]] = []
+    heard = asyncio.Event()  # the first, by the listener
 
     async def announce(payload: str) -> None:
-        await say("ours")
+        hear = wire.hear
+
+        def hears(told: bytes) -> None:
+            hear(told)
+            heard.set()
+
+        wire.hear = hears
+        await say(announcer, "ours")
         underway.append(asyncio.create_task(later(payload)))
 
     wire = Wire(await connect())
@@ -46,13 +66,44 @@ async def test_announcements_of_others_during_the_trial_do_not_deafen() -> None:
     listener = Listener(listening, announce, "ours")
     listener.start()
     try:
-        async with asyncio.timeout(10):
-            while not listener.works:
-                await listener.heard()
+        await works(listener)
         await underway[0]
-        await say("another")
-        async with asyncio.timeout(10):
+        await say(announcer, "another")
+        async with asyncio.timeout(PATIENCE):
             await listener.heard()
+    finally:
+        await listener.close()
+        wire.close()
+        await announcer.close()
+
+
+async def test_an_announcement_that_arrives_late_is_heard_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database, or a machine, that is busy at the start: it had been polled for ten minutes."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("kine.drivers.postgres.listen._TRIAL", 0.05)
+    announcer = await connect()
+    busy = asyncio.Event()
+
+    async def announce(payload: str) -> None:
+        await busy.wait()
+        await say(announcer, payload)
+
+    wire = Wire(await connect())
+
+    async def listening() -> Wire:
+        return wire
+
+    listener = Listener(listening, announce, "ours")
+    listener.start()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while "polling instead" not in caplog.text:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+        assert not listener.works
+        busy.set()
+        await works(listener)
     finally:
         await listener.close()
         wire.close()

@@ -21,10 +21,10 @@ from kine.drivers.sql.failures import StatementError
 
 log = logging.getLogger(__name__)
 
-_TRIAL = 2.0  # seconds for our own announcement to arrive
+_TRIAL = 2.0  # seconds for our own announcement to arrive, before others are polled for
+_TRIAL_DEAF = 600.0  # seconds more that it is waited for, before another trial
 _RETRY = 5.0
 _RETRY_HEARD = 0.1  # where it did arrive, and the connection has ended since
-_RETRY_DEAF = 600.0  # where it never arrives
 _LISTEN = Statement(b"", LISTEN.encode())
 
 
@@ -64,9 +64,6 @@ class Listener:
                     self._heard.set()  # whoever polls meanwhile need not any more
                     await wire.ended.wait()
                     pause = _RETRY_HEARD
-                elif not wire.closed:
-                    log.info("announcements between instances do not arrive (a pooler?): polling instead")
-                    pause = _RETRY_DEAF
             except (psycopg.Error, StatementError, OSError) as error:
                 log.debug("listening for other instances ended: %s", type(error).__name__)
             self.works = False
@@ -75,16 +72,24 @@ class Listener:
 
     async def _hears(self, wire: Wire) -> bool:
         """Whether what is announced arrives: what others say meanwhile, and we ourselves, proves nothing."""
+        trial = asyncio.create_task(self._try(wire))
+        try:
+            await asyncio.wait([trial], timeout=_TRIAL)
+            if not trial.done() and not wire.closed:
+                log.info("announcements between instances do not arrive (a pooler?): polling instead")
+                await asyncio.wait([trial], timeout=_TRIAL_DEAF)  # a busy server's comes late
+            if trial.done():
+                await trial
+            return trial.done()
+        finally:
+            trial.cancel()
+
+    async def _try(self, wire: Wire) -> None:
         self._arrived.clear()
         wire.hear = self._hear
-        try:
-            async with asyncio.timeout(_TRIAL):
-                await wire.ask([(_LISTEN, ())], prepared=False)
-                await self._announce(self._trial.decode())
-                await self._arrived.wait()
-        except TimeoutError:
-            return False
-        return True
+        await wire.ask([(_LISTEN, ())], prepared=False)
+        await self._announce(self._trial.decode())
+        await self._arrived.wait()
 
     def _hear(self, payload: bytes) -> None:
         if payload == self._trial:
