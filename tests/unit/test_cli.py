@@ -14,6 +14,7 @@ from kine.arguments import UsageError, normalize
 from kine.cli import main
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60  # seconds, for a process to end
 SWITCHES = {"debug": True, "endpoint": False, "compact-interval": False}
 
 # Serves until stopped, in the way the first argument says.
@@ -167,7 +168,7 @@ def test_signal_stops_cleanly(number: signal.Signals) -> None:
 
     server.send_signal(number)
 
-    _, err = server.communicate(timeout=10)
+    _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 0
     assert f"stopping on {number.name}" in err
 
@@ -181,7 +182,7 @@ def test_second_signal_exits_at_once(way: str) -> None:
 
     server.send_signal(signal.SIGTERM)
 
-    server.communicate(timeout=10)
+    server.communicate(timeout=PATIENCE)
     assert server.returncode == 1
 
 
@@ -189,7 +190,7 @@ def test_second_signal_exits_at_once(way: str) -> None:
 def test_failed_start_is_one_line_without_the_endpoint(kind: str) -> None:
     server = start("failing", kind)
 
-    _, err = server.communicate(timeout=10)
+    _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 1
     assert err.count("\n") == 1
     assert '"severity": "fatal"' in err
@@ -201,7 +202,7 @@ def test_failed_start_is_one_line_without_the_endpoint(kind: str) -> None:
 def test_own_error_is_logged_with_its_stack_without_the_endpoint() -> None:
     server = start("failing", "RuntimeError")
 
-    _, err = server.communicate(timeout=10)
+    _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 1
     assert err.count("\n") == 1
     assert "RuntimeError: cannot use ***" in err
@@ -211,6 +212,6 @@ def test_own_error_is_logged_with_its_stack_without_the_endpoint() -> None:
 def test_address_in_use_says_what_to_do() -> None:
     server = start("taken")
 
-    _, err = server.communicate(timeout=10)
+    _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 1
     assert "address already in use; stop what uses it, or set another --listen-address" in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -189,11 +189,11 @@ def test_what_is_no_secret_is_left(text: str) -> None:
     ["token", "a.", 'password="', "eyJ-", "x://", "a:b@", "-----BEGIN PRIVATE KEY-----", "'", "A.b@tcp("],
 )
 def test_no_text_makes_redaction_slow(part: str) -> None:
-    begun = perf_counter()
+    begun = process_time()
 
     redact(f"token@ {part * (2_000_000 // len(part))}")
 
-    assert perf_counter() - begun < 1
+    assert process_time() - begun < 20  # seconds: what grows with the square takes hours
 
 
 def test_very_long_text_is_cut() -> None:
