@@ -28,7 +28,7 @@ from tests.tls import trusting, write_authority, write_pair
 
 pytestmark = pytest.mark.xdist_group("workers")  # most share one server
 
-PATIENCE = 15.0  # seconds, for what is waited for
+PATIENCE = 60.0  # seconds, for what is waited for
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,14 @@ def workers_of(server: Instance) -> list[psutil.Process]:
 
 def connections_of(worker: psutil.Process) -> int:
     return sum(connection.status == "ESTABLISHED" for connection in worker.net_connections())
+
+
+def await_idle(server: Instance) -> None:
+    """Until the workers have ended every connection: the parent counts none any more, and deals anew."""
+    deadline = time.monotonic() + PATIENCE
+    while any(worker.net_connections() for worker in workers_of(server)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def said(server: Instance, message: str) -> list[dict[str, Any]]:
@@ -82,6 +90,7 @@ def samples(text: str, name: str, *labels: str) -> dict[tuple[str, ...], float]:
 @contextmanager
 def clients(server: Instance, count: int) -> Iterator[list[Client]]:
     """Each on a connection of its own, which are dealt out evenly."""
+    await_idle(server)
     with ExitStack() as stack:
         opened = [stack.enter_context(Client(server.address)) for _ in range(count)]
         for client in opened:
@@ -90,12 +99,8 @@ def clients(server: Instance, count: int) -> Iterator[list[Client]]:
 
 
 def test_connections_are_dealt_out_evenly(server: Instance) -> None:
-    before = [connections_of(worker) for worker in workers_of(server)]
-
     with clients(server, 6):
-        after = [connections_of(worker) for worker in workers_of(server)]
-
-    assert [now - then for now, then in zip(after, before, strict=True)] == [3, 3]
+        assert [connections_of(worker) for worker in workers_of(server)] == [3, 3]
 
 
 def test_all_workers_are_one_member(server: Instance) -> None:
@@ -122,7 +127,7 @@ def test_what_one_writes_another_reads_and_watches(server: Instance) -> None:
 def test_a_lease_is_known_to_all_and_expires_once(server: Instance) -> None:
     with clients(server, 2) as (one, other), other.watch() as watch:
         watch.create(b"/leased")
-        granted = [one.grant(2).ID, other.grant(2).ID]
+        granted = [one.grant(60).ID, other.grant(5).ID]
         one.put(b"/leased", b"", lease=granted[1])
         assert granted[0] != granted[1]
         assert {*granted} <= one.leases()
@@ -132,6 +137,7 @@ def test_a_lease_is_known_to_all_and_expires_once(server: Instance) -> None:
 
         assert deleted.type == DELETE
         assert one.put(b"/leased").header.revision == deleted.kv.mod_revision + 1
+        one.revoke(granted[0])
 
 
 def test_metrics_of_all_workers_are_one_page_on_the_clients_port(server: Instance) -> None:
