@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(shim.missing()), reason=shim.missing() or "-"),
 ]
 STEP = 400 * 86400.0  # seconds
-TTL = 2
+TTL = 4
 PREFIX = b"/registry/clock/"
 
 
