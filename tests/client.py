@@ -19,8 +19,8 @@ from kine.etcd.proto import rpc_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-CALL_TIMEOUT = 15.0  # seconds; a stuck server fails the test that met it, by name
-STREAM_TIMEOUT = 10.0
+CALL_TIMEOUT = 30.0  # seconds; a stuck server fails the test that met it, by name
+STREAM_TIMEOUT = 30.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),

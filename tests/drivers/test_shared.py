@@ -36,7 +36,7 @@ async def test_the_wait_for_a_free_connection_ends(shared_place: Place, open_log
         hanging = asyncio.ensure_future(log.newest())
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError, match="connections to the database were in use"):
-            await asyncio.wait_for(log.newest(), 5)
+            await asyncio.wait_for(log.newest(), 60)
         proxy.flow()
         assert await hanging == 0
 

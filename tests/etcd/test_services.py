@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from kine.etcd.proto import rpc_pb2 as pb
+from tests.client import CALL_TIMEOUT as PATIENCE
 
 if TYPE_CHECKING:
     from tests.client import Client
@@ -25,20 +26,22 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 def test_health_of_the_server_is_serving(client: Client) -> None:
     health = health_pb2_grpc.HealthStub(client.channel)
 
-    assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE).status == SERVING
 
 
 def test_health_of_an_unknown_service_is_not_found(client: Client) -> None:
     health = health_pb2_grpc.HealthStub(client.channel)
 
     with pytest.raises(grpc.RpcError) as refusal:
-        health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=5)
+        health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=PATIENCE)
 
     assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_health_watch_tells_the_present_state_at_once(client: Client) -> None:
-    watch = health_pb2_grpc.HealthStub(client.channel).Watch(health_pb2.HealthCheckRequest(), timeout=5)
+    watch = health_pb2_grpc.HealthStub(client.channel).Watch(
+        health_pb2.HealthCheckRequest(), timeout=PATIENCE
+    )
 
     assert next(iter(watch)).status == SERVING
     watch.cancel()
@@ -50,7 +53,7 @@ def test_health_watch_tells_the_present_state_at_once(client: Client) -> None:
 def reflect(client: Client, **query: str) -> reflection_pb2.ServerReflectionResponse:
     stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
     requests = iter([reflection_pb2.ServerReflectionRequest(**query)])
-    return next(iter(stub.ServerReflectionInfo(requests, timeout=5)))
+    return next(iter(stub.ServerReflectionInfo(requests, timeout=PATIENCE)))
 
 
 def test_reflection_lists_the_services(client: Client, needs) -> None:
@@ -102,7 +105,7 @@ def test_reflection_of_an_unknown_symbol_is_not_found(client: Client, needs) -> 
 @pytest.mark.parametrize("path", ["/etcdserverpb.KV/NoSuchMethod", "/no.such.Service/Range"])
 def test_unknown_method_is_unimplemented(client: Client, path: str) -> None:
     with pytest.raises(grpc.RpcError) as refusal:
-        client.channel.unary_unary(path)(b"", timeout=5)
+        client.channel.unary_unary(path)(b"", timeout=PATIENCE)
 
     assert refusal.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
@@ -110,13 +113,13 @@ def test_unknown_method_is_unimplemented(client: Client, path: str) -> None:
 @pytest.mark.parametrize("path", ["KV/Range", "KV/Txn", "Lease/LeaseGrant", "Maintenance/Status"])
 def test_request_that_is_no_message_is_refused(client: Client, path: str) -> None:
     with pytest.raises(grpc.RpcError) as refusal:
-        client.channel.unary_unary(f"/etcdserverpb.{path}")(b"\xff" * 20, timeout=5)
+        client.channel.unary_unary(f"/etcdserverpb.{path}")(b"\xff" * 20, timeout=PATIENCE)
 
     assert refusal.value.code() == grpc.StatusCode.INTERNAL
 
 
 def test_watch_request_that_is_no_message_ends_the_stream_only(client: Client, prefix: bytes) -> None:
-    call = client.channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"\xff" * 20]), timeout=5)
+    call = client.channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"\xff" * 20]), timeout=PATIENCE)
 
     with pytest.raises(grpc.RpcError) as refusal:
         next(call)
@@ -128,7 +131,7 @@ def test_watch_request_that_is_no_message_ends_the_stream_only(client: Client, p
 def test_unknown_fields_are_ignored(client: Client, prefix: bytes) -> None:
     request = pb.RangeRequest(key=prefix).SerializeToString() + b"\xfa\x7f\x03new"  # field 2047
 
-    answer = client.channel.unary_unary("/etcdserverpb.KV/Range")(request, timeout=5)
+    answer = client.channel.unary_unary("/etcdserverpb.KV/Range")(request, timeout=PATIENCE)
 
     assert pb.RangeResponse.FromString(answer).count == 0
 
@@ -154,7 +157,11 @@ def test_gzip_requests_are_understood(client: Client, prefix: bytes) -> None:
         "/etcdserverpb.KV/Put", pb.PutRequest.SerializeToString, pb.PutResponse.FromString
     )
 
-    put(pb.PutRequest(key=prefix, value=b"x" * 10_000), timeout=5, compression=grpc.Compression.Gzip)
+    put(
+        pb.PutRequest(key=prefix, value=b"x" * 10_000),
+        timeout=PATIENCE,
+        compression=grpc.Compression.Gzip,
+    )
 
     assert client.get(prefix).value == b"x" * 10_000
 
@@ -165,6 +172,6 @@ def test_metadata_clients_send_is_accepted(client: Client, prefix: bytes) -> Non
         "/etcdserverpb.KV/Range", pb.RangeRequest.SerializeToString, pb.RangeResponse.FromString
     )
 
-    answer = get(pb.RangeRequest(key=prefix), timeout=5, metadata=metadata)
+    answer = get(pb.RangeRequest(key=prefix), timeout=PATIENCE, metadata=metadata)
 
     assert answer.count == 0

@@ -28,7 +28,7 @@ _TTL = (2, 3)  # seconds
 _PAUSE = 0.1
 # After the run all is healed, and every lease has been left: seconds until the last is gone, the margin that
 # an instance adds which knows the lease by its record only and its start within the last fault included.
-GONE = 1.25 * max(_TTL) + 1 + 12
+GONE = 1.25 * max(_TTL) + 1 + 60
 
 
 @dataclass(slots=True)

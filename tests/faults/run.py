@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.servers import Backend
 
-_HEAL = 60.0  # seconds for every watch to reach the end after the last fault
+_HEAL = 120.0  # seconds for every watch to reach the end after the last fault
 _COMPACT_EVERY = 2.0
 _HOLDERS = 3  # of leases
 _KEPT = 400  # revisions that compaction leaves

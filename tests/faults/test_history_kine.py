@@ -23,7 +23,7 @@ from tests.servers.kine import start_kine
 if TYPE_CHECKING:
     from tests.servers.process import Instance
 
-WITHIN = 30.0  # seconds for what comes by itself
+WITHIN = 60.0  # seconds for what comes by itself
 
 
 def eventually(holds: Callable[[], bool]) -> None:

@@ -48,7 +48,7 @@ class Writers:
                 except grpc.RpcError:
                     time.sleep(0.05)
 
-    def more(self, count: int, seconds: float = 40) -> None:
+    def more(self, count: int, seconds: float = 60) -> None:
         """Waits until that many more are acknowledged."""
         wanted = len(self.acknowledged) + count
         deadline = time.monotonic() + seconds
@@ -129,7 +129,7 @@ def test_a_leader_that_is_cut_off_answers_no_stale_read(tmp_path: Path) -> None:
         cluster.stop()
 
 
-def patiently(work: Callable[[], object], seconds: float = 40) -> None:
+def patiently(work: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -188,7 +188,7 @@ def test_the_embedded_server_is_started_again_and_ends_with_kine(tmp_path: Path)
     [again] = children(instance.process.pid)
     assert again != child
     instance.kill()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while Path(f"/proc/{again}/exe").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{again}/exe")

@@ -32,11 +32,11 @@ def test_a_server_that_waits_for_its_database_stops_when_told_to(tmp_path: Path)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while b"waiting for the database" not in log.read_bytes() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait(5)
@@ -55,13 +55,13 @@ def test_a_database_that_comes_late_is_waited_for(kind: str, tmp_path: Path) -> 
         endpoint = place.endpoint(port=proxy.port)
         thread = threading.Thread(target=lambda: started.append(start_kine(endpoint, "http2", tmp_path)))
         thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not any("waiting for the database" in log.read_text() for log in tmp_path.glob("*.log")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert not started
         proxy.heal()
-        thread.join(30)
+        thread.join(60)
         [instance] = started
         with Client(instance.address) as client:
             assert client.put(b"/registry/late").header.revision > 0

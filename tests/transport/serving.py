@@ -25,7 +25,7 @@ TRANSPORTS = {
     "http2-asyncio": (Http2Server, asyncio.new_event_loop),
     "grpcio": (GrpcServer, uvloop.new_event_loop),
 }
-WAIT = 20.0  # seconds a test waits for what must happen
+WAIT = 60.0  # seconds a test waits for what must happen
 
 
 class Served:
