@@ -1,6 +1,7 @@
 """Leases in the traffic: granted on one instance, put to use on another, kept alive for a while, then left.
 
-A leased key is written once, by its lease's holder, so each key tells of one lease.
+A leased key is written once, by its lease's holder, so each key tells of one lease. Some leases are revoked
+while another key is being put under them: that one must not stay either, whichever comes first.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Holder:
         with self._client(draw) as client:
             granted = client.grant(ttl)
         lease = Lease(LEASED + b"%d.%d" % (self.number, turn), granted.TTL, sent)
-        if not self._put(draw, lease, granted.ID):
+        if not self._put(self._client(draw), lease.key, granted.ID):
             return
         self.leases.append(lease)
         for _ in range(renewals):
@@ -80,16 +81,22 @@ class Holder:
                     lease.held = sent
         if revokes:
             lease.revoked = True
-            with self._client(draw) as client:
-                client.revoke(granted.ID)
+            late = self._client(draw), lease.key + b".late", granted.ID
+            putting = threading.Thread(target=self._put, args=late)
+            putting.start()
+            try:
+                with self._client(draw) as client:
+                    client.revoke(granted.ID)
+            finally:
+                putting.join()
 
-    def _put(self, draw: Random, lease: Lease, lease_id: int) -> bool:
-        value = b"leased." + lease.key.removeprefix(LEASED)
-        call = Call(-1 - self.number, -1, "put", (lease.key,), time.monotonic_ns(), values=(value,))
+    def _put(self, client: Client, key: bytes, lease_id: int) -> bool:
+        value = b"leased." + key.removeprefix(LEASED)
+        call = Call(-1 - self.number, -1, "put", (key,), time.monotonic_ns(), values=(value,))
         self.calls.append(call)
         try:
-            with self._client(draw) as client:
-                call.revision = client.put(lease.key, value, lease=lease_id).header.revision
+            with client:
+                call.revision = client.put(key, value, lease=lease_id).header.revision
             call.outcome = Outcome.DONE
         except grpc.RpcError as error:
             call.error = error.details() or error.code().name
