@@ -1,4 +1,4 @@
-"""A small disk of its own for a database: it can be filled, and it can stand still."""
+"""A small disk of its own for a database: it can be filled, stand still, and lose its power."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Disk:
         self._directory = directory("disk", None)
         self.path = self._directory / "mounted"
         self.path.mkdir()
-        image = self._directory / _IMAGE
+        self._image = image = self._directory / _IMAGE
         with image.open("wb") as file:
             file.truncate(mebibytes << 20)
         # Blocks of the size of pages, as disks have them: SQLite maps a file, and counts on that.
         _run("mkfs.ext4", "-q", "-m", "0", "-b", str(_BLOCK), "-E", "lazy_itable_init=1", str(image))
-        _run("mount", "-o", "loop", str(image), str(self.path))
+        self._mount()
         self.path.chmod(0o755)
         self._mounted = True
         ENDINGS.callback(self.close)
@@ -69,6 +69,21 @@ class Disk:
         """For so long no write and no fsync ends. A process of its own thaws it, should this one die."""
         script = 'fsfreeze -f "$1"; sleep "$2"; fsfreeze -u "$1"'
         subprocess.run(["sh", "-c", script, "-", self.path, str(seconds)], check=True, start_new_session=True)
+
+    def lose_power(self) -> None:
+        """From now on it holds what had reached it: without what the system still had in memory.
+
+        Whatever wrote to it must have been killed.
+        """
+        reached = self._directory / "reached"
+        _run("cp", "--sparse=always", str(self._image), str(reached))
+        _run("umount", "--lazy", str(self.path))  # the rest goes to the image that nobody sees any more
+        reached.replace(self._image)
+        self._mount()
+
+    def _mount(self) -> None:
+        # The journal is written when somebody asks for it (fsync), and hardly by itself.
+        _run("mount", "-o", "loop,commit=300", str(self._image), str(self.path))
 
     def close(self) -> None:
         """Whatever wrote to it should have ended."""

@@ -39,7 +39,12 @@ class Nats:
     """`nodes` servers on loopback, one cluster if more than one: if `divisible`, it can be cut in two."""
 
     def __init__(
-        self, nodes: int = 1, *lines: str, parent: Path = Path("/tmp"), divisible: bool = False
+        self,
+        nodes: int = 1,
+        *lines: str,
+        parent: Path = Path("/tmp"),
+        divisible: bool = False,
+        sync: str = "2m",  # NATS' default
     ) -> None:
         self.directory = directory("nats", None, parent)
         self.ports = [free_port() for _ in range(nodes)]
@@ -54,7 +59,8 @@ class Nats:
             config = self.directory / f"{number}.conf"
             told = [
                 f"server_name: n{number}", f'listen: "127.0.0.1:{port}"', f'http: "127.0.0.1:{monitor}"',
-                f'jetstream {{ store_dir: "{self.directory}/{number}" }}', "max_payload: 8MB", *lines,
+                f'jetstream {{ store_dir: "{self.directory}/{number}", sync_interval: {sync} }}',
+                "max_payload: 8MB", *lines,
             ]  # fmt: skip
             if nodes > 1:
                 others = ", ".join(
