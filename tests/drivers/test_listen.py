@@ -108,3 +108,30 @@ async def test_an_announcement_that_arrives_late_is_heard_all_the_same(
         await listener.close()
         wire.close()
         await announcer.close()
+
+
+async def test_a_connection_that_ends_within_its_trial_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kine.drivers.postgres.listen._RETRY", 0.05)
+    announcer = await connect()
+    wires: list[Wire] = []
+
+    async def announce(payload: str) -> None:
+        if len(wires) == 1:
+            wires[0].close()  # nothing arrives on it any more
+        else:
+            await say(announcer, payload)
+
+    async def listening() -> Wire:
+        wires.append(Wire(await connect()))
+        return wires[-1]
+
+    listener = Listener(listening, announce, "ours")
+    listener.start()
+    try:
+        await works(listener)
+    finally:
+        await listener.close()
+        wires[-1].close()
+        await announcer.close()
+
+    assert len(wires) == 2

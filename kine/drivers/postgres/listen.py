@@ -73,16 +73,19 @@ class Listener:
     async def _hears(self, wire: Wire) -> bool:
         """Whether what is announced arrives: what others say meanwhile, and we ourselves, proves nothing."""
         trial = asyncio.create_task(self._try(wire))
+        ended = asyncio.create_task(wire.ended.wait())
         try:
-            await asyncio.wait([trial], timeout=_TRIAL)
+            await asyncio.wait([trial, ended], timeout=_TRIAL, return_when=asyncio.FIRST_COMPLETED)
             if not trial.done() and not wire.closed:
                 log.info("announcements between instances do not arrive (a pooler?): polling instead")
-                await asyncio.wait([trial], timeout=_TRIAL_DEAF)  # a busy server's comes late
+                # A busy server's comes late.
+                await asyncio.wait([trial, ended], timeout=_TRIAL_DEAF, return_when=asyncio.FIRST_COMPLETED)
             if trial.done():
                 await trial
             return trial.done()
         finally:
             trial.cancel()
+            ended.cancel()
 
     async def _try(self, wire: Wire) -> None:
         self._arrived.clear()
