@@ -24,7 +24,7 @@ from tests.model import Model, Refusal, Watch
 from tests.outline import Revision, outline, outline_created, outline_events
 from tests.timeline import Timeline, Translation
 
-EVENT_TIMEOUT = 10.0
+EVENT_TIMEOUT = 60.0
 EMPTY_WATCH = "mvcc: watcher range is empty"
 
 CALLS: dict[type, tuple[str, Any, str]] = {  # by request: the method, its answer, the model's method

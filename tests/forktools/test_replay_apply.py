@@ -539,6 +539,7 @@ class TestKilled:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        (smooth.path / ".git/packed-refs.lock").unlink(missing_ok=True)  # now and then git dies holding it
 
         if not smooth.has(f"refs/heads/{NEW}"):
             options = ["--continue"] if (smooth.path / ".git/forktools/v1.1.0.json").exists() else []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
-WAIT = 20.0  # seconds for what must happen
+WAIT = 60.0  # seconds for what must happen
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
 

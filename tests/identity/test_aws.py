@@ -6,6 +6,7 @@ import http.server
 import json
 import ssl
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ from tests.tls import serving
 
 REGION = "eu-central-1"
 USER = "kine_app"
+PATIENCE = 60.0  # seconds, for a new connection
 
 HOSTS = {
     "db.c0ffee.eu-central-1.rds.amazonaws.com": "eu-central-1",
@@ -400,11 +402,13 @@ class _Cleartext:
 
 def put_until_served(client: Client, key: bytes, value: bytes) -> None:
     """The first calls after a cut may meet a lost connection."""
-    for attempt in range(20):
+    deadline = time.monotonic() + PATIENCE
+    while True:
         try:
             client.put(key, value)
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt == 19:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                 raise
+            time.sleep(0.05)
         else:
             return

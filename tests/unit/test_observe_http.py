@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -146,8 +147,8 @@ async def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 0)
 
     async with serving() as port:
-        with pytest.raises(ConnectionResetError):
-            await get(port, "/metrics")
+        with contextlib.suppress(ConnectionResetError):  # or it ends before the request has left
+            assert await get(port, "/metrics") == ("", b"")
 
 
 async def test_stop_closes_idle_connections() -> None:
