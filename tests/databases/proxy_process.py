@@ -73,7 +73,7 @@ class ProxyProcess:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(5)
+        self._process.wait(60)
 
     def __enter__(self) -> Self:
         return self

@@ -50,7 +50,7 @@ async def connect(port: int | None = None) -> psycopg.AsyncConnection:
 async def opened(port: int | None = None) -> AsyncIterator[Wire]:
     wire = Wire(await connect(port))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             yield wire
     finally:
         wire.close()
@@ -178,7 +178,7 @@ async def test_a_line_gives_up_what_is_not_answered_in_time() -> None:
 
 async def test_connections_made_since_a_loss_outlive_the_discovery_of_older_ones(open_log: OpenLog) -> None:
     """By then the database may let in no new ones: it has too many, or its KDC is down."""
-    async with Proxy(database_server().port) as proxy, asyncio.timeout(20):
+    async with Proxy(database_server().port) as proxy, asyncio.timeout(60):
         log = await open_log(PostgresPlace(database_server()), port=proxy.port)
         assert isinstance(log, SqlLog)
         database = log._database
@@ -196,7 +196,7 @@ async def test_connections_made_since_a_loss_outlive_the_discovery_of_older_ones
 
 
 async def test_the_newest_id_is_asked_for_again_when_the_connection_is_lost(open_log: OpenLog) -> None:
-    async with Proxy(database_server().port) as proxy, asyncio.timeout(20):
+    async with Proxy(database_server().port) as proxy, asyncio.timeout(60):
         log = await open_log(PostgresPlace(database_server()), port=proxy.port)
         await log.append([write(created(b"/first"))], 0)
         assert await log.newest() == 1  # on a connection of its own, that is open now
@@ -218,7 +218,7 @@ async def test_the_newest_id_is_asked_for_again_when_the_connection_is_lost(open
 
 async def test_a_write_that_never_arrived_is_carried_out_once(open_log: OpenLog) -> None:
     place = PostgresPlace(database_server())
-    async with Proxy(database_server().port) as proxy, asyncio.timeout(20):
+    async with Proxy(database_server().port) as proxy, asyncio.timeout(60):
         log = await open_log(place, port=proxy.port)
         await log.append([write(created(b"/before"))], 0)
         proxy.stall()
@@ -234,7 +234,7 @@ async def test_a_write_that_never_arrived_is_carried_out_once(open_log: OpenLog)
 async def test_a_write_that_landed_though_the_connection_was_lost_is_told_so(open_log: OpenLog) -> None:
     place = PostgresPlace(database_server())
     other = await open_log(place)
-    async with Proxy(database_server().port) as proxy, asyncio.timeout(20):
+    async with Proxy(database_server().port) as proxy, asyncio.timeout(60):
         log = await open_log(place, port=proxy.port)
         await log.append([write(created(b"/before"))], 0)
         proxy.swallow_answers = True

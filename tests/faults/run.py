@@ -39,6 +39,7 @@ class Plan:
     seed: str
     operations: int  # whose outcome is known, before the run ends
     seconds: float  # or after so long
+    least: int = 0  # operations, however long they take
     instances: int = 3
     clients: int = 8
     keys: int = 20
@@ -99,7 +100,7 @@ def _run(plan: Plan, cluster: Cluster, tell: Tell) -> Report:
         thread.start()
     faults = schedule(plan.seed, cluster)
     while (done := sum(caller.done for caller in callers)) < plan.operations:
-        if time.monotonic() - began > plan.seconds:
+        if time.monotonic() - began > plan.seconds and done >= plan.least:
             break
         if plan.faults:
             [fault] = islice(faults, 1)

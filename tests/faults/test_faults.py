@@ -22,9 +22,9 @@ def test_histories_hold_under_faults(backend: Backend, needs: Needs, tmp_path: P
     if backend.transport == "grpcio":
         pytest.skip("one transport is enough")
 
-    report = run(
-        Plan(backend, SEED, operations=100_000, seconds=6.0, clients=6, disk=False), tmp_path / "data"
-    )
+    plan = Plan(backend, SEED, operations=100_000, seconds=6.0, least=200, clients=6, disk=False)
+
+    report = run(plan, tmp_path / "data")
 
     assert report.violations[:5] == [], f"seed {SEED!r}: {len(report.violations)} violations"
     assert report.operations > 100

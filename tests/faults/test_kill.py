@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.servers.process import Instance
 
 ROUNDS = 3
+PATIENCE = 60.0  # seconds, for what is waited for
 WRITERS = 6
 ACKNOWLEDGED = 150  # in each round, before the server is killed
 KEYS = 5  # a writer
@@ -66,10 +67,10 @@ class Load:
         writers = [threading.Thread(target=self.write, args=(number,)) for number in range(WRITERS)]
         for writer in writers:
             writer.start()
-        assert self.enough.wait(30)
+        assert self.enough.wait(PATIENCE)
         instance.kill()
         for writer in writers:
-            writer.join(20)
+            writer.join(PATIENCE)
             assert not writer.is_alive()
 
 

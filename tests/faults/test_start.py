@@ -36,10 +36,10 @@ def test_a_server_that_waits_for_its_database_stops_when_told_to(tmp_path: Path)
         while b"waiting for the database" not in log.read_bytes() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait(5)
+        process.wait(60)
     assert b"waiting for the database" in log.read_bytes()
     assert b"hidden-word" not in log.read_bytes()
 

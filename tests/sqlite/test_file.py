@@ -56,7 +56,7 @@ def indexes(path: Path) -> set[str]:
 
 def insert(path: Path, statement: str) -> None:
     """A row of another process's, as Go kine writes them."""
-    with sqlite3.connect(path, timeout=10) as connection:
+    with sqlite3.connect(path, timeout=60) as connection:
         connection.execute(statement)
     connection.close()
 
