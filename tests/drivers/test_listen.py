@@ -110,15 +110,17 @@ async def test_an_announcement_that_arrives_late_is_heard_all_the_same(
         await announcer.close()
 
 
-async def test_a_connection_that_ends_within_its_trial_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_ends_within_its_trial_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("kine.drivers.postgres.listen._TRIAL", 0.05)
     monkeypatch.setattr("kine.drivers.postgres.listen._RETRY", 0.05)
     announcer = await connect()
     wires: list[Wire] = []
 
     async def announce(payload: str) -> None:
-        if len(wires) == 1:
-            wires[0].close()  # nothing arrives on it any more
-        else:
+        if len(wires) > 1:
             await say(announcer, payload)
 
     async def listening() -> Wire:
@@ -128,6 +130,10 @@ async def test_a_connection_that_ends_within_its_trial_is_replaced(monkeypatch: 
     listener = Listener(listening, announce, "ours")
     listener.start()
     try:
+        async with asyncio.timeout(PATIENCE):
+            while "polling instead" not in caplog.text:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+        wires[0].close()
         await works(listener)
     finally:
         await listener.close()
