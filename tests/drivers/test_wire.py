@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from kine.drivers.base import UnavailableError
-from kine.drivers.postgres.connection import Generation
 from kine.drivers.postgres.database import PostgresDatabase
 from kine.drivers.postgres.line import Line
 from kine.drivers.postgres.wire import Question, Statement, Wire
 from kine.drivers.sql.log import SqlLog
+from kine.drivers.sql.pool import Generation
 from tests.databases import postgres
 from tests.databases.proxy import Proxy
 from tests.drivers.places import PostgresPlace

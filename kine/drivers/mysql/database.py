@@ -18,7 +18,7 @@ from kine.drivers.mysql.setup import Server, prepare
 from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.database import Batch, FencedError
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, pool
+from kine.drivers.sql.pool import Free, Generation, pool
 from kine.drivers.sql.timing import timed
 from kine.identity.base import IdentityError
 
@@ -75,7 +75,7 @@ class MysqlDatabase:
         self._limit = dsn.lock_timeout * 2 + _GRACE
         self._threads = ThreadPoolExecutor(_THREADS, "mysql")
         self._pool = pool(_Held, options)
-        self._generation = 0
+        self._generation = Generation()
         self._server = Server()
         limit = options.max_open_connections
         self._free = Free(limit if limit > 0 else _THREADS * 4, dsn.lock_timeout)
@@ -120,7 +120,7 @@ class MysqlDatabase:
         statement = _NEWEST if self._server.own else statements.NEWEST.encode()
         [(newest, *read_only)] = await self._read("CurrentRev", statement)
         if any(read_only):
-            self._generation += 1
+            self._generation.end(self._generation.number)
             raise StatementError(Kind.AWAY, "1290", REPLICA)
         return newest or 0
 
@@ -253,9 +253,8 @@ class MysqlDatabase:
                     return await loop.run_in_executor(self._threads, work, held.connection, *args)
                 except pymysql.MySQLError as error:
                     failure = translated(error)
-                    lost = failure.kind is Kind.LOST or (error.args and error.args[0] in TURNED)
-                    if lost and held.generation == self._generation:
-                        self._generation += 1  # those made before have most likely gone with it
+                    if failure.kind is Kind.LOST or (error.args and error.args[0] in TURNED):
+                        self._generation.end(held.generation)
                     raise failure from error
                 except (OSError, RuntimeError) as error:
                     raise StatementError(
@@ -266,7 +265,7 @@ class MysqlDatabase:
             try:
                 with timed(name, self._options) as outcome:
                     try:
-                        if held.connection is None or held.generation != self._generation:
+                        if held.connection is None or held.generation != self._generation.number:
                             held.close()
                             await self._reconnect(held)
                         yield call
@@ -285,7 +284,7 @@ class MysqlDatabase:
 
     async def _reconnect(self, held: _Held) -> None:
         password = await self._password()
-        held.generation = self._generation
+        held.generation = self._generation.number
         loop = asyncio.get_running_loop()
         try:
             held.connection = await loop.run_in_executor(

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from kine.drivers.base import NewRow, Options, Size
 from kine.drivers.postgres import statements
 from kine.drivers.postgres.binary import TEXT, Form
-from kine.drivers.postgres.connection import REPLICA, Deadline, Generation, Held, connect
+from kine.drivers.postgres.connection import REPLICA, Deadline, Held, connect
 from kine.drivers.postgres.failures import TURNED, forgets_prepared, translated
 from kine.drivers.postgres.insertion import insertion, text
 from kine.drivers.postgres.line import Line
@@ -29,7 +29,7 @@ from kine.drivers.sql import gaps
 from kine.drivers.sql import statements as neutral
 from kine.drivers.sql.database import Batch, FencedError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, pool
+from kine.drivers.sql.pool import Free, Generation, pool
 from kine.drivers.sql.timing import timed
 
 if TYPE_CHECKING:

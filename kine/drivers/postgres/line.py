@@ -8,8 +8,9 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from kine.drivers.postgres.connection import Deadline, Generation
+from kine.drivers.postgres.connection import Deadline
 from kine.drivers.postgres.wire import Answer, Question, Statement, Wire
+from kine.drivers.sql.pool import Generation
 
 _LIMIT = 30.0  # seconds for a statement to be prepared
 

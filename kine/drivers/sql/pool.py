@@ -73,6 +73,20 @@ class Free:
             self._free.release()
 
 
+class Generation:
+    """Connections made before one of them was found lost have most likely gone with it, later ones not."""
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def end(self, number: int) -> None:
+        """One of generation `number` was found to be of no more use."""
+        if number == self.number:
+            self.number += 1
+
+
 def _left(connection: object, record: Any) -> None:
     record.info["left"] = monotonic()
 
