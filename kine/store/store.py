@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -18,23 +18,20 @@ from typing import TypeVar
 from kine.drivers.base import (
     DriverError,
     Log,
-    NewRow,
     Recalling,
-    Row,
     Size,
-    Tail,
     UnavailableError,
     UnknownOutcomeError,
-    Write,
 )
 from kine.drivers.waiting import until_open
 from kine.futures import settle
+from kine.store.applying import Applier
 from kine.store.compactor import Compactor, Policy
 from kine.store.expiry import Leases
 from kine.store.freshness import Freshness
 from kine.store.hub import Hub, Watcher
 from kine.store.index import Entry, Index
-from kine.store.keys import COMPACT_REV_KEY, COMPACT_REV_ROW, HEALTH_KEY, HEALTH_VALUE, key_of, split_version
+from kine.store.loading import bootstrap, whole_index
 from kine.store.ops import (
     CompactedError,
     Delete,
@@ -56,14 +53,13 @@ from kine.store.reading import Reading
 from kine.store.reads import GoneError, Reads
 from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
-from kine.store.values import Values, frame, stored_value, value_of
+from kine.store.values import Values, stored_value, value_of
 from kine.store.writer import Done, Frames, Planner, Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETRIES = 8  # of a read that compaction overtook
-_PROGRESS_EVERY = 100_000  # rows, in the log while loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +90,23 @@ class Store:
         self.lists = self._reads.lists
         self.hub = Hub(self.index, self.values, self._reads)
         self.writer = Writer(driver, self, observers.batch)
+        self.leases = Leases(driver, self.index, self.writer.submit, self.refresh)
+        self._applier = Applier(self.index, self.values, self.lists, self.hub.publish, self.leases.seen)
+        self.committed = self._applier.committed  # as the writer's `State` has it, without a call in between
         self._tailer = Tailer(
             driver,
             self.index,
             self.writer,
-            self._tailed,
+            self._applier.tailed,
             self._reload,
             self._rewind,
             settings.poll_batch_size,
         )
         self._freshness = Freshness(driver, self.index, self._tailer)
-        self.leases = Leases(driver, self.index, self.writer.submit, self.refresh)
         self._compactor = Compactor(
-            driver, self.index, self._forget, settings.compaction, observers.compaction
+            driver, self.index, self._applier.forget, settings.compaction, observers.compaction
         )
         self.no_space = False  # the database was full at the last write
-        self._has_compact_row = False
-        self._rewinding = False
         self._tasks: list[asyncio.Task[None]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -142,7 +138,7 @@ class Store:
 
     async def _begin(self) -> None:
         await self._load()
-        await self._bootstrap()
+        await bootstrap(self._driver, self._applier, self._tailer.catch_up)
 
     async def _load(self) -> None:
         index = self.index
@@ -152,10 +148,10 @@ class Store:
             if overtaken(tail, index.revision):
                 await self._reload()
             else:
-                self._tailed(tail)
+                self._applier.tailed(tail)
             tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
         index.revision = max(index.revision, tail.head)
-        self._forget(tail.compact_revision)
+        self._applier.forget(tail.compact_revision)
         await self.leases.load()
         log.info(
             "loaded %d keys from %d rows, revision %d, compacted to %d",
@@ -164,78 +160,20 @@ class Store:
 
     async def _reload(self) -> None:
         """Reads the whole index from the database, at the start and when compaction has overtaken us."""
-        index = await self._whole_index()
+        index = await whole_index(self._driver, self._applier.entry)
         before = self.index.revision
         self.index.adopt(index)
         self.hub.overtaken(before)
 
     async def _rewind(self) -> None:
         """Commits that were seen here are no more: whoever was told of them must be told to look again."""
-        self._rewinding = True
-        try:
-            index = await self._whole_index()
-        finally:
-            self._rewinding = False
+        index = await whole_index(self._driver, partial(self._applier.entry, anew=True))
         before = self.index.revision
         self.index.revision = self.index.compact_revision = 0
         self.index.adopt(index)
         self.values.clear()
         self.lists.clear()
         self.hub.rewound(before)
-
-    async def _whole_index(self) -> Index:
-        while True:
-            compacted = await self._driver.compact_revision()
-            index = await self._read_index()
-            # Blocks are of different moments: a key may be read whose deletion is compacted before its turn.
-            if await self._driver.compact_revision() == compacted:
-                break
-        # What the log drops of its past by itself shows in its tail.
-        tail = await self._driver.tail(index.revision, 1)
-        compacted = max(compacted, tail.compact_revision)
-        if compacted:
-            index.compact(min(compacted, index.revision))
-        return index
-
-    async def _read_index(self) -> Index:
-        index = Index()
-        count = 0
-        async for rows in self._driver.load():
-            index.load(self._entries(rows, index))
-            index.revision = rows[-1].id
-            count += len(rows)
-            if count // _PROGRESS_EVERY > (count - len(rows)) // _PROGRESS_EVERY:
-                log.info("loading the index: %d rows so far", count)
-            await asyncio.sleep(0)
-        index.loaded()
-        await self._load_compact_version(index)
-        return index
-
-    async def _load_compact_version(self, index: Index) -> None:
-        """That key keeps its version in its value, which loading does not read."""
-        chain = []
-        entry = index.newest.get(COMPACT_REV_KEY)
-        while entry is not None:
-            chain.append(entry)
-            entry = entry.below
-        values = await self._driver.values([entry.mod for entry in chain if entry.version])
-        for entry in chain:
-            if entry.mod in values:
-                entry.version = split_version(values[entry.mod])[0]
-
-    async def _bootstrap(self) -> None:
-        """The rows that every kine finds or makes at its first start."""
-        while not (self._has_compact_row and self.index.live(HEALTH_KEY)):
-            rows = []
-            if not self._has_compact_row:
-                rows.append(NewRow(COMPACT_REV_KEY, True, False, 0, 0, 0, b"", 0))
-            if not self.index.live(HEALTH_KEY):
-                below = self.index.newest.get(HEALTH_KEY)
-                prev = below.mod if below is not None else 0
-                rows.append(NewRow(HEALTH_KEY, True, False, 0, prev, 0, HEALTH_VALUE, 0))
-            # A conflict means that another instance starts at this moment: its rows come with the tail.
-            await self._driver.append([Write((row,), False) for row in rows], self.index.revision)
-            await self._tailer.catch_up(await self._driver.newest())
 
     # ---- freshness
 
@@ -397,91 +335,6 @@ class Store:
         except GoneError:
             return {}  # the plan is made anew, on what is there then
 
-    # ---- applying rows
-
-    def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
-        """Applies rows of ours, if no others' rows come before or between them."""
-        index = self.index
-        revision = index.revision
-        if not ids or list(ids) != list(range(revision + 1, revision + 1 + len(ids))):
-            return
-        newest = index.newest
-        put = self.values.put
-        entries: list[Entry] = []
-        for new, row_id in zip(rows, ids, strict=True):
-            name, created, deleted, create, prev, ttl, value, lease, _, _ = new
-            below = newest.get(name)
-            plain = created if below is None else not below.lease
-            if not plain or ttl or lease or deleted or name == COMPACT_REV_ROW:
-                row = Row(row_id, name, created, deleted, create, prev, ttl, value, lease, 0)
-                self._apply_one(row, entries)
-                continue
-            # What `_apply_one` comes to for nearly all rows (bench scenarios `create`, `update`).
-            if created:
-                entry = Entry(name, row_id, row_id, 1, 0, below)
-            else:
-                assert below is not None
-                entry = Entry(name, row_id, create, below.version + 1, 0, below)
-            index.apply(entry)
-            put(row_id, frame(entry, value or b""))
-            entries.append(entry)
-        index.revision = ids[-1]
-        if entries:
-            self.hub.publish(entries)
-
-    def _tailed(self, tail: Tail) -> None:
-        self._apply(tail.rows, tail.head)
-        if tail.compact_revision > self.index.compact_revision:
-            self._forget(min(tail.compact_revision, self.index.revision))
-
-    def _apply(self, rows: Iterable[Row], head: int) -> None:
-        index = self.index
-        entries: list[Entry] = []
-        for row in rows:
-            if row.id > index.revision:
-                self._apply_one(row, entries)
-        index.revision = max(index.revision, head)
-        if entries:
-            self.hub.publish(entries)
-
-    def _apply_one(self, row: Row, entries: list[Entry]) -> None:
-        index = self.index
-        entry = self._entry(row, index)
-        if entry is None:
-            return
-        index.apply(entry)
-        if entry.version:
-            value = row.value or b""
-            if entry.key == COMPACT_REV_KEY:
-                entry.version, value = split_version(value)
-            self.values.put(entry.mod, frame(entry, value))
-        entries.append(entry)
-
-    def _entries(self, rows: Iterable[Row], index: Index) -> Iterable[Entry]:
-        for row in rows:
-            entry = self._entry(row, index)
-            if entry is not None:
-                yield entry
-
-    def _entry(self, row: Row, index: Index) -> Entry | None:
-        key = key_of(row)
-        if key is None:
-            self._has_compact_row = self._has_compact_row or row.name == COMPACT_REV_KEY
-            return None
-        below = index.newest.get(key)
-        if row.deleted:
-            entry = Entry(key, row.id, 0, 0, 0, below)
-        elif row.created:
-            entry = Entry(key, row.id, row.id, 1, row.lease or row.ttl, below)
-        else:
-            # Nothing recorded and nothing below: Go kine compacted it, at least one change was before.
-            version = row.version or (below.version + 1 if below is not None else 2)
-            entry = Entry(key, row.id, row.create_revision, version, row.lease or row.ttl, below)
-        leased = row.lease or row.ttl or (below is not None and below.lease)
-        if leased and (self._rewinding or row.id > self.index.revision):
-            self.leases.seen(row, entry)
-        return entry
-
     def _recall(self, revision: int) -> bytes | None:
         encoded = self.values.get(revision)
         return None if encoded is None else stored_value(encoded)
@@ -493,17 +346,9 @@ class Store:
         await self.refresh()
         await self._compactor.request(revision)
 
-    def _forget(self, revision: int) -> list[Entry]:
-        if revision <= self.index.compact_revision:
-            return []
-        left, forgotten = self.index.compact(revision)
-        self.values.drop_all(forgotten)
-        self.lists.compacted()
-        return left
-
     async def _learn_compaction(self) -> None:
         recorded = await self._driver.compact_revision()
-        self._forget(min(recorded, self.index.revision))
+        self._applier.forget(min(recorded, self.index.revision))
 
     # ---- the rest
 
