@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kine.drivers.base import Lease as Record
     from kine.drivers.base import Row
     from kine.store.index import Entry, Index
-    from kine.store.writer import Done, Frames, Planner
+    from kine.store.request import Done, Frames, Planner
 
 log = logging.getLogger(__name__)
 

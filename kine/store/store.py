@@ -15,16 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from kine.drivers.base import (
-    DriverError,
-    Log,
-    Recalling,
-    Size,
-    UnavailableError,
-    UnknownOutcomeError,
-)
+from kine.drivers.base import DriverError, Log, Recalling, Size, UnavailableError, UnknownOutcomeError
 from kine.drivers.waiting import until_open
 from kine.futures import settle
+from kine.store.answers import Answers
 from kine.store.applying import Applier
 from kine.store.compactor import Compactor, Policy
 from kine.store.expiry import Leases
@@ -34,27 +28,24 @@ from kine.store.index import Entry, Index
 from kine.store.loading import bootstrap, whole_index
 from kine.store.ops import (
     CompactedError,
-    Delete,
-    DeleteResult,
     LeaseNotFoundError,
     Op,
     Put,
-    PutResult,
     Range,
     RangeResult,
-    Result,
     Swap,
     TimedOutError,
     Txn,
     TxnResult,
 )
-from kine.store.plan import Branch, MissingValuesError, Plan, Step, check_revision, plan
+from kine.store.plan import MissingValuesError, Plan, check_revision, plan
 from kine.store.reading import Reading
 from kine.store.reads import GoneError, Reads
+from kine.store.request import Done, Frames, Planner
 from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
 from kine.store.values import Values, stored_value, value_of
-from kine.store.writer import Done, Frames, Planner, Writer
+from kine.store.writer import Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,6 +79,7 @@ class Store:
             driver.recall = self._recall
         self._reads = Reads(self.index, self.values, driver.values, self._learn_compaction)
         self.lists = self._reads.lists
+        self._answers = Answers(self.index, self._reads)
         self.hub = Hub(self.index, self.values, self._reads)
         self.writer = Writer(driver, self, observers.batch)
         self.leases = Leases(driver, self.index, self.writer.submit, self.refresh)
@@ -254,7 +246,7 @@ class Store:
         await self._find_leases(txn)
         done = await self.writer.submit(planner)
         try:
-            return await self._branch(done.plan.branch, done)
+            return await self._answers.branch(done.plan.branch, done)
         except (DriverError, CompactedError) as error:
             if not done.ids:
                 raise
@@ -280,7 +272,7 @@ class Store:
             except MissingValuesError as missing:
                 pinned = await self.fetch_for_plan(missing.entries)
             else:
-                return await self._branch(made.branch, Done(made, (), self.index.revision))
+                return await self._answers.branch(made.branch, Done(made, (), self.index.revision))
 
     async def _find_leases(self, txn: Txn) -> None:
         """Another instance may have granted what a put names; unknown ones are refused by the plan."""
@@ -291,39 +283,6 @@ class Store:
                         await self.leases.find(op.lease)
             elif isinstance(op, Txn):
                 await self._find_leases(op)
-
-    async def _branch(self, branch: Branch, done: Done) -> TxnResult:
-        results = [await self._step(step, done) for step in branch.steps]
-        end = done.ids[-1] if done.ids else done.revision
-        return TxnResult(end, branch.succeeded, results)
-
-    async def _step(self, step: Step, done: Done) -> Result:
-        op = step.op
-        reached = done.ids[step.after - 1] if step.after else done.revision
-        if isinstance(op, Put):
-            prev = await self._frames(step.replaced) if op.prev_kv else []
-            return PutResult(reached, prev[0] if prev else None)
-        if isinstance(op, Delete):
-            prev = await self._frames(step.replaced) if op.prev_kv else []
-            return DeleteResult(reached, len(step.replaced), prev)
-        if isinstance(op, Range):
-            answer = self._reads.range(op, op.revision or reached, reached)
-            if isinstance(answer, RangeResult):
-                return answer
-            try:
-                return await answer
-            except GoneError:
-                raise CompactedError(self.index.compact_revision) from None
-        assert step.branch is not None
-        nested = await self._branch(step.branch, done)
-        nested.revision = 0  # etcd leaves the header of a nested transaction empty
-        return nested
-
-    async def _frames(self, entries: list[Entry]) -> list[bytes]:
-        try:
-            return [encoded for _, encoded in await self._reads.frames(entries)]
-        except GoneError:
-            return []
 
     def _value_of(self, entry: Entry, pinned: Frames) -> bytes | None:
         cached = self.values.get(entry.mod) or pinned.get(entry.mod)

@@ -16,7 +16,7 @@ from kine.futures import pass_on
 from kine.store.ops import CompactedError, Range, RangeResult, Swap, TxnResult
 from kine.store.plan import Branch, Plan
 from kine.store.reads import GoneError
-from kine.store.writer import Done, Request
+from kine.store.request import Done, Request
 
 if TYPE_CHECKING:
     from kine.store.index import Index

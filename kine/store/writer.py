@@ -13,12 +13,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import BehindError, DriverError, InvalidKeyError, Log, NoSpaceError, Write
 from kine.store.index import in_range
 from kine.store.ops import StoreError, TimedOutError, TooManyRequestsError
-from kine.store.plan import MissingValuesError, Plan
+from kine.store.plan import MissingValuesError
+from kine.store.request import Done, Frames, Planner, Request
 
 if TYPE_CHECKING:
     from kine.drivers.base import NewRow
@@ -30,43 +31,6 @@ MAX_QUEUE = 20_000  # requests
 _MAX_ROWS = 512  # in one group
 _MAX_BYTES = 8 * 1024 * 1024
 _MAX_ATTEMPTS = 64  # at one request, before other writers are taken to be too many
-
-Frames = dict[int, bytes]  # by revision
-Planner = Callable[[Frames], Plan]  # given the values fetched for it so far
-_NOTHING = Plan()
-
-
-class Done(NamedTuple):
-    """A request's outcome: what was carried out, and where in the order of revisions."""
-
-    plan: Plan
-    ids: Sequence[int]  # of the plan's rows; empty for a plan without rows
-    revision: int  # the state it was decided on; with rows: the one before the first of them
-
-
-class Request:
-    """A write on its way."""
-
-    __slots__ = ("attempts", "future", "pinned", "plan", "planner")
-
-    def __init__(self, planner: Planner, future: asyncio.Future[Any]) -> None:
-        self.planner = planner
-        self.future = future
-        self.plan = _NOTHING
-        self.pinned: Frames | None = None
-        self.attempts = 0
-
-    def decide(self) -> Plan:
-        """Raises StoreError, MissingValuesError."""
-        return self.planner(self.pinned or {})
-
-    def succeed(self, done: Done) -> None:
-        if not self.future.done():
-            self.future.set_result(done)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class State(Protocol):

@@ -12,7 +12,7 @@ from kine.drivers.memory import connect
 from kine.store.expiry import Leases
 from kine.store.index import Index
 from kine.store.ops import LeaseNotFoundError
-from kine.store.writer import Done, Planner
+from kine.store.request import Done, Planner
 
 
 @pytest.fixture

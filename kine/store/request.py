@@ -1,0 +1,46 @@
+"""A write on its way: how it is decided, and who is told of what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from kine.store.plan import Plan
+
+Frames = dict[int, bytes]  # by revision
+Planner = Callable[[Frames], Plan]  # given the values fetched for it so far
+_NOTHING = Plan()
+
+
+class Done(NamedTuple):
+    """A request's outcome: what was carried out, and where in the order of revisions."""
+
+    plan: Plan
+    ids: Sequence[int]  # of the plan's rows; empty for a plan without rows
+    revision: int  # the state it was decided on; with rows: the one before the first of them
+
+
+class Request:
+    """A write on its way."""
+
+    __slots__ = ("attempts", "future", "pinned", "plan", "planner")
+
+    def __init__(self, planner: Planner, future: asyncio.Future[Any]) -> None:
+        self.planner = planner
+        self.future = future
+        self.plan = _NOTHING
+        self.pinned: Frames | None = None
+        self.attempts = 0
+
+    def decide(self) -> Plan:
+        """Raises StoreError, MissingValuesError."""
+        return self.planner(self.pinned or {})
+
+    def succeed(self, done: Done) -> None:
+        if not self.future.done():
+            self.future.set_result(done)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
