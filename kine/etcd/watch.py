@@ -13,9 +13,9 @@ from kine.etcd import errors
 from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.requests import range_end
 from kine.etcd.wire import Headers
-from kine.store.hub import Events, Watcher
 from kine.store.store import Store
 from kine.store.values import varint
+from kine.store.watcher import Events, Watcher
 from kine.transport.base import Call, Stream
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Watch:
 
 
 class Session:
-    """A `kine.store.hub.Sink`: where the events of one stream's watchers go."""
+    """A `kine.store.watcher.Sink`: where the events of one stream's watchers go."""
 
     def __init__(self, store: Store, headers: Headers, stream: Stream, max_response_bytes: int) -> None:
         self._store = store

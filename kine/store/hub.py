@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
 
 from kine.drivers.base import DriverError
+from kine.store.groups import Group, Groups
 from kine.store.index import Entry, Index, in_range
 from kine.store.reads import GoneError, Reads
 from kine.store.values import Values, bare_frame, varint
+from kine.store.watcher import Events, State, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -33,151 +31,12 @@ _SEND_BYTES = 1024 * 1024
 _RETRY = 0.5  # seconds, when values cannot be read
 
 
-class Events:
-    """Events for one response, in order."""
-
-    __slots__ = ("_joined", "framed")
-
-    def __init__(self, framed: list[bytes]) -> None:
-        self.framed = framed  # each an encoded `events` field of WatchResponse, tag and length included
-        self._joined: bytes | None = None
-
-    @property
-    def joined(self) -> bytes:
-        if self._joined is None:
-            self._joined = self.framed[0] if len(self.framed) == 1 else b"".join(self.framed)
-        return self._joined
-
-
-class Sink(Protocol):
-    """Where a watcher's events go: one client stream, shared by all its watchers."""
-
-    @property
-    def full(self) -> bool: ...
-
-    async def drain(self) -> None: ...
-
-    def events(self, watcher: Watcher, revision: int, events: Events) -> None: ...
-
-    def compacted(self, watcher: Watcher, compact_revision: int) -> None:
-        """The watcher is over: what it wants next has been compacted."""
-
-    def failed(self) -> None:
-        """A fault of ours: the stream must end, so that its client comes again from where it is."""
-
-
-class State(Enum):
-    UNSYNCED = "unsynced"
-    SYNCED = "synced"
-    CLOSED = "closed"
-
-
-@dataclass(eq=False, slots=True)
-class Watcher:
-    id: int
-    key: bytes
-    end: bytes | None
-    sink: Sink
-    next: int  # revision of the first event it has not been sent
-    start: int = 0  # the revision it asked for
-    no_put: bool = False
-    no_delete: bool = False
-    prev_kv: bool = False
-    fragment: bool = False
-    progress: bool = False
-    busy: bool = False  # was sent events since the last progress tick
-    epoch: int = 0  # of the hub, when it was added
-    state: State = State.UNSYNCED
-    task: asyncio.Task[None] | None = field(default=None, repr=False)
-
-    @property
-    def shape(self) -> tuple[bool, bool, bool]:
-        return self.no_put, self.no_delete, self.prev_kv
-
-
-@dataclass(eq=False, slots=True)
-class _Group:
-    """The synced watchers of one range."""
-
-    key: bytes
-    end: bytes | None
-    watchers: set[Watcher] = field(default_factory=set)
-    fresh: list[Entry] = field(default_factory=list)  # of the batch now being published
-
-
-class _Ranges:
-    """Groups by key, by prefix and by other ranges: what an event's key is in, without asking them all.
-
-    Kubernetes watches prefixes. They are found by hashing the key's own prefixes, one for each length in
-    use; single keys by hashing the key; only ranges that are neither are walked, in order of their start.
-    """
-
-    def __init__(self) -> None:
-        self._keys: dict[bytes, _Group] = {}
-        self._prefixes: dict[bytes, _Group] = {}
-        self._lengths: dict[int, int] = {}  # of the prefixes: how many of each
-        self._others: list[_Group] = []
-        self._starts: list[bytes] = []
-
-    def get(self, key: bytes, end: bytes | None) -> _Group:
-        if end is None:
-            return self._keys.setdefault(key, _Group(key, end))
-        if end == prefix_end(key):
-            group = self._prefixes.get(key)
-            if group is None:
-                group = self._prefixes[key] = _Group(key, end)
-                self._lengths[len(key)] = self._lengths.get(len(key), 0) + 1
-            return group
-        position = bisect_left(self._starts, key)
-        while position < len(self._starts) and self._starts[position] == key:
-            if self._others[position].end == end:
-                return self._others[position]
-            position += 1
-        group = _Group(key, end)
-        self._others.insert(position, group)
-        self._starts.insert(position, key)
-        return group
-
-    def drop(self, group: _Group) -> None:
-        if group.end is None:
-            del self._keys[group.key]
-        elif self._prefixes.get(group.key) is group:
-            del self._prefixes[group.key]
-            self._lengths[len(group.key)] -= 1
-            if not self._lengths[len(group.key)]:
-                del self._lengths[len(group.key)]
-        else:
-            position = self._others.index(group)
-            del self._others[position], self._starts[position]
-
-    def all(self) -> list[_Group]:
-        return [*self._keys.values(), *self._prefixes.values(), *self._others]
-
-    def holding(self, key: bytes) -> Iterable[_Group]:
-        found = []
-        group = self._keys.get(key)
-        if group is not None:
-            found.append(group)
-        if self._prefixes:
-            for length in self._lengths:
-                group = self._prefixes.get(key[:length])
-                # A key shorter than the length is its own slice, and no prefix of that length.
-                if group is not None and len(group.key) == length:
-                    found.append(group)
-        for other in self._others:
-            if other.key > key:
-                break
-            if in_range(key, other.key, other.end):
-                found.append(other)
-        return found
-
-
 class Hub:
     def __init__(self, index: Index, values: Values, reads: Reads) -> None:
         self._index = index
         self._values = values
         self._reads = reads
-        self._ranges = _Ranges()
+        self._groups = Groups()
         self.watchers = 0
         self.slow = 0
         self.sent = 0  # events, to all watchers
@@ -219,7 +78,7 @@ class Hub:
 
     def overtaken(self, revision: int) -> None:
         """What came after `revision` was not published: each goes on there, or learns it is compacted."""
-        for group in self._ranges.all():
+        for group in self._groups.all():
             for watcher in tuple(group.watchers):
                 watcher.next = max(watcher.next, revision + 1)
                 self._leave(watcher)
@@ -234,13 +93,13 @@ class Hub:
     def _join(self, watcher: Watcher) -> None:
         watcher.state = State.SYNCED
         watcher.task = None
-        self._ranges.get(watcher.key, watcher.end).watchers.add(watcher)
+        self._groups.get(watcher.key, watcher.end).watchers.add(watcher)
 
     def _leave(self, watcher: Watcher) -> None:
-        group = self._ranges.get(watcher.key, watcher.end)
+        group = self._groups.get(watcher.key, watcher.end)
         group.watchers.discard(watcher)
         if not group.watchers:
-            self._ranges.drop(group)
+            self._groups.drop(group)
 
     # ---- the present
 
@@ -248,8 +107,8 @@ class Hub:
         """Hands new events to the synced watchers. Called as they are applied, before anything else."""
         if self.watchers == self.slow:
             return
-        touched: list[_Group] = []
-        holding = self._ranges.holding
+        touched: list[Group] = []
+        holding = self._groups.holding
         for entry in entries:
             for group in holding(entry.key):
                 if not group.fresh:
@@ -259,7 +118,7 @@ class Hub:
             fresh, group.fresh = group.fresh, []
             self._publish_to(group, fresh)
 
-    def _publish_to(self, group: _Group, entries: list[Entry]) -> None:
+    def _publish_to(self, group: Group, entries: list[Entry]) -> None:
         revision = self._index.revision
         shared: dict[tuple[bool, bool, bool], Events | None] = {}
         for watcher in tuple(group.watchers):
@@ -401,12 +260,6 @@ class Hub:
         self.watchers -= 1
         # Never 0: that would be no compaction to a client.
         watcher.sink.compacted(watcher, self._index.compact_revision or 1)
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """The end of the range of all keys that start with `prefix`, as clients compute it."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes((stripped[-1] + 1,)) if stripped else b""
 
 
 def _wanted(watcher: Watcher, entries: Iterable[Entry]) -> list[Entry]:

@@ -23,7 +23,7 @@ from kine.store.applying import Applier
 from kine.store.compactor import Compactor, Policy
 from kine.store.expiry import Leases
 from kine.store.freshness import Freshness
-from kine.store.hub import Hub, Watcher
+from kine.store.hub import Hub
 from kine.store.index import Entry, Index
 from kine.store.loading import bootstrap, whole_index
 from kine.store.ops import (
@@ -45,6 +45,7 @@ from kine.store.request import Done, Frames, Planner
 from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
 from kine.store.values import Values, stored_value, value_of
+from kine.store.watcher import Watcher
 from kine.store.writer import Writer
 
 log = logging.getLogger(__name__)

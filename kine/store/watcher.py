@@ -1,0 +1,70 @@
+"""A watcher, and the stream that its events go to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class Events:
+    """Events for one response, in order."""
+
+    __slots__ = ("_joined", "framed")
+
+    def __init__(self, framed: list[bytes]) -> None:
+        self.framed = framed  # each an encoded `events` field of WatchResponse, tag and length included
+        self._joined: bytes | None = None
+
+    @property
+    def joined(self) -> bytes:
+        if self._joined is None:
+            self._joined = self.framed[0] if len(self.framed) == 1 else b"".join(self.framed)
+        return self._joined
+
+
+class Sink(Protocol):
+    """Where a watcher's events go: one client stream, shared by all its watchers."""
+
+    @property
+    def full(self) -> bool: ...
+
+    async def drain(self) -> None: ...
+
+    def events(self, watcher: Watcher, revision: int, events: Events) -> None: ...
+
+    def compacted(self, watcher: Watcher, compact_revision: int) -> None:
+        """The watcher is over: what it wants next has been compacted."""
+
+    def failed(self) -> None:
+        """A fault of ours: the stream must end, so that its client comes again from where it is."""
+
+
+class State(Enum):
+    UNSYNCED = "unsynced"
+    SYNCED = "synced"
+    CLOSED = "closed"
+
+
+@dataclass(eq=False, slots=True)
+class Watcher:
+    id: int
+    key: bytes
+    end: bytes | None
+    sink: Sink
+    next: int  # revision of the first event it has not been sent
+    start: int = 0  # the revision it asked for
+    no_put: bool = False
+    no_delete: bool = False
+    prev_kv: bool = False
+    fragment: bool = False
+    progress: bool = False
+    busy: bool = False  # was sent events since the last progress tick
+    epoch: int = 0  # of the hub, when it was added
+    state: State = State.UNSYNCED
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[bool, bool, bool]:
+        return self.no_put, self.no_delete, self.prev_kv
