@@ -19,6 +19,16 @@ def settle(future: asyncio.Future[T], result: T, error: BaseException | None = N
         future.set_exception(error)
 
 
+async def wait_among(waiting: set[asyncio.Future[None]]) -> None:
+    """Waits with the others of `waiting` until somebody settles its future."""
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting.add(waiter)
+    try:
+        await waiter
+    finally:
+        waiting.discard(waiter)
+
+
 def _same(error: Exception) -> Exception:
     return error
 

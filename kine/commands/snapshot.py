@@ -11,6 +11,7 @@ import typer
 from kine.commands import options
 
 if TYPE_CHECKING:
+    from kine.commands.transfer import Spool
     from kine.config import Settings
 
 app = typer.Typer(
@@ -92,12 +93,7 @@ async def _restore(settings: Settings, file: str, bump: int, output: str) -> int
     with spool() as loaded, Progressing() as progress:
         await asyncio.to_thread(snapshot_file.load, file, loaded)
         put = await give(loaded, settings, bump, progress)
-        told = {
-            "keys": len(loaded.entries),
-            "put": put,
-            "leases": len(loaded.leases),
-            "revision": loaded.revision,
-        }
+        told = _given(loaded, put)
     return _answer(told, output, "restored {keys} keys and {leases} leases, {put} put now; all compared")
 
 
@@ -132,13 +128,17 @@ async def _migrate(source: Settings, target: Settings, output: str) -> int:
         async with opened(source) as api:
             await take(api, taken, progress)
         put = await give(taken, target, 0, progress)
-        told = {
-            "keys": len(taken.entries),
-            "put": put,
-            "leases": len(taken.leases),
-            "revision": taken.revision,
-        }
+        told = _given(taken, put)
     return _answer(told, output, "copied {keys} keys and {leases} leases, {put} put now; all compared")
+
+
+def _given(source: Spool, put: int) -> dict[str, Any]:
+    return {
+        "keys": len(source.entries),
+        "put": put,
+        "leases": len(source.leases),
+        "revision": source.revision,
+    }
 
 
 def _answer(told: dict[str, Any], output: str, text: str) -> int:

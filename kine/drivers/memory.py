@@ -22,6 +22,7 @@ from kine.drivers.base import (
     UnavailableError,
     Write,
 )
+from kine.futures import wait_among
 
 _BLOCK = 5_000  # rows
 _OVERHEAD = 400  # bytes a row costs beside its name and value, roughly
@@ -136,12 +137,7 @@ class MemoryLog:
 
     async def changed(self, after: int) -> None:
         while (log := self._open).head <= after:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            log.waiting.add(waiter)
-            try:
-                await waiter
-            finally:
-                log.waiting.discard(waiter)
+            await wait_among(log.waiting)
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
         rows = self._open.rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from kine.futures import wait_among
 from kine.remote.channel import FAILED, READY, Upstream
 from kine.transport.base import Code, RpcError
 
@@ -63,7 +64,7 @@ class Cluster:
                 while True:
                     if all(upstream.state is FAILED for upstream in self.upstreams):
                         raise unhealthy()
-                    await self._change()
+                    await wait_among(self._waiting)
                     found = self.ready()
                     if found is not None:
                         return found
@@ -74,14 +75,6 @@ class Cluster:
         """It answered that it cannot serve, or its connection went: calls go to the next from now on."""
         if upstream is self.upstreams[self._active]:
             self._active = (self._active + 1) % len(self.upstreams)
-
-    async def _change(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiting.discard(waiter)
 
     def _tell(self) -> None:
         for waiter in self._waiting:
