@@ -21,9 +21,12 @@ from hypothesis import settings
 from tests import secrets
 from tests.client import Client, WatchStream
 from tests.endings import ENDINGS
-from tests.servers import Backend, Capabilities, backends
+from tests.remote.etcds import Etcds
+from tests.servers import Backend, Capabilities, backends, etcd
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.servers.process import Instance
 
 BACKENDS = backends()
@@ -202,6 +205,16 @@ def own_server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> It
     for instance in started:
         if instance.running:
             instance.kill()
+
+
+@pytest.fixture
+def etcds(tmp_path: Path) -> Iterator[Etcds]:
+    """Starts etcds only this test uses."""
+    if reason := etcd.missing():
+        pytest.skip(reason)
+    started = Etcds(tmp_path)
+    yield started
+    started.end()
 
 
 Needs = Callable[[str], None]

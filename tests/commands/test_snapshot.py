@@ -23,25 +23,15 @@ from tests.databases import mysql as mysql_binary
 from tests.databases import postgres as postgres_binary
 from tests.ops import put, version
 from tests.remote.etcds import Etcds
-from tests.servers import etcd, mysql, nats, postgres
+from tests.servers import mysql, nats, postgres
 from tests.servers.kine import ROOT, start_kine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 VALUES = {b"/k/%03d" % (number * 37 % 300): bytes([number % 256]) * (number * 20) for number in range(300)}
 
 pytestmark = pytest.mark.xdist_group("commands")  # their databases are started once
-
-
-@pytest.fixture
-def etcds(tmp_path: Path) -> Iterator[Etcds]:
-    if reason := etcd.missing():
-        pytest.skip(reason)
-    started = Etcds(tmp_path)
-    yield started
-    started.end()
 
 
 def fill(client: Client) -> int:

@@ -11,7 +11,6 @@ from tests.client import Client
 from tests.commands.conftest import told
 from tests.databases.process import free_port
 from tests.remote.etcds import Etcds
-from tests.servers import etcd
 from tests.servers.kine import start_kine
 from tests.tls import write_authority, write_pair
 
@@ -82,10 +81,7 @@ def test_server_that_asks_for_certificates_is_told_over_tls(tmp_path: Path) -> N
     assert all("did not let us in: 127.0.0.1:" in line for [line] in said), said
 
 
-def test_etcd_is_told_too(tmp_path: Path) -> None:
-    if reason := etcd.missing():
-        pytest.skip(reason)
-    etcds = Etcds(tmp_path)
+def test_etcd_is_told_too(etcds: Etcds) -> None:
     running = etcds.etcd()
     with Client(running.address) as client:
         for number in range(10):
@@ -94,7 +90,6 @@ def test_etcd_is_told_too(tmp_path: Path) -> None:
     endpoint = f"http://{running.address}"
 
     found = told("status", "--endpoint", endpoint, "-o", "json")
-    etcds.end()
 
     assert found.code == 0, found
     assert (found.json["revision"], found.json["compact_revision"], found.json["lag"]) == (last, last - 3, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 import pytest
 
@@ -12,34 +14,31 @@ from kine.drivers.base import Log, Options
 from tests.databases import mysql, nats, postgres
 from tests.drivers.places import GoWriter, MysqlPlace, NatsPlace, Place, PostgresPlace, SqlitePlace
 
+Server = TypeVar("Server", postgres.Postgres, mysql.Mysql, nats.Nats)
 OpenLog = Callable[..., Awaitable[Log]]
+
+
+def _running(kind: ModuleType, start: Callable[[], Server]) -> Iterator[Server]:
+    if reason := kind.missing():
+        pytest.skip(reason)
+    server = start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Postgres]:
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    server = postgres.Postgres()
-    yield server
-    server.stop()
+    yield from _running(postgres, postgres.Postgres)
 
 
 @pytest.fixture(scope="session")
 def mysql_server() -> Iterator[mysql.Mysql]:
-    if reason := mysql.missing():
-        pytest.skip(reason)
-    server = mysql.Mysql()
-    yield server
-    server.stop()
+    yield from _running(mysql, mysql.Mysql)
 
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[nats.Nats]:
-    if reason := nats.missing():
-        pytest.skip(reason)
-    server = nats.Nats()
-    yield server
-    server.stop()
+    yield from _running(nats, nats.Nats)
 
 
 def _place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Place:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.client import Client
+from tests.faults.places import KINDS, missing, new_place
 
 if TYPE_CHECKING:
+    from tests.drivers.places import Place
     from tests.servers import Backend
     from tests.servers.process import Instance
 
@@ -45,3 +47,11 @@ def pair(instances: tuple[Instance, Instance]) -> Iterator[Pair]:
         other.revision()
         yield Pair(one, other, second)
         second.resume()
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest) -> Place:
+    """A database that nobody else uses, on each kind of server that instances share."""
+    if reason := missing(request.param):
+        pytest.skip(reason)
+    return new_place(request.param)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.client import Client, prefix_end
 from tests.drivers.places import GoWriter, Place, lock_timeout
-from tests.faults.places import KINDS, missing, new_place, start_together
+from tests.faults.places import start_together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 PREFIX = b"/registry/foreign/"
 END = prefix_end(PREFIX)
 BOUND = 2  # seconds a held revision is waited for
-
-
-@pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest) -> Place:
-    if reason := missing(request.param):
-        pytest.skip(reason)
-    return new_place(request.param)
 
 
 @pytest.fixture

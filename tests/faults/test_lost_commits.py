@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.client import Client, prefix_end
-from tests.faults.places import KINDS, missing, new_place
 from tests.servers.kine import start_kine
 
 if TYPE_CHECKING:
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 
     from tests.drivers.places import Place
     from tests.servers.process import Instance
-
-
-@pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest) -> Place:
-    if reason := missing(request.param):
-        pytest.skip(reason)
-    return new_place(request.param)
 
 
 @pytest.fixture

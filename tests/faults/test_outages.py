@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
@@ -167,19 +168,23 @@ def test_too_many_connections(setting: Setting, prefix: bytes) -> None:
     goes_on(setting, prefix + b"after")
 
 
+@contextmanager
+def turn_held(place: Place) -> Iterator[None]:
+    """Another has the turn of writers, and does not let it go."""
+    with closing(place.go()) as go:
+        go.begin()
+        go.run("LOCK TABLE kine IN EXCLUSIVE MODE" if place.kind == "postgres"
+               else "SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE")  # fmt: skip
+        yield
+        go.rollback()
+
+
 def test_a_lock_that_is_not_let_go(setting: Setting, prefix: bytes) -> None:
     """The turn of writers: the wait for it is bounded, and reads need none."""
-    go = setting.place.go()
-    try:
-        go.begin()
-        go.run("LOCK TABLE kine IN EXCLUSIVE MODE" if setting.place.kind == "postgres"
-               else "SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE")  # fmt: skip
+    with turn_held(setting.place):
         assert refusal(setting.client, prefix + b"refused") == UNAVAILABLE
         assert setting.client.get(prefix + b"before") is not None
         assert setting.client.get(prefix + b"refused") is None
-        go.rollback()
-    finally:
-        go.close()
     goes_on(setting, prefix + b"after")
 
 
@@ -199,13 +204,9 @@ def test_statements_that_are_cancelled(setting: Setting, prefix: bytes) -> None:
     try:
         setting.admin(_CUT[setting.place.kind])
         recovered(setting.client, prefix + b"anew")  # on connections with that limit
-        go = setting.place.go()
-        go.begin()
-        go.run("LOCK TABLE kine IN EXCLUSIVE MODE" if setting.place.kind == "postgres"
-               else "SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE")  # fmt: skip
-        assert refusal(setting.client, prefix + b"refused") == UNAVAILABLE
-        assert "cancelled the statement" in setting.instance.log.read_text()
-        go.close()
+        with turn_held(setting.place):
+            assert refusal(setting.client, prefix + b"refused") == UNAVAILABLE
+            assert "cancelled the statement" in setting.instance.log.read_text()
     finally:
         setting.admin(off)
         setting.admin(_CUT[setting.place.kind])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from tests.servers import Backend, Capabilities
 from tests.servers.process import Instance
@@ -80,6 +81,52 @@ def start_sqlite(
         progress_interval=progress_interval,
         flags=flags,
     )
+
+
+class DatabaseServer(Protocol):
+    """See `tests.databases`."""
+
+    def new_database(self) -> str: ...
+
+    def endpoint(self, database: str) -> str: ...
+
+
+# What grpcio does does not depend on the database, and is shown on SQLite: here the most important of it.
+BRIEF = frozenset({"test_kubernetes", "test_watch", "test_kill"})
+
+
+def on_server(
+    kind: str, server: Callable[[], DatabaseServer], without: Callable[[], str], capabilities: Capabilities
+) -> list[Backend]:
+    """`kine` on one database server for the whole run, a database for each directory."""
+    databases: dict[Path, str] = {}
+
+    def start(
+        directory: Path,
+        *,
+        transport: str,
+        durable: bool = False,
+        progress_interval: float = 0,
+        flags: tuple[str, ...] = (),
+    ) -> Instance:
+        # `durable` changes nothing: it is kine that is killed, not the database.
+        running = server()
+        database = databases.setdefault(directory, running.new_database())
+        return start_kine(
+            running.endpoint(database), transport, directory, progress_interval=progress_interval, flags=flags
+        )
+
+    return [
+        Backend(
+            kind=kind,
+            transport=transport,
+            capabilities=capabilities,
+            missing=lambda transport=transport: without() or missing(transport),
+            start=partial(start, transport=transport),
+            subset=frozenset() if transport == "http2" else BRIEF,
+        )
+        for transport in TRANSPORTS
+    ]
 
 
 BACKENDS = [
