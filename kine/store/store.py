@@ -295,10 +295,6 @@ class Store:
         except GoneError:
             return {}  # the plan is made anew, on what is there then
 
-    def _recall(self, revision: int) -> bytes | None:
-        encoded = self.values.get(revision)
-        return None if encoded is None else stored_value(encoded)
-
     # ---- compaction
 
     async def compact(self, revision: int) -> None:
@@ -323,6 +319,10 @@ class Store:
 
     def snapshot(self) -> AsyncIterator[bytes] | None:
         return self._driver.snapshot()
+
+    def _recall(self, revision: int) -> bytes | None:
+        encoded = self.values.get(revision)
+        return None if encoded is None else stored_value(encoded)
 
 
 def _revision(op: Range, index: Index) -> int:
