@@ -35,8 +35,8 @@ DEFAULT_OPS = 6000
 _prefix_numbers = count(1)
 
 # A run of the suite is the same each time; HYPOTHESIS_PROFILE=explore looks for what nobody has seen.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("explore")
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
