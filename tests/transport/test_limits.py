@@ -60,8 +60,9 @@ def transport(request: pytest.FixtureRequest) -> str:
 # ---- pings
 
 
-def test_silent_client_that_answers_pings_stays(serve: Serve) -> None:
-    server = serve(limits=Limits(keepalive_interval=0.1, keepalive_timeout=WAIT, handshake_timeout=0.4))
+def test_silent_client_that_answers_pings_stays(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kine.transport.http2.server._HOUSEKEEPING", 0.1)
+    server = serve(limits=Limits(keepalive_interval=0.1, keepalive_timeout=WAIT))
     with Wire(server.address) as wire:
         pings = 0
         for got in wire.frames():
@@ -76,7 +77,7 @@ def test_silent_client_that_answers_pings_stays(serve: Serve) -> None:
 
 
 def test_silent_client_that_answers_no_ping_is_dropped(serve: Serve, seen: Seen) -> None:
-    server = serve(limits=Limits(keepalive_interval=0.1, keepalive_timeout=0.2))
+    server = serve(limits=Limits(keepalive_interval=1.0, keepalive_timeout=0.2))
     with Wire(server.address) as wire:
         wire.send(call(1, HANG, b"dropped"))
         assert server.seen["dropped begun"].wait(WAIT)
@@ -112,7 +113,7 @@ def test_pings_are_answered_as_often_as_the_policy_allows(serve: Serve) -> None:
     "said", [b"", b"PRI * HTTP/2.0\r\n", frames.PREFACE], ids=["nothing", "half", "no SETTINGS"]
 )
 def test_client_that_does_not_begin_is_dropped(serve: Serve, said: bytes) -> None:
-    server = serve(limits=Limits(handshake_timeout=0.2))
+    server = serve(limits=Limits(handshake_timeout=1.0))
     with Wire(server.address, greet=False) as wire:
         wire.send(said)
 
@@ -121,7 +122,7 @@ def test_client_that_does_not_begin_is_dropped(serve: Serve, said: bytes) -> Non
 
 def test_client_that_does_not_shake_hands_is_dropped(serve: Serve, tmp_path: Path) -> None:
     tls = Tls(*write_pair(tmp_path, trustme.CA()))
-    server = serve(tls=tls, limits=Limits(handshake_timeout=0.2))
+    server = serve(tls=tls, limits=Limits(handshake_timeout=1.0))
     with socket.create_connection(server.endpoint, WAIT) as client:
         assert client.recv(1) == b""
 
@@ -161,7 +162,8 @@ def test_malformed_deadline_fails_a_request_that_is_incomplete(server: Served) -
 # ---- the end
 
 
-def test_stop_tells_twice_and_lets_a_running_call_end(serve: Serve) -> None:
+def test_stop_tells_twice_and_lets_a_running_call_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kine.transport.http2.server._LAST_CALL", WAIT)  # the ping's answer alone tells
     server = serve()
     with Wire(server.address) as wire:
         wire.send(call(1, COLLECT, b"one", 0))
