@@ -62,7 +62,7 @@ async def writes(log: Log) -> bool:
 
 async def refusal(endpoint: str, options: Options, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a client that is not let in says; a start would go on trying for minutes."""
-    monkeypatch.setattr("kine.drivers.nats.client._CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr("kine.drivers.nats.client._CONNECT_TIMEOUT", 3.0)
     parsed = parse(endpoint, options)
     client = Client(parsed)
     with pytest.raises(UnavailableError) as refused:
