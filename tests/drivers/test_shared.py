@@ -41,6 +41,35 @@ async def test_the_wait_for_a_free_connection_ends(shared_place: Place, open_log
         assert await hanging == 0
 
 
+async def test_an_idle_connection_serves_while_no_new_one_is_to_be_had(
+    shared_place: Place, open_log: OpenLog
+) -> None:
+    """The place of one that was lost is the first to be taken again, and empty."""
+    async with Proxy(shared_place.server.port) as proxy:  # type: ignore[attr-defined]
+        log = await open_log(shared_place, port=proxy.port)
+        assert isinstance(log, SqlLog)
+        transaction = log._database.transaction
+
+        async def find_two_lost() -> None:
+            async with transaction("Test") as session:
+                await session.run("SELECT 1")
+                proxy.cut()
+                with pytest.raises(StatementError):
+                    async with transaction("Test") as found_first:
+                        await found_first.run("SELECT 1")
+                        proxy.cut()
+                        await found_first.run("SELECT 1")
+                async with transaction("Test") as made_since:
+                    await made_since.run("SELECT 1")
+                await session.run("SELECT 1")
+
+        with pytest.raises(StatementError):
+            await find_two_lost()
+        proxy.refusing = True
+        async with transaction("Test") as session:
+            assert await session.run("SELECT 1")
+
+
 async def test_an_instance_that_stops_in_a_transaction_holds_nobody_up(
     shared_place: Place, open_log: OpenLog
 ) -> None:

@@ -18,7 +18,7 @@ from kine.drivers.mysql.setup import Server, prepare
 from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.database import Batch, FencedError
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, Generation, pool
+from kine.drivers.sql.pool import Free, Generation, fit, pool, take
 from kine.drivers.sql.timing import timed
 from kine.identity.base import IdentityError
 
@@ -244,7 +244,7 @@ class MysqlDatabase:
     @asynccontextmanager
     async def _checkout(self, name: str) -> AsyncIterator[_Call]:
         async with self._free.one():
-            fairy = self._pool.connect()
+            fairy = take(self._pool, self._generation)
             held: _Held = fairy.dbapi_connection  # type: ignore[assignment]
             loop = asyncio.get_running_loop()
 
@@ -265,7 +265,7 @@ class MysqlDatabase:
             try:
                 with timed(name, self._options) as outcome:
                     try:
-                        if held.connection is None or held.generation != self._generation.number:
+                        if not fit(held, self._generation):
                             held.close()
                             await self._reconnect(held)
                         yield call
@@ -299,13 +299,17 @@ _Call = Callable[..., Any]
 
 
 class _Held:
-    """What the pool keeps: a connection, made when it is first needed."""
+    """A `Place` of the pool."""
 
     __slots__ = ("connection", "generation")
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.generation = 0
+
+    @property
+    def usable(self) -> bool:
+        return self.connection is not None
 
     def close(self) -> None:
         if self.connection is not None:

@@ -42,7 +42,7 @@ _GREETING = (
 
 
 class Held:
-    """What the pool keeps: a connection, made when it is first needed."""
+    """A `kine.drivers.sql.pool.Place`."""
 
     __slots__ = ("connection", "generation")
 
@@ -53,6 +53,7 @@ class Held:
     def close(self) -> None:
         if self.connection is not None:
             self.connection.pgconn.finish()
+            self.connection = None
 
     def rollback(self) -> None:
         """Asked for by the pool's protocol; whoever hands a connection back has ended its transaction."""

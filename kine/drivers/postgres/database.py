@@ -29,7 +29,7 @@ from kine.drivers.sql import gaps
 from kine.drivers.sql import statements as neutral
 from kine.drivers.sql.database import Batch, FencedError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, Generation, pool
+from kine.drivers.sql.pool import Free, Generation, fit, pool, take
 from kine.drivers.sql.timing import timed
 
 if TYPE_CHECKING:
@@ -266,26 +266,21 @@ class PostgresDatabase:
     @asynccontextmanager
     async def _checkout(self, name: str, limit: float) -> AsyncIterator[AsyncConnection[Any]]:
         async with self._free.one():
-            fairy = self._pool.connect()
+            fairy = take(self._pool, self._generation)
             held: Held = fairy.dbapi_connection  # type: ignore[assignment]
             try:
                 with self._told(name, held):
-                    if (
-                        held.connection is None
-                        or held.generation != self._generation.number
-                        or not held.usable
-                    ):
+                    if not fit(held, self._generation):
                         held.close()
-                        held.connection = None
                         generation = self._generation.number
                         held.connection = await self._connect()
                         held.generation = generation
+                    assert held.connection is not None
                     with Deadline(held.connection, limit):
                         yield held.connection
             finally:
                 if not held.usable:
                     held.close()
-                    held.connection = None
                 fairy.close()
 
     @contextmanager

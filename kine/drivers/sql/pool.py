@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
@@ -14,6 +14,9 @@ from sqlalchemy.pool import QueuePool
 
 from kine.drivers.base import Options
 from kine.drivers.sql.failures import Kind, StatementError
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import PoolProxiedConnection
 
 DEFAULT_IDLE = 20
 _WAIT = 10.0  # seconds, where waits for locks have no end
@@ -38,6 +41,38 @@ def pool(create: Callable[[], Any], options: Options) -> QueuePool:
         event.listen(made, "checkin", _left)
         event.listen(made, "checkout", _Youth(options.connection_max_idle_time))
     return made
+
+
+class Place(Protocol):
+    """What the pool keeps: room for a connection, which is made when it is first needed."""
+
+    generation: int
+
+    @property
+    def usable(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+def fit(place: Place, generation: Generation) -> bool:
+    return place.usable and place.generation == generation.number
+
+
+def take(made: QueuePool, generation: Generation) -> PoolProxiedConnection:
+    """The place used last that has a fit connection; an empty one if none has.
+
+    A connection that was lost leaves its place empty, and on top: the server may take no new one, while
+    others are idle below.
+    """
+    passed = []
+    taken = made.connect()
+    while not fit(cast("Place", taken.dbapi_connection), generation) and made.checkedin():
+        passed.append(taken)
+        taken = made.connect()
+    for one in passed:
+        cast("Place", one.dbapi_connection).close()
+        one.close()
+    return taken
 
 
 class Free:
