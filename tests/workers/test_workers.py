@@ -40,7 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 def start(directory: Path, *flags: str, endpoint: str = "", workers: int = 2) -> Instance:
     endpoint = endpoint or f"sqlite://{directory / 'state.db'}"
-    return start_kine(endpoint, "http2", directory, flags=(f"--workers={workers}", *flags))
+    server = start_kine(endpoint, "http2", directory, flags=(f"--workers={workers}", *flags))
+    await_said(server, "worker serving", workers)  # the parent may say first that all serve
+    return server
 
 
 def workers_of(server: Instance) -> list[psutil.Process]:
