@@ -11,6 +11,7 @@ import contextlib
 import enum
 import os
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,14 +103,18 @@ def advance(repo: git.Repo, state: Run, save: Callable[[Run], None]) -> Run:
     """
     place = Path(state.worktree)
     if not place.exists():
-        ask(repo, *picking.MECHANICAL, "worktree", "add", "--quiet", "--detach", str(place), state.head)
+        # Forced: a git that was killed before it made the directory leaves it on record, and locked.
+        add = ("worktree", "add", "--force", "--force", "--quiet", "--detach", str(place), state.head)
+        ask(repo, *picking.MECHANICAL, *add)
     while state.position < len(state.moves):
         state = _move(repo, place, state)
         save(state)
         if state.phase is Phase.STOPPED:
             return state
-    unborn = "0" * len(state.head)
-    ask(repo, "update-ref", "-m", "forktools: cut", f"refs/heads/{state.branch}", state.head, unborn)
+    name = f"refs/heads/{state.branch}"
+    _, found, _ = run(repo, "rev-parse", "--verify", "--quiet", name)
+    if decode(found).strip() != state.head:  # else it was killed right after
+        ask(repo, "update-ref", "-m", "forktools: cut", name, state.head, "0" * len(state.head))
     remove_worktree(repo, state)
     return replace(state, phase=Phase.DONE)
 
@@ -127,16 +132,31 @@ def resume(repo: git.Repo, state: Run, drop: str | None) -> Run:
         return _take_over(repo, place, state, drop)
     if drop is not None:
         raise RepositoryError("no commit waits for a decision", "Use --continue without --drop.")
+    if place.exists() and not _whole(repo, place):  # killed while git made it: nothing was picked there
+        remove_worktree(repo, state)
     return _recover(repo, place, state) if place.exists() else state
 
 
 def remove_worktree(repo: git.Repo, state: Run) -> None:
     """Removes the run's work tree, whatever is in it."""
     listing = ask(repo, "worktree", "list", "--porcelain", "-z").split(b"\0")
+    place = Path(state.worktree)
     if b"worktree " + os.fsencode(state.worktree) in listing:
-        ask(repo, "worktree", "remove", "--force", "--force", state.worktree)
+        if _whole(repo, place):
+            ask(repo, "worktree", "remove", "--force", "--force", state.worktree)
+            return
+        run(repo, "worktree", "unlock", state.worktree)  # git removes none that it has not finished
+        shutil.rmtree(place, ignore_errors=True)
+        ask(repo, "worktree", "prune")
     with contextlib.suppress(OSError):
-        Path(state.worktree).rmdir()  # git leaves an empty directory when it was killed making the work tree
+        place.rmdir()  # git leaves an empty directory when it was killed making the work tree
+
+
+def _whole(repo: git.Repo, place: Path) -> bool:
+    """Whether git has finished making the work tree."""
+    if not (place / ".git").exists():
+        return False
+    return run(repo, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=place)[0] == 0
 
 
 def record_message(commit: Commit | Move, reason: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -518,6 +519,40 @@ class TestKilled:
 
         assert apply(smooth, "--continue").json["phase"] == "done"
 
+    def test_killed_after_the_branch_was_made(self, smooth: History, apply: Apply, worktree: Path) -> None:
+        base = smooth.sha("v1.1.0")
+        with journal.locked(open_repository(smooth.path)) as runs:
+            journal.write(runs, cut.Run(NEW, base, str(worktree), base, ()))
+        subprocess.run(["git", "branch", NEW, base], cwd=smooth.path, check=True)
+
+        assert apply(smooth, "--continue").json["phase"] == "done"
+
+    @pytest.mark.parametrize("ends", ["--continue", "--abort"])
+    @pytest.mark.parametrize("unmade", ["HEAD", "link", "directory"])
+    def test_killed_while_git_made_the_work_tree(
+        self, smooth: History, apply: Apply, worktree: Path, unmade: str, ends: str
+    ) -> None:
+        base = smooth.sha("v1.1.0")
+        with journal.locked(open_repository(smooth.path)) as runs:
+            journal.write(runs, cut.Run(NEW, base, str(worktree), base, ()))
+        add = ["git", "worktree", "add", "-q", "--lock", "--detach", str(worktree), base]
+        subprocess.run(add, cwd=smooth.path, check=True)
+        if unmade == "HEAD":
+            [recorded] = (smooth.path / ".git/worktrees").glob("*/HEAD")
+            recorded.write_text("0" * 40 + "\n")
+        elif unmade == "link":
+            (worktree / ".git").unlink()
+        else:
+            shutil.rmtree(worktree)
+
+        answer = apply(smooth, ends)
+
+        assert answer.status == 0, answer
+        assert smooth.has(f"refs/heads/{NEW}") == (ends == "--continue")
+        assert not worktree.exists()
+        assert not list((smooth.path / ".git").glob("worktrees/*"))
+        assert not (smooth.path / ".git/forktools").exists()
+
     @pytest.mark.parametrize("delay", [0.45, 0.6, 0.8])
     def test_sigkill_at_any_moment(self, smooth: History, apply: Apply, run: Command, delay: float) -> None:
         command = [
@@ -543,7 +578,9 @@ class TestKilled:
 
         if not smooth.has(f"refs/heads/{NEW}"):
             options = ["--continue"] if (smooth.path / ".git/forktools/v1.1.0.json").exists() else []
-            assert apply(smooth, *options).json["phase"] == "done"
+            answer = apply(smooth, *options)
+            assert answer.status == 0, answer
+            assert answer.json["phase"] == "done"
         assert run(smooth, "replay", "verify", "--to=v1.1.0", "--strict").status == 0
 
 
