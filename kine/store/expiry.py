@@ -165,7 +165,6 @@ class Leases:
     async def revoke(self, lease_id: int) -> None:
         """Deletes the lease's keys, then the lease. Raises LeaseNotFoundError."""
         lease = await self.find(lease_id)
-        lease.ended = True
         try:
             await self._finish(lease)
         except BaseException:
@@ -218,7 +217,6 @@ class Leases:
                 if record is not None and record.renewals >= 0:
                     self._renewed_elsewhere(lease, record)
                     return
-            lease.ended = True
             await self._finish(lease)
         except Exception as error:
             self._try_again("a lease", error, lease.id)
@@ -247,7 +245,8 @@ class Leases:
             self._orphans.pop(key, None)
 
     async def _finish(self, lease: Lease) -> None:
-        """Deletes the keys of a lease that has ended, then its record. Raises DriverError, StoreError."""
+        """Ends a lease: deletes its keys, then its record. Raises DriverError, StoreError."""
+        lease.ended = True  # it takes no more puts
         await self._refresh()  # another instance may just have given it keys
         await self._submit(lambda _: Plan())  # a put that was accepted before the end is applied by then
         await self._delete_keys(lease)
