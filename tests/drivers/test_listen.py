@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import psycopg
 import pytest
@@ -15,18 +17,20 @@ from kine.drivers.postgres.wire import Wire
 from tests.databases import postgres
 from tests.servers.postgres import database_server
 
+Connection: TypeAlias = psycopg.AsyncConnection[Any]
+
 PATIENCE = 60.0  # seconds, for what comes by itself
 
 pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing() or "-")
 
 
-async def connect() -> psycopg.AsyncConnection[Any]:
+async def connect() -> Connection:
     return await psycopg.AsyncConnection.connect(
         host="127.0.0.1", port=database_server().port, user="postgres", password="secret", autocommit=True
     )
 
 
-async def say(announcer: psycopg.AsyncConnection[Any], payload: str) -> None:
+async def say(announcer: Connection, payload: str) -> None:
     await announcer.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
 
 
@@ -36,8 +40,39 @@ async def works(listener: Listener) -> None:
             await listener.heard()
 
 
-async def test_announcements_of_others_during_the_trial_do_not_deafen() -> None:
-    announcer = await connect()
+async def polls(caplog: pytest.LogCaptureFixture) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while "polling instead" not in caplog.text:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def started(announce: Callable[[str], Awaitable[None]], wires: list[Wire]) -> AsyncIterator[Listener]:
+    """A listener that announces itself so; the connections it makes are added to `wires`."""
+
+    async def listening() -> Wire:
+        wires.append(Wire(await connect()))
+        return wires[-1]
+
+    listener = Listener(listening, announce, "ours")
+    listener.start()
+    try:
+        yield listener
+    finally:
+        await listener.close()
+        for wire in wires:
+            wire.close()
+
+
+@pytest.fixture
+async def announcer() -> AsyncIterator[Connection]:
+    made = await connect()
+    yield made
+    await made.close()
+
+
+async def test_announcements_of_others_during_the_trial_do_not_deafen(announcer: Connection) -> None:
+    wires: list[Wire] = []
 
     async def later(payload: str) -> None:
         await heard.wait()
@@ -48,96 +83,61 @@ async def test_announcements_of_others_during_the_trial_do_not_deafen() -> None:
     heard = asyncio.Event()  # the first, by the listener
 
     async def announce(payload: str) -> None:
-        hear = wire.hear
+        hear = wires[0].hear
 
         def hears(told: bytes) -> None:
             hear(told)
             heard.set()
 
-        wire.hear = hears
+        wires[0].hear = hears
         await say(announcer, "ours")
         underway.append(asyncio.create_task(later(payload)))
 
-    wire = Wire(await connect())
-
-    async def listening() -> Wire:
-        return wire
-
-    listener = Listener(listening, announce, "ours")
-    listener.start()
-    try:
+    async with started(announce, wires) as listener:
         await works(listener)
         await underway[0]
         await say(announcer, "another")
         async with asyncio.timeout(PATIENCE):
             await listener.heard()
-    finally:
-        await listener.close()
-        wire.close()
-        await announcer.close()
 
 
 async def test_an_announcement_that_arrives_late_is_heard_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    announcer: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database, or a machine, that is busy at the start: it had been polled for ten minutes."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("kine.drivers.postgres.listen._TRIAL", 0.05)
-    announcer = await connect()
     busy = asyncio.Event()
 
     async def announce(payload: str) -> None:
         await busy.wait()
         await say(announcer, payload)
 
-    wire = Wire(await connect())
-
-    async def listening() -> Wire:
-        return wire
-
-    listener = Listener(listening, announce, "ours")
-    listener.start()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while "polling instead" not in caplog.text:  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.01)
+    wires: list[Wire] = []
+    async with started(announce, wires) as listener:
+        await polls(caplog)
         assert not listener.works
         busy.set()
         await works(listener)
-    finally:
-        await listener.close()
-        wire.close()
-        await announcer.close()
+
+    assert len(wires) == 1
 
 
 async def test_a_connection_that_ends_within_its_trial_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    announcer: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("kine.drivers.postgres.listen._TRIAL", 0.05)
     monkeypatch.setattr("kine.drivers.postgres.listen._RETRY", 0.05)
-    announcer = await connect()
     wires: list[Wire] = []
 
     async def announce(payload: str) -> None:
         if len(wires) > 1:
             await say(announcer, payload)
 
-    async def listening() -> Wire:
-        wires.append(Wire(await connect()))
-        return wires[-1]
-
-    listener = Listener(listening, announce, "ours")
-    listener.start()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while "polling instead" not in caplog.text:  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.01)
+    async with started(announce, wires) as listener:
+        await polls(caplog)
         wires[0].close()
         await works(listener)
-    finally:
-        await listener.close()
-        wires[-1].close()
-        await announcer.close()
 
     assert len(wires) == 2

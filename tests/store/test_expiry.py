@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -40,20 +41,26 @@ class Held:
         return done
 
 
+@asynccontextmanager
+async def running(leases: Leases) -> AsyncIterator[None]:
+    task = asyncio.create_task(leases.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 async def test_a_lease_that_expires_on_one_instance_is_renewed_on_none(log: Log) -> None:
     held = Held()
     expiring = Leases(log, Index(), held.submit, held.refresh)
     other = Leases(log, Index(), held.submit, held.refresh)
     lease = await expiring.grant(2)
-    running = asyncio.create_task(expiring.run())
-    try:
+    async with running(expiring):
         await other.find(lease.id)
         await asyncio.wait_for(held.asked.wait(), 60)
 
         with pytest.raises(LeaseNotFoundError):
             await other.renew(lease.id)
-    finally:
-        running.cancel()
 
 
 async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
@@ -61,8 +68,7 @@ async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
     granting = Leases(log, Index(), held.submit, held.refresh)
     other = Leases(log, Index(), held.submit, held.refresh)
     lease = await granting.grant(2)
-    running = asyncio.create_task(granting.run())
-    try:
+    async with running(granting):
         await other.renew(lease.id)
         deadline = lease.deadline
         while lease.deadline == deadline:  # noqa: ASYNC110 - no event tells
@@ -70,8 +76,6 @@ async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
 
         assert not held.asked.is_set()
         assert (await log.lease(lease.id)) == (lease.id, 2, 1)
-    finally:
-        running.cancel()
 
 
 async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_start(log: Log) -> None:
@@ -82,9 +86,6 @@ async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_star
     leases = Leases(log, Index(), held.submit, held.refresh)
 
     await leases.load()
-    running = asyncio.create_task(leases.run())
-    try:
+    async with running(leases):
         while await log.lease(5) is not None:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
-    finally:
-        running.cancel()
