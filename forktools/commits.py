@@ -1,7 +1,7 @@
 """Commits, the paths they change and the patches they are, in a few git calls however many there are.
 
-Commits are read as objects (`cat-file --batch` states each length), paths with NUL between them and
-patches by `patch-id`, so nothing in a message or a file name can be taken for structure.
+Commits are read by git, fields and paths with NUL between them, and patches by `patch-id`: nothing in a
+message or a file name can be taken for structure, and nothing is parsed here that git parses otherwise.
 """
 
 from __future__ import annotations
@@ -11,26 +11,35 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from forktools.repository import ask, run
+from forktools import clean_room, patch_cache, progress
 from forktools.text import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import git
 
 # As the objects say: no rename guessing (so both names of a rename show), no drivers, submodules too.
 AS_RECORDED = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
 
-_PICKED = re.compile(r"^\(cherry picked from commit ([0-9a-f]{7,64})\)\s*$", re.MULTILINE)
+AT_ONCE = 5000  # patches a pair of git processes reads; it takes a second or so
+KEPT_FROM = 500  # fewer patches are read faster than they are looked up
+
+_PICKED = re.compile(
+    r"^[ \t]*(?:\(?(?:cherry[ -]picked|back[ -]?ported) from commit ([0-9a-f]{7,64})\)?"
+    r"|Cherry-picked-from:[ \t]*([0-9a-f]{7,64}))\s*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _REVERTED = re.compile(r"^This reverts commit ([0-9a-f]{7,64})\b", re.MULTILINE)
+_REVERT_TYPE = re.compile(r"revert\b", re.IGNORECASE)
+_REFS = re.compile(r"^Refs:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One commit. `subject` is git's `%s`: the first paragraph on one line. Bytes that are not UTF-8 stay
     as surrogates (see `text.decode`). `picked_from` and `reverts` are the ids its message names, in the
-    order it names them, perhaps abbreviated."""
+    order it names them, perhaps abbreviated. `malformed` says why its header could be read otherwise."""
 
     sha: str
     parents: tuple[str, ...]
@@ -38,6 +47,7 @@ class Commit:
     message: str
     picked_from: tuple[str, ...] = ()
     reverts: tuple[str, ...] = ()
+    malformed: str = ""
 
     @property
     def short(self) -> str:
@@ -56,62 +66,91 @@ class Change(NamedTuple):
 
 
 def read_range(repo: git.Repo, tips: Sequence[str], excluded: Sequence[str]) -> list[Commit]:
-    """The commits reachable from `tips` and not from `excluded`, parents before children."""
+    """The commits reachable from `tips` and not from `excluded`, full ids all, parents before children."""
     wanted = "".join(f"{sha}\n" for sha in tips) + "".join(f"^{sha}\n" for sha in excluded)
-    shas = ask(repo, "rev-list", "--topo-order", "--reverse", "--stdin", stdin=wanted.encode())
-    return list(_parse_batch(ask(repo, "cat-file", "--batch", stdin=shas)))
+    shas = clean_room.ask(repo, "rev-list", "--topo-order", "--reverse", "--stdin", stdin=wanted.encode())
+    return _read(repo, shas)
 
 
 def read_commit(repo: git.Repo, sha: str) -> Commit:
     """The commit with the full id `sha`."""
-    return parse_commit(sha, ask(repo, "cat-file", "commit", sha))
+    return _read(repo, f"{sha}\n".encode())[0]
 
 
-def _parse_batch(stream: bytes) -> Iterator[Commit]:
+def _read(repo: git.Repo, shas: bytes) -> list[Commit]:
+    """The commits as git reads them: their parents, their messages in the encoding that they name."""
+    if not shas:
+        return []
+    listing = clean_room.ask(
+        repo, "log", "--no-walk=unsorted", "--stdin", "-z", "--format=%H%x00%P%x00%s%x00%B", stdin=shas
+    )
+    fields = listing.split(b"\0")  # git ends a message at its first NUL, so there is none in a field
+    malformed = _malformed(clean_room.ask(repo, "cat-file", "--batch", stdin=shas))
+    commits = []
+    for sha, parents, subject, message in zip(*(fields[n::4] for n in range(4)), strict=False):
+        name, text = sha.decode(), decode(message)
+        commits.append(
+            Commit(
+                name,
+                tuple(parents.decode().split()),
+                decode(subject),
+                text,
+                picked_from(text),
+                reverts(decode(subject), text),
+                malformed.get(name, ""),
+            )
+        )
+    return commits
+
+
+def _malformed(batch: bytes) -> dict[str, str]:
+    """What is wrong with commits' headers, by id, from a `cat-file --batch`; sound ones are left out."""
+    found: dict[str, str] = {}
     position = 0
-    while position < len(stream):
-        end = stream.index(b"\n", position)
-        sha, kind, size = stream[position:end].split(b" ")
+    while position < len(batch):
+        end = batch.index(b"\n", position)
+        sha, kind, size = batch[position:end].split(b" ")
         if kind != b"commit":
             raise ValueError(f"{sha.decode()} is a {kind.decode()}, not a commit")
         body = end + 1
-        yield parse_commit(sha.decode(), stream[body : body + int(size)])
+        if wrong := malformed_header(batch[body : body + int(size)]):
+            found[sha.decode()] = wrong
         position = body + int(size) + 1
+    return found
 
 
-def parse_commit(sha: str, raw: bytes) -> Commit:
-    """A commit from the bytes of its object."""
-    header, _, message = raw.partition(b"\n\n")
-    parents: list[str] = []
-    encoding = "utf-8"
-    for line in header.split(b"\n"):  # a continued line starts with a space, so it matches no field
-        if line.startswith(b"parent "):
-            parents.append(line[7:].decode("ascii"))
-        elif line.startswith(b"encoding "):
-            encoding = line[9:].decode("ascii", "replace")
-    text = _message_text(message.split(b"\0", 1)[0], encoding)  # git, too, reads up to the first NUL
-    picked, reverted = tuple(_PICKED.findall(text)), tuple(_REVERTED.findall(text))
-    return Commit(sha, tuple(parents), _subject(text), text, picked, reverted)
+def malformed_header(raw: bytes) -> str:
+    """Why a reader other than git could take this commit for another; empty if none could.
+
+    git reads `tree`, `parent`s, `author` and `committer` in this order and ignores them elsewhere.
+    """
+    header = raw.partition(b"\n\n")[0]
+    if b"\0" in header:
+        return "its header holds a NUL"
+    names = [line.split(b" ", 1)[0] for line in header.split(b"\n")]  # a continued line has an empty name
+    parents = 0
+    while names[1 + parents : 2 + parents] == [b"parent"]:
+        parents += 1
+    if names[:1] != [b"tree"] or names[1 + parents : 3 + parents] != [b"author", b"committer"]:
+        return "its header is not tree, parents, author and committer"
+    rest = names[3 + parents :]
+    for name in (b"tree", b"parent", b"author", b"committer"):
+        if name in rest:
+            return f"its header repeats {name.decode()} after committer"
+    return "its header names several encodings" if rest.count(b"encoding") > 1 else ""
 
 
-def _message_text(raw: bytes, encoding: str) -> str:
-    if encoding.lower() not in ("utf-8", "utf8"):
-        try:
-            return raw.decode(encoding)
-        except (LookupError, UnicodeDecodeError, ValueError):
-            pass
-    return decode(raw)
+def picked_from(message: str) -> tuple[str, ...]:
+    """The ids that a message says its commit was picked from, as git, GitHub and people write it."""
+    return tuple(dict.fromkeys(first or second for first, second in _PICKED.findall(message)))
 
 
-def _subject(message: str) -> str:
-    lines: list[str] = []
-    for line in message.split("\n"):
-        stripped = line.rstrip(" \t\n\v\f\r")
-        if stripped:
-            lines.append(stripped)
-        elif lines:
-            break
-    return " ".join(lines)
+def reverts(subject: str, message: str) -> tuple[str, ...]:
+    """The ids that a message says its commit reverts: git's sentence, or `Refs:` under the type `revert`."""
+    named = _REVERTED.findall(message)
+    if _REVERT_TYPE.match(subject):
+        named += [sha for line in _REFS.findall(message) for sha in re.findall(r"\b[0-9a-f]{7,64}\b", line)]
+    return tuple(dict.fromkeys(named))
 
 
 def changed_paths(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, tuple[Change, ...]]:
@@ -119,8 +158,16 @@ def changed_paths(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, tuple[
     shas = "".join(f"{commit.sha}\n" for commit in commits if not commit.is_merge).encode()
     if not shas:
         return {}
-    raw = ask(repo, "diff-tree", "--stdin", "--root", "-r", "-z", "--raw", *AS_RECORDED, stdin=shas)
+    raw = clean_room.ask(
+        repo, "diff-tree", "--stdin", "--root", "-r", "-z", "--raw", *AS_RECORDED, stdin=shas
+    )
     return parse_raw_changes(raw)
+
+
+def tree_changes(repo: git.Repo, old: str, new: str) -> tuple[Change, ...]:
+    """The paths in which two trees differ."""
+    raw = clean_room.ask(repo, "diff-tree", "-r", "-z", "--raw", *AS_RECORDED, old, new)
+    return parse_raw_changes(b"-\0" + raw).get("-", ())
 
 
 def parse_raw_changes(raw: bytes) -> dict[str, tuple[Change, ...]]:
@@ -141,27 +188,45 @@ def parse_raw_changes(raw: bytes) -> dict[str, tuple[Change, ...]]:
     return {sha: tuple(found) for sha, found in changes.items() if found}
 
 
-def patch_ids(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, str]:
+def patch_ids(repo: git.Repo, commits: Iterable[Commit], *, context: int = 3) -> dict[str, str]:
     """`git patch-id` of each commit that changes something and is not a merge, by commit id.
+
+    With a `context` of 0 only the lines count that are added and removed, not those around them.
 
     `--verbatim`: white space counts, because in Python, YAML and Makefiles an indentation is a change. Binary
     files count by their object ids (`--full-index`).
     """
-    shas = "".join(f"{commit.sha}\n" for commit in commits if not commit.is_merge).encode()
-    if not shas:
-        return {}
+    shas = [commit.sha for commit in commits if not commit.is_merge]
+    kept = len(shas) >= KEPT_FROM
+    key = f"git {'.'.join(map(str, repo.git.version_info))} -U{context}"
+    found = patch_cache.known(key, shas) if kept else {}
+    missing = [sha for sha in shas if sha not in found]
+    for start in range(0, len(missing), AT_ONCE):
+        part = missing[start : start + AT_ONCE]
+        progress.told("Reading patches", start, len(missing))
+        read = dict.fromkeys(part, "") | _patch_ids(repo, part, context)
+        found |= read
+        if kept:
+            patch_cache.keep(key, read)
+    progress.told("Reading patches", len(missing), len(missing))
+    return {sha: patch for sha in shas if (patch := found[sha])}
+
+
+def _patch_ids(repo: git.Repo, shas: Sequence[str], context: int) -> dict[str, str]:
     with tempfile.TemporaryFile() as patches:  # hundreds of megabytes on a long range: not in memory
-        arguments = ("diff-tree", "--stdin", "--root", "-r", "-p", "--full-index", *AS_RECORDED)
-        ask(repo, *arguments, stdin=shas, output=patches)
+        shown = ("-p", f"-U{context}", "--full-index", *AS_RECORDED)
+        arguments = ("diff-tree", "--stdin", "--root", "-r", *shown)
+        stdin = "".join(f"{sha}\n" for sha in shas).encode()
+        clean_room.ask(repo, *arguments, stdin=stdin, output=patches)
         patches.seek(0)
-        listing = ask(repo, "patch-id", "--verbatim", stdin=patches)
+        listing = clean_room.ask(repo, "patch-id", "--verbatim", stdin=patches)
     pairs = (line.split() for line in listing.decode().splitlines())
     return {sha: patch for patch, sha in pairs}
 
 
 def range_diff(repo: git.Repo, old: str, new: str) -> str:
     """How commit `new` differs from the commit `old` it replays, as `git range-diff` shows it."""
-    status, output, complaint = run(
+    status, output, complaint = clean_room.run(
         repo, "range-diff", "--no-color", "--creation-factor=999", "--no-notes", f"{old}^!", f"{new}^!"
     )
     return decode(output) if status == 0 else f"git range-diff failed: {complaint.strip()}"

@@ -16,19 +16,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forktools import picking
+from forktools import picking, resolutions
 from forktools.commits import Commit, read_commit, read_range
-from forktools.lines import DROP_TRAILER, dropped_reasons
+from forktools.lines import ACCEPT_TRAILER, DROP_TRAILER, dropped_reasons
 from forktools.plan import Action, Plan
-from forktools.policy import FORK_SCOPE, LINE_PREFIX
+from forktools.policy import version_name
+from forktools.replay import unaccepted_difference
 from forktools.repository import RepositoryError, ask, run
+from forktools.settings import current
 from forktools.text import SUBJECT_LIMIT, decode, encode, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     import git
 
+    from forktools.replay import Fate
+    from forktools.resolutions import Conflict, Reuse
+
+
+DIFFERS = "it does not make the same change"
 
 _TRAILER = re.compile(r"[A-Za-z0-9-]+: |\(cherry picked from commit ")
 
@@ -53,9 +60,21 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Reused:
+    """A commit of the old line whose conflicts were settled as they were before, and the commit made of it
+    (empty while other conflicts wait for a person). Of `paths`, lines beside those of `moved` had moved."""
+
+    sha: str
+    by: str
+    paths: tuple[str, ...]
+    moved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run. `position` counts the moves made and `head` is the commit after them; `conflicts` and
-    `complaint` say why it is stopped."""
+    `complaint` say why it is stopped; `differs` are the commits made for the one it is stopped at, which do
+    not make its change. `noted` are the conflicts it waits for; `reused` were settled as before."""
 
     branch: str
     base: str
@@ -66,6 +85,9 @@ class Run:
     phase: Phase = Phase.RUNNING
     conflicts: tuple[str, ...] = ()
     complaint: str = ""
+    differs: tuple[str, ...] = ()
+    noted: tuple[Conflict, ...] = ()
+    reused: tuple[Reused, ...] = ()
 
     @property
     def current(self) -> Move:
@@ -119,19 +141,20 @@ def advance(repo: git.Repo, state: Run, save: Callable[[Run], None]) -> Run:
     return replace(state, phase=Phase.DONE)
 
 
-def resume(repo: git.Repo, state: Run, drop: str | None) -> Run:
+def resume(repo: git.Repo, state: Run, drop: str | None = None, accept: str | None = None) -> Run:
     """Takes up a run: one that was killed, or one that stopped and whose conflict a person has dealt with.
 
-    `drop` leaves the stopped commit out, for that reason. Raises RepositoryError when the conflict is not
-    dealt with, saying what is left to do.
+    `drop` leaves the stopped commit out, for that reason; `accept` puts on record why it may differ from the
+    commit it stands for. A run whose commit differs and was not accepted stays stopped. Raises
+    RepositoryError when the conflict is not dealt with, saying what is left to do.
     """
     place = Path(state.worktree)
     if state.phase is Phase.STOPPED:
         if not place.exists():
             raise RepositoryError(f"the work tree {place} is gone", "Start again: --abort, then apply.")
-        return _take_over(repo, place, state, drop)
-    if drop is not None:
-        raise RepositoryError("no commit waits for a decision", "Use --continue without --drop.")
+        return _take_over(repo, place, state, drop, accept)
+    if drop is not None or accept is not None:
+        raise RepositoryError("no commit waits for a decision", "Use --continue alone.")
     if place.exists() and not _whole(repo, place):  # killed while git made it: nothing was picked there
         remove_worktree(repo, state)
     return _recover(repo, place, state) if place.exists() else state
@@ -163,14 +186,14 @@ def record_message(commit: Commit | Move, reason: str) -> str:
     """The message of the empty commit that records why `commit` was left out of a replay."""
     subject = visible(commit.subject, SUBJECT_LIMIT)
     why = visible(" ".join(reason.split()))
-    title = f"chore({FORK_SCOPE}): leave out {commit.sha[:12]}"
+    title = f"chore({current().scope}): leave out {commit.sha[:12]}"
     return f"{title}\n\nLeft out: {subject}\n\n{DROP_TRAILER}: {commit.sha} {why}\n"
 
 
 def _beside(repo: git.Repo, branch: str) -> Path:
     common = Path(decode(ask(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip(b"\n")))
     home = common.parent if common.name == ".git" else common
-    return home.with_name(f"{home.name}.{branch.removeprefix(LINE_PREFIX)}")
+    return home.with_name(f"{home.name}.{version_name(branch)}")
 
 
 def _move(repo: git.Repo, place: Path, state: Run) -> Run:
@@ -179,23 +202,48 @@ def _move(repo: git.Repo, place: Path, state: Run) -> Run:
         return replace(state, phase=Phase.STOPPED, complaint="a merge's own change cannot be picked")
     if move.action is Action.DROP:
         message = encode(record_message(move, move.reason))
-        _commit(repo, place, "--allow-empty", "-F", "-", stdin=message)
+        sign_off = ("--signoff",) if current().require_sign_off else ()
+        _commit(repo, place, "--allow-empty", *sign_off, "-F", "-", stdin=message)
         return _moved(repo, place, state, 1)
     upcoming = state.moves[state.position : state.position + picking.AT_ONCE]
     others = (index for index, other in enumerate(upcoming) if other.action is not Action.PICK)
     shas = [other.sha for other in upcoming[: next(others, None)]]
-    done, complaint = picking.pick(repo, place, shas)
+    done, complaint = picking.pick(repo, place, shas, *picking.asked())
     if not complaint:
         return _moved(repo, place, state, done)
     if len(shas) > 1:  # once more by itself, so that `git cherry-pick --continue` ends with this commit
         picking.reset(repo, place)
-        again, complaint = picking.pick(repo, place, [shas[done]])
+        again, complaint = picking.pick(repo, place, [shas[done]], *picking.asked())
         done += again
     state = _moved(repo, place, state, done)
     if not complaint:
         return state
+    state = replace(state, phase=Phase.STOPPED, complaint=picking.why(complaint))
+    return _settle_as_before(repo, place, state)
+
+
+def _settle_as_before(repo: git.Repo, place: Path, state: Run) -> Run:
+    """Settles conflicts as a person did before; goes on if none is left and no new reason is needed."""
     conflicts = picking.unmerged(repo, place)
-    return replace(state, phase=Phase.STOPPED, conflicts=conflicts, complaint=picking.why(complaint))
+    found = resolutions.noted(repo, place, conflicts)
+    used = resolutions.reuse(repo, place, conflicts, [*resolutions.kept(repo)])
+    left = picking.unmerged(repo, place)
+    moved = tuple(path for path, how in used.items() if how.moved)
+    now = Reused(state.current.sha, "", tuple(used), moved)
+    stopped = replace(
+        state, conflicts=left, noted=found, reused=(*state.reused, now) if used else state.reused
+    )
+    if left or not used:
+        return stopped
+    after = _take_over(repo, place, stopped, None, given_reason(used.values()))
+    if after.phase is Phase.STOPPED:
+        return after
+    return replace(after, reused=(*state.reused, replace(now, by=after.head)))
+
+
+def given_reason(used: Iterable[Reuse]) -> str | None:
+    """The reason that was given when the conflicts were first settled; None if none was needed."""
+    return "; ".join(dict.fromkeys(why for one in used for why in one.whys if why)) or None
 
 
 def _moved(repo: git.Repo, place: Path, state: Run, count: int) -> Run:
@@ -206,13 +254,14 @@ def _moved(repo: git.Repo, place: Path, state: Run, count: int) -> Run:
         phase=Phase.RUNNING,
         conflicts=(),
         complaint="",
+        differs=(),
+        noted=(),
     )
 
 
 def _commit(repo: git.Repo, place: Path, *options: str, stdin: bytes | None = None) -> None:
-    picking.act(
-        repo, place, "commit", "--quiet", "--no-verify", "--allow-empty-message", *options, stdin=stdin
-    )
+    words = ("commit", "--quiet", "--no-verify", "--allow-empty-message")
+    picking.act(repo, place, *picking.asked(), *words, *options, stdin=stdin)
 
 
 def _recover(repo: git.Repo, place: Path, state: Run) -> Run:
@@ -231,7 +280,7 @@ def _recover(repo: git.Repo, place: Path, state: Run) -> Run:
     return _moved(repo, place, state, done)
 
 
-def _take_over(repo: git.Repo, place: Path, state: Run, drop: str | None) -> Run:
+def _take_over(repo: git.Repo, place: Path, state: Run, drop: str | None, accept: str | None) -> Run:
     """What a person did about the stop: committed it, staged it, or gave it up."""
     move = state.current
     if drop is not None:
@@ -247,12 +296,34 @@ def _take_over(repo: git.Repo, place: Path, state: Run, drop: str | None) -> Run
     if picking.head(repo, place) == state.head:
         _commit_staged(repo, place, move)
     commits = read_range(repo, [picking.head(repo, place)], [state.head])
-    if not any(move.sha in commit.picked_from for commit in commits):
+    by = [commit for commit in commits if move.sha in commit.picked_from]
+    if not by:
         raise RepositoryError(
             f"no commit in {place} names {move.sha}",
             f"Add the line `(cherry picked from commit {move.sha})` to its message (git commit --amend).",
         )
+    unaccepted = unaccepted_difference(repo, read_commit(repo, move.sha), by)
+    if unaccepted is None:
+        resolutions.record(repo, state.noted, picking.head(repo, place), "")
+        return _moved(repo, place, state, 1)
+    if accept is None:
+        return replace(state, conflicts=(), complaint=DIFFERS, differs=tuple(commit.sha for commit in by))
+    trailer = f"{ACCEPT_TRAILER}: {move.sha} {unaccepted} {visible(' '.join(accept.split()))}\n"
+    last = read_commit(repo, picking.head(repo, place))
+    message = encode(last.message.rstrip("\n") + "\n" + trailer)
+    _commit(repo, place, "--amend", "--allow-empty", "--cleanup=verbatim", "-F", "-", stdin=message)
+    resolutions.record(repo, state.noted, picking.head(repo, place), " ".join(accept.split()))
     return _moved(repo, place, state, 1)
+
+
+def accept_message(fates: Sequence[Fate], reason: str) -> str:
+    """The message of the empty commit that records why commits may differ from what stands for them."""
+    why = visible(" ".join(reason.split()))
+    first = fates[0].entry.commit.short
+    title = f"accept {first} as it is" if len(fates) == 1 else f"accept {len(fates)} commits as they are"
+    subjects = "".join(f"Accepted: {visible(f.entry.commit.subject, SUBJECT_LIMIT)}\n" for f in fates)
+    trailers = "".join(f"{ACCEPT_TRAILER}: {f.entry.commit.sha} {f.difference} {why}\n" for f in fates)
+    return f"chore({current().scope}): {title}\n\n{subjects}\n{trailers}"
 
 
 def _commit_staged(repo: git.Repo, place: Path, move: Move) -> None:

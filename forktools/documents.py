@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import base64
-from importlib import metadata
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from forktools.policy import ALLOWLIST, COMMIT_RULES, PRODUCT_TYPES, TOOLING_TYPES, Level
+from forktools.policy import COMMIT_RULES, Level
+from forktools.replay import BROKEN
+from forktools.settings import MEANINGS, TABLES, current
 from forktools.text import SUBJECT_LIMIT, encode, visible
+from forktools.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from forktools.changelog import Release
     from forktools.commits import Commit
     from forktools.cut import Run
+    from forktools.gate import Verdict as LineVerdict
     from forktools.lines import Entry, Line
     from forktools.plan import Plan
     from forktools.policy import Finding, Rule
     from forktools.pull_request import Verdict
     from forktools.replay import Comparison
+    from forktools.settings import Settings
     from forktools.tags import ForkTag, TagVerdict
+    from forktools.upstream import Fetched
 
 Document = dict[str, object]
 
@@ -37,18 +43,36 @@ def document(command: str, ok: bool, findings: Iterable[Finding] = (), **more: o
     } | more
 
 
-def policy() -> Document:
+def policy(rules: Sequence[Rule]) -> Document:
     """The policy itself."""
-    rules = [
-        {"name": rule.name, "level": rule.level, "says": rule.says, "fix": rule.fix} for rule in COMMIT_RULES
-    ]
+    settings = current()
+    listed = [{"name": rule.name, "level": rule.level, "says": rule.says, "fix": rule.fix} for rule in rules]
     return document(
         "policy show",
         True,
-        product_types=list(PRODUCT_TYPES),
-        tooling_types=list(TOOLING_TYPES),
-        allowlist=list(ALLOWLIST),
-        rules=rules,
+        origin=visible(settings.origin),
+        settings=_settings(settings),
+        rules=listed,
+    )
+
+
+def _settings(settings: Settings) -> Document:
+    values = {name: getattr(settings, name.replace("-", "_")) for name in MEANINGS}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+    tables = {name: dict(getattr(settings, name.replace("-", "_"))) for name in TABLES}
+    return values | lists | tables
+
+
+def upstream_fetch(found: Fetched) -> Document:
+    """`upstream fetch`."""
+    return document(
+        "upstream fetch",
+        True,
+        url=visible(found.url),
+        releases=found.releases,
+        new=[visible(name) for name in found.new],
+        moved=[visible(name) for name in found.moved],
+        differing=[visible(name) for name in found.differing],
     )
 
 
@@ -85,6 +109,26 @@ def next_tag(found: ForkTag) -> Document:
     return document("next-tag", True, line=found.line, tag=str(found))
 
 
+def changelog(found: Iterable[Release]) -> Document:
+    """`changelog`."""
+    listed = [
+        {
+            "tag": one.tag or None,
+            "line": one.line,
+            "commit": one.commit,
+            "day": one.day,
+            "since": one.since or None,
+            "added": [_entry(entry) for entry in one.added],
+            "carried": [_entry(entry) for entry in one.carried],
+            "carried_from": one.carried_from or None,
+            "left_out": [{"commit": sha, "reason": visible(why)} for sha, why in one.left_out],
+            "accepted": [{"commit": sha, "reason": visible(why)} for sha, why in one.accepted],
+        }
+        for one in found
+    ]
+    return document("changelog", True, releases=listed)
+
+
 def inventory(line: Line) -> Document:
     """`replay inventory`."""
     return document("replay inventory", True, line=_line(line), commits=[_entry(e) for e in line.entries])
@@ -100,6 +144,7 @@ def comparison(
             "state": fate.state,
             "by": [_commit(commit) for commit in fate.by],
             "remark": visible(fate.remark),
+            "difference": fate.difference,
             "range_diff": [visible(line) for line in range_diffs.get(fate.entry.commit.sha, "").splitlines()],
         }
         for fate in found.fates
@@ -115,10 +160,28 @@ def comparison(
     )
 
 
-def first_line(line: Line) -> Document:
+def first_line(found: LineVerdict, ok: bool) -> Document:
     """`replay verify` of a line that no other comes before."""
+    line = found.line.line
     added = [_entry(entry) for entry in line.entries]
-    return document("replay verify", True, old=None, new=_line(line), commits=[], new_commits=added)
+    frame = document(
+        "replay verify", ok, found.findings, old=None, new=_line(line), commits=[], new_commits=added
+    )
+    return frame | after(found)
+
+
+def after(found: LineVerdict) -> Document:
+    """How the lines after one carry it."""
+    return {
+        "later": [
+            {
+                "line": _line(one.new),
+                "commits": len(one.fates),
+                "broken": [fate.entry.commit.sha for fate in one.fates if fate.state in BROKEN],
+            }
+            for one in found.after
+        ]
+    }
 
 
 def plan(found: Plan, ok: bool) -> Document:
@@ -130,13 +193,14 @@ def plan(found: Plan, ok: bool) -> Document:
             "action": step.action,
             "remark": visible(step.remark),
             "conflicts": [visible(path) for path in step.conflicts],
+            "stops": step.stops,
         }
         for step in found.steps
     ]
     return document("replay plan", ok, old=_line(found.old), line=found.branch, base=found.base, steps=steps)
 
 
-def run(found: Run, ok: bool) -> Document:
+def run(found: Run, ok: bool, range_diffs: Iterable[str] = ()) -> Document:
     """`replay apply`."""
     waiting = found.moves[found.position] if found.position < len(found.moves) else None
     return document(
@@ -151,6 +215,17 @@ def run(found: Run, ok: bool) -> Document:
         worktree=visible(found.worktree),
         waiting_for=waiting.sha if waiting else None,
         conflicts=[visible(path) for path in found.conflicts],
+        differs=list(found.differs),
+        reused=[
+            {
+                "commit": one.sha,
+                "by": one.by or None,
+                "paths": [visible(path) for path in one.paths],
+                "moved": [visible(path) for path in one.moved],
+            }
+            for one in found.reused
+        ],
+        range_diff=[visible(line) for text in range_diffs for line in text.splitlines()],
     )
 
 
@@ -185,10 +260,8 @@ def sarif(findings: Iterable[Finding], rules: Sequence[Rule] = COMMIT_RULES) -> 
 
 
 def _version() -> dict[str, str]:
-    try:
-        return {"version": metadata.version("kine")}
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return {}
+    found = version()
+    return {"version": found} if found else {}
 
 
 def _sarif_result(finding: Finding, names: list[str]) -> Document:

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forktools.cut import Move, Phase, Run
+from forktools.cut import Move, Phase, Reused, Run
 from forktools.plan import Action
-from forktools.policy import LINE_PREFIX
+from forktools.policy import version_name
 from forktools.repository import RepositoryError, ask
+from forktools.resolutions import Conflict
 from forktools.text import decode
 
 if TYPE_CHECKING:
@@ -98,11 +99,17 @@ def require_none(directory: Path, branch: str) -> None:
 
 
 def _path(directory: Path, branch: str) -> Path:
-    return directory / f"{branch.removeprefix(LINE_PREFIX)}.json"
+    return directory / f"{version_name(branch)}.json"
 
 
 def _parse(path: Path) -> Run:
     stored = json.loads(path.read_text(encoding="ascii"))
     moves = tuple(Move(**move | {"action": Action(move["action"])}) for move in stored.pop("moves"))
     stored |= {"phase": Phase(stored["phase"]), "conflicts": tuple(stored["conflicts"])}
+    stored["differs"] = tuple(stored.get("differs", ()))
+    stored["noted"] = tuple(Conflict(**one) for one in stored.get("noted", ()))
+    stored["reused"] = tuple(
+        Reused(**one | {"paths": tuple(one["paths"]), "moved": tuple(one.get("moved", ()))})
+        for one in stored.get("reused", ())
+    )
     return Run(moves=moves, **stored)

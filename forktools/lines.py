@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from forktools.commits import patch_ids, read_range
 from forktools.merges import merge_changes
-from forktools.policy import LINE_PREFIX, parse_subject
+from forktools.policy import parse_subject, version_name
 from forktools.repository import (
     RepositoryError,
     branch_tip,
@@ -18,15 +19,19 @@ from forktools.repository import (
     require_whole_history,
 )
 from forktools.tags import upstream_commit
-from forktools.text import visible
+from forktools.text import has_visible_text, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import git
 
-    from forktools.commits import Commit
+    from forktools.commits import Change, Commit
 
 DROP_TRAILER = "Replay-Dropped"
+ACCEPT_TRAILER = "Replay-Accepted"
 _DROPPED = re.compile(rf"^{DROP_TRAILER}: ([0-9a-f]{{7,64}}) +(\S.*)$", re.MULTILINE)
+_ACCEPTED = re.compile(rf"^{ACCEPT_TRAILER}: ([0-9a-f]{{7,64}}) ([0-9a-f]{{40}}) +(\S.*)$", re.MULTILINE)
 
 
 class Kind(enum.StrEnum):
@@ -35,16 +40,24 @@ class Kind(enum.StrEnum):
     PRODUCT = "product"
     TOOLING = "tooling"
     STRAY = "stray"  # no fork scope: the rule does not cover it, a person decides
-    RECORD = "record"  # an empty commit that says why another was left out
+    RECORD = "record"  # an empty commit that says why another was left out, or is accepted as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One commit a line carries. `patch` is None for an empty commit and for a merge."""
+    """One commit a line carries. `patch` and `lines`, the same without its context, are None for an empty
+    commit and for a merge; `own` are a merge's own changes."""
 
     commit: Commit
     kind: Kind
     patch: str | None
+    lines: str | None = None
+    own: tuple[Change, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing at all."""
+        return self.patch is None and not self.commit.is_merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class Line:
 
     @property
     def upstream(self) -> str:
-        return self.branch.removeprefix(LINE_PREFIX)
+        return version_name(self.branch)
 
 
 def read_line(repo: git.Repo, branch: str, remote: str) -> Line:
@@ -76,16 +89,33 @@ def read_line(repo: git.Repo, branch: str, remote: str) -> Line:
             f"there is no branch {visible(branch)}",
             f"Run `git fetch {visible(remote)}`, or cut it with `forktools replay apply`.",
         )
-    base = upstream_commit(repo, refs, branch.removeprefix(LINE_PREFIX))
+    return line_at(repo, branch, tip)
+
+
+def line_at(repo: git.Repo, branch: str, tip: str) -> Line:
+    """The line as it is when its branch is at the commit `tip`."""
+    base = upstream_commit(repo, references(repo), version_name(branch))
     commits = read_range(repo, [tip], [base])
+    if bad := next((commit for commit in commits if commit.malformed), None):
+        raise RepositoryError(
+            f"{bad.short} on {visible(branch)} is malformed: {bad.malformed}",
+            "Write it again with git (`git rebase --force-rebase`): nobody can say what it is.",
+        )
     changing = merge_changes(repo, commits)
-    patches = patch_ids(repo, commits)
-    entries = tuple(
-        Entry(commit, _kind(commit, patches.get(commit.sha)), patches.get(commit.sha))
-        for commit in commits
-        if not commit.is_merge or commit.sha in changing
+    carried = tuple(
+        replace(entry, own=changing[entry.commit.sha].all) if entry.commit.is_merge else entry
+        for entry in entries(repo, [one for one in commits if not one.is_merge or one.sha in changing])
     )
-    return Line(branch, base, tip, is_ancestor(repo, base, tip), entries, len(commits) - len(entries))
+    return Line(branch, base, tip, is_ancestor(repo, base, tip), carried, len(commits) - len(carried))
+
+
+def entries(repo: git.Repo, commits: Sequence[Commit]) -> tuple[Entry, ...]:
+    """The commits with the patches they are."""
+    patches, lines = patch_ids(repo, commits), patch_ids(repo, commits, context=0)
+    return tuple(
+        Entry(commit, _kind(commit, patches.get(commit.sha)), patches.get(commit.sha), lines.get(commit.sha))
+        for commit in commits
+    )
 
 
 def read_upstream(repo: git.Repo, old_base: str, new_base: str) -> tuple[Entry, ...]:
@@ -97,11 +127,27 @@ def read_upstream(repo: git.Repo, old_base: str, new_base: str) -> tuple[Entry, 
 
 def dropped_reasons(message: str) -> dict[str, str]:
     """The commits a message says were left out of a replay, and why."""
-    return dict(_DROPPED.findall(message))
+    return {sha: reason for sha, reason in _DROPPED.findall(message) if has_visible_text(reason)}
+
+
+def accepted_reasons(message: str) -> dict[tuple[str, str], str]:
+    """The changed commits that a message accepts, each with the digest of its difference, and why."""
+    return {
+        (sha, digest): reason
+        for sha, digest, reason in _ACCEPTED.findall(message)
+        if has_visible_text(reason)
+    }
+
+
+def difference(old: Entry, by: Sequence[Entry]) -> str:
+    """A digest of the patch of an old commit and of those that stand for it; no other pair has it."""
+    contents = [entry.patch or entry.commit.sha for entry in (old, *by)]
+    return sha256("\n".join(contents).encode()).hexdigest()[:40]
 
 
 def _kind(commit: Commit, patch: str | None) -> Kind:
-    if patch is None and not commit.is_merge and dropped_reasons(commit.message):
+    text = commit.message
+    if patch is None and not commit.is_merge and (dropped_reasons(text) or accepted_reasons(text)):
         return Kind.RECORD
     subject = parse_subject(commit.subject)
     if subject is None or not subject.is_fork:

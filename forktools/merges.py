@@ -7,13 +7,12 @@ thrown away.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forktools.commits import AS_RECORDED, Change, parse_raw_changes
-from forktools.repository import RepositoryError, ask, run
+from forktools import clean_room
+from forktools.commits import AS_RECORDED, Change, parse_raw_changes, tree_changes
+from forktools.repository import RepositoryError
 from forktools.text import decode
 
 if TYPE_CHECKING:
@@ -22,14 +21,6 @@ if TYPE_CHECKING:
     import git
 
     from forktools.commits import Commit
-
-# A rename is followed as git does by default, whatever the user's configuration says.
-_AS_GIT_DEFAULTS = ("-c", "merge.renames=true", "-c", "merge.directoryRenames=conflict")
-_SOMEONE = {
-    f"GIT_{role}_{field}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for field, value in (("NAME", "forktools"), ("EMAIL", "forktools"), ("DATE", "@0 +0000"))
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +41,16 @@ def merge_changes(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, MergeC
     if not merges:
         return {}
     found: dict[str, MergeChange] = {}
-    with tempfile.TemporaryDirectory(prefix="forktools-") as scratch:
-        environment = _scratch_objects(repo, Path(scratch))
-        suspects = _remerged(repo, [merge for merge in merges if len(merge.parents) == 2], environment)
-        suspects += [merge for merge in merges if len(merge.parents) > 2]
-        for merge in suspects:
-            change = _own_change(repo, merge, environment)
-            if change.all:
-                found[merge.sha] = change
+    suspects = _remerged(repo, [merge for merge in merges if len(merge.parents) == 2])
+    suspects += [merge for merge in merges if len(merge.parents) > 2]
+    for merge in suspects:
+        change = _own_change(repo, merge)
+        if change.all:
+            found[merge.sha] = change
     return found
 
 
-def _remerged(repo: git.Repo, merges: list[Commit], environment: dict[str, str]) -> list[Commit]:
+def _remerged(repo: git.Repo, merges: list[Commit]) -> list[Commit]:
     """Those of the two-parent merges whose tree is not what git makes of the parents, in one call for all.
 
     `merges` come parents first; git is asked about children first, because `git log` forgets the parents of
@@ -69,9 +58,8 @@ def _remerged(repo: git.Repo, merges: list[Commit], environment: dict[str, str])
     """
     if not merges:
         return []
-    raw = ask(
+    raw = clean_room.ask(
         repo,
-        *_AS_GIT_DEFAULTS,
         "log",
         "--stdin",
         "--no-walk=unsorted",
@@ -82,52 +70,62 @@ def _remerged(repo: git.Repo, merges: list[Commit], environment: dict[str, str])
         "--format=%H",
         *AS_RECORDED,
         stdin="".join(f"{merge.sha}\n" for merge in reversed(merges)).encode(),
-        environment=environment,
     )
     changed = parse_raw_changes(raw)
     return [merge for merge in merges if merge.sha in changed]
 
 
-def _scratch_objects(repo: git.Repo, scratch: Path) -> dict[str, str]:
-    """An environment in which new objects go to `scratch` and the repository is only read."""
-    objects = ask(repo, "rev-parse", "--path-format=absolute", "--git-path", "objects").rstrip(b"\n")
-    return _SOMEONE | {
-        "GIT_OBJECT_DIRECTORY": str(scratch),
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted_path(decode(objects)),
-    }
+def tree_before(repo: git.Repo, commit: Commit) -> str:
+    """The tree that a commit changes: its parent's, or what git makes of its parents by itself."""
+    if commit.is_merge:
+        return _joined(repo, commit)[0]
+    return f"{commit.parents[0]}^{{tree}}" if commit.parents else _empty_tree(repo)
 
 
-def _quoted_path(path: str) -> str:
-    """One entry of GIT_ALTERNATE_OBJECT_DIRECTORIES, which splits at colons unless an entry is C-quoted."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def merge_trees(repo: git.Repo, base: str, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
+    """What git makes of two trees that come from `base`, and the paths in conflict."""
+    root = _commit(repo, base)  # merges want commits; the scratch objects vanish with the comparison
+    return _merged(repo, _commit(repo, ours, root), _commit(repo, theirs, root))
 
 
-def _own_change(repo: git.Repo, merge: Commit, environment: dict[str, str]) -> MergeChange:
-    """Merges the parents one after the other, as `git merge` does with more than two, and compares."""
-    joined, *others = merge.parents
-    conflicts: set[str] = set()
-    tree = ""
-    for position, other in enumerate(others):
-        if position:  # merge-tree wants commits; the scratch objects vanish with the comparison
-            joined = (
-                ask(repo, "commit-tree", tree, "-p", joined, "-p", merge.parents[position], "-m", "joined",
-                    environment=environment)
-                .decode()
-                .strip()
-            )  # fmt: skip
-        status, output, complaint = run(
-            repo, *_AS_GIT_DEFAULTS, "merge-tree", "--write-tree", "-z", "--name-only", "--no-messages",
-            "--allow-unrelated-histories", joined, other, environment=environment,
-        )  # fmt: skip
-        if status > 1:
-            raise RepositoryError(f"git could not redo the merge {merge.short}: {complaint.strip()}")
-        first, *paths = output.split(b"\0")
-        tree = first.decode()
-        conflicts.update(decode(path) for path in paths if path)
-    raw = ask(repo, "diff-tree", "-r", "-z", "--raw", *AS_RECORDED, tree, f"{merge.sha}^{{tree}}",
-              environment=environment)  # fmt: skip
-    changes = parse_raw_changes(b"-\0" + raw).get("-", ())
+def _own_change(repo: git.Repo, merge: Commit) -> MergeChange:
+    tree, conflicts = _joined(repo, merge)
+    changes = tree_changes(repo, tree, f"{merge.sha}^{{tree}}")
     return MergeChange(
         tuple(change for change in changes if change.path in conflicts),
         tuple(change for change in changes if change.path not in conflicts),
     )
+
+
+def _joined(repo: git.Repo, merge: Commit) -> tuple[str, set[str]]:
+    """Merges the parents one after the other, as `git merge` does with more than two."""
+    joined, *others = merge.parents
+    conflicts: set[str] = set()
+    tree = ""
+    for position, other in enumerate(others):
+        if position:
+            joined = _commit(repo, tree, joined, merge.parents[position])
+        tree, found = _merged(repo, joined, other)
+        conflicts.update(found)
+    return tree, conflicts
+
+
+def _merged(repo: git.Repo, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
+    status, output, complaint = clean_room.run(
+        repo, "merge-tree", "--write-tree", "-z", "--name-only", "--no-messages",
+        "--allow-unrelated-histories", ours, theirs,
+    )  # fmt: skip
+    if status > 1:
+        raise RepositoryError(f"git could not merge {ours[:12]} and {theirs[:12]}: {complaint.strip()}")
+    tree, *paths = output.split(b"\0")
+    return tree.decode().strip(), tuple(decode(path) for path in paths if path)
+
+
+def _empty_tree(repo: git.Repo) -> str:
+    return clean_room.ask(repo, "mktree", stdin=b"").decode().strip()
+
+
+def _commit(repo: git.Repo, tree: str, *parents: str) -> str:
+    """A commit that nobody keeps."""
+    named = [word for parent in parents for word in ("-p", parent)]
+    return clean_room.ask(repo, "commit-tree", tree, *named, "-m", "forktools").decode().strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 from forktools.policy import line_branch
 from forktools.report import Output, Report, show
 from forktools.repository import RepositoryError, open_repository
+from forktools.settings import settings_of, use
 from forktools.text import visible
 
 if TYPE_CHECKING:
@@ -45,24 +47,24 @@ _FORMATS = "`auto` is `github` (annotations and a job summary) in a workflow and
 As = Annotated[Answer, typer.Option("--output", "-o", help=_FORMATS)]
 AsFindings = Annotated[Output, typer.Option("--output", "-o", help=_FORMATS)]
 
-# What a hook's environment holds would send git to another repository than the one asked about.
-_HOOK_VARIABLES = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_NAMESPACE",
-    "GIT_PREFIX",
+# Of git's variables these stay: who commits, how a remote is reached, where git and its settings are. The
+# rest would send it to another repository (a hook's), or change what it prints.
+_KEPT_VARIABLES = re.compile(
+    r"GIT_(AUTHOR_|COMMITTER_|CONFIG|ASKPASS|SSH|PROXY|HTTP|SSL|CURL|TRACE|EXEC_PATH|CEILING|PYTHON_|TEST_)"
 )
 
 
-def opened(path: Path) -> git.Repo:
-    """The repository at `path`. Raises RepositoryError when there is none."""
-    for name in _HOOK_VARIABLES:
-        os.environ.pop(name, None)
-    return open_repository(path)
+def opened(path: Path, remote: str = "origin", base_ref: str = "") -> git.Repo:
+    """The repository at `path`, with its policy in force. Raises RepositoryError when there is none.
+
+    `base_ref` is the branch that a pull request goes into.
+    """
+    for name in [*os.environ]:
+        if name.startswith("GIT_") and not _KEPT_VARIABLES.match(name):
+            del os.environ[name]
+    repo = open_repository(path)
+    use(settings_of(repo, remote, base_ref))
+    return repo
 
 
 def branch_of_line(name: str) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forktools.repository import ask, run
+from forktools.settings import current
 from forktools.text import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import git
 
@@ -35,6 +36,11 @@ MECHANICAL = (
 )
 _PICK = ("cherry-pick", "-x", "--allow-empty", "--allow-empty-message")  # an empty commit stays one
 _NOBODY = ("-c", "user.name=forktools", "-c", "user.email=forktools", "-c", "commit.gpgSign=false")
+
+
+def asked() -> tuple[str, ...]:
+    """What the settings ask of commits that stay."""
+    return ("-c", "commit.gpgSign=true") if current().require_signed_commits else ()
 
 
 def act(repo: git.Repo, place: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
@@ -90,10 +96,21 @@ def borrowed(repo: git.Repo, start: str) -> Iterator[Path]:
         yield place
 
 
-def trial(repo: git.Repo, start: str, shas: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], str]]:
+def commit(repo: git.Repo, place: Path) -> None:
+    """Ends the pick under way in a borrowed repository."""
+    act(repo, place, *_NOBODY, "commit", "--quiet", "--no-verify", "--allow-empty", "--no-edit")
+
+
+def trial(
+    repo: git.Repo,
+    start: str,
+    shas: Sequence[str],
+    settle: Callable[[Path, str, Sequence[str]], str | None],
+) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """Picks `shas` onto `start` in a borrowed repository: each with its conflicts and, if stuck, why.
 
-    What is stuck is left out for the ones after it, so all that follows the first is a forecast.
+    `settle` may commit what conflicts, and says why a person is needed all the same. What is stuck otherwise
+    is left out for the ones after it, so all that follows the first is a forecast.
     """
     with borrowed(repo, start) as place:
         position = 0
@@ -102,7 +119,10 @@ def trial(repo: git.Repo, start: str, shas: Sequence[str]) -> Iterator[tuple[str
             done, complaint = pick(repo, place, chunk, *_NOBODY)
             yield from ((sha, (), "") for sha in chunk[:done])
             if complaint:
-                yield chunk[done], unmerged(repo, place), why(complaint)
+                conflicts = unmerged(repo, place)
+                needed = settle(place, chunk[done], conflicts) if conflicts else None
+                remark = ("conflicts" if conflicts else why(complaint)) if needed is None else needed
+                yield chunk[done], conflicts, remark
                 reset(repo, place)
                 done += 1
             position += done

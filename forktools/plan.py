@@ -6,20 +6,24 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from forktools import picking
+import git
+
+from forktools import picking, resolutions
+from forktools.commits import read_commit
 from forktools.lines import Kind, Line, read_upstream
-from forktools.policy import LINE_PREFIX
-from forktools.replay import State, trace
+from forktools.memory import previous_line, recall
+from forktools.policy import version_name
+from forktools.replay import State, compare, trace, unaccepted_difference
 from forktools.repository import RepositoryError, branch_tip, references
 from forktools.tags import upstream_commit
 from forktools.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    import git
+    from pathlib import Path
 
     from forktools.commits import Commit
+    from forktools.resolutions import Resolution
 
 
 class Action(enum.StrEnum):
@@ -43,13 +47,17 @@ class Strays(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One commit, what is to be done with it and why; `conflicts` are the paths a trial could not merge."""
+    """One commit, what is to be done with it and why; `conflicts` are the paths a trial could not merge.
+
+    `stops` says whether the trial found that its pick waits for a person.
+    """
 
     commit: Commit
     kind: Kind
     action: Action
     remark: str = ""
     conflicts: tuple[str, ...] = ()
+    stops: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ def make_plan(
             f"{branch} exists already",
             f"See what it lacks: forktools replay status --from {old.branch} --to {branch}",
         )
-    base = upstream_commit(repo, refs, branch.removeprefix(LINE_PREFIX))
+    base = upstream_commit(repo, refs, version_name(branch))
     reasons = {_own(old, name): reason for name, reason in (dropped or {}).items()}
     wanted = {_own(old, name) for name in picked}
     steps = []
@@ -96,6 +104,8 @@ def make_plan(
         action, remark = Action.PICK, fate.remark
         if commit.sha in reasons:
             action, remark = Action.DROP, reasons[commit.sha]
+        elif fate.state is State.UPSTREAM and fate.remark:  # its patch differs, so it wants a record
+            action, remark = Action.DROP, f"in upstream as {fate.by[0].short}, from which it was picked"
         elif fate.state is State.UPSTREAM:
             action, remark = Action.UPSTREAM, f"as {fate.by[0].short}"
         elif kind is Kind.STRAY and commit.sha not in wanted and strays is not Strays.PICK:
@@ -106,16 +116,52 @@ def make_plan(
     return Plan(old, branch, base, tuple(steps))
 
 
-def try_out(repo: git.Repo, plan: Plan, progress: Callable[[int], None]) -> Plan:
-    """The plan with the conflicts its picks would meet. `progress` is told how many have been tried."""
-    stuck: dict[str, tuple[tuple[str, ...], str]] = {}
+def precedents(repo: git.Repo, old: Line, remote: str) -> list[Resolution]:
+    """How conflicts were settled before: on record, and by `old` when it was cut from the line before it."""
+    known = [*resolutions.kept(repo)]
+    try:
+        before = previous_line(repo, references(repo), old.branch, remote)
+        found = compare(repo, recall(repo, before, remote).owed, old) if before else None
+    except RepositoryError:
+        return known  # a line that cannot be read tells nothing; the gates complain of it
+    patches = {entry.commit.sha: entry.patch for entry in old.entries}
+    pairs = [
+        (fate.entry.commit, fate.by[0], fate.remark if fate.state is State.ACCEPTED else "")
+        for fate in (found.fates if found else ())
+        if len(fate.by) == 1
+        and fate.state in (State.SAME, State.TRAILER, State.ACCEPTED, State.UNRECORDED)
+        and fate.entry.patch != patches.get(fate.by[0].sha)
+    ]
+    return [*known, *resolutions.learned(repo, pairs)]
+
+
+def try_out(repo: git.Repo, plan: Plan, known: Sequence[Resolution], progress: Callable[[int], None]) -> Plan:
+    """The plan with the conflicts its picks would meet, where they are not settled as they were before.
+    `progress` is told how many have been tried."""
+
+    def settle(place: Path, sha: str, conflicts: Sequence[str]) -> str | None:
+        """Why the pick stops all the same, "" if it does not; None if its conflicts are not known."""
+        used = resolutions.reuse(repo, place, conflicts, known)
+        if len(used) < len(conflicts):
+            return None
+        picking.commit(repo, place)
+        trial = git.Repo(place)
+        by = read_commit(trial, picking.head(repo, place))
+        whys = any(why for one in used.values() for why in one.whys)
+        if whys or unaccepted_difference(trial, read_commit(trial, sha), [by]) is None:
+            return ""
+        return "settled as before, and to be accepted"
+
+    tried: dict[str, tuple[tuple[str, ...], str]] = {}
     shas = [step.commit.sha for step in plan.of(Action.PICK)]
-    for number, (sha, conflicts, why) in enumerate(picking.trial(repo, plan.base, shas), 1):
-        if why:
-            stuck[sha] = (conflicts, "conflicts" if conflicts else why)
+    for number, (sha, conflicts, why) in enumerate(picking.trial(repo, plan.base, shas, settle), 1):
+        if why or conflicts:
+            tried[sha] = (conflicts, why)
         progress(number)
     steps = tuple(
-        replace(step, conflicts=found[0], remark=found[1]) if (found := stuck.get(step.commit.sha)) else step
+        replace(step, conflicts=found[0], remark=found[1] or "settled as before", stops=bool(found[1]))
+        if (found := tried.get(step.commit.sha))
+        else step
         for step in plan.steps
     )
     return replace(plan, steps=steps)

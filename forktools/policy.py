@@ -2,17 +2,23 @@
 
 The fork keeps its own work apart from upstream's by the Conventional Commit scope `fork`. Product work of
 the fork lives on release lines only (`release/vcluster/vX.Y.Z`, cut from upstream's tag vX.Y.Z); the trunk
-carries upstream's history and the fork's tooling. `forktools policy show` prints what stands here.
+carries upstream's history and the fork's tooling. A repository may set other names (`forktools.settings`);
+`forktools policy show` prints what holds.
 """
 
 from __future__ import annotations
 
 import enum
 import re
+import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
+
+from forktools.settings import Settings, current
+from forktools.text import has_visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,27 +26,32 @@ if TYPE_CHECKING:
     from forktools.commits import Change, Commit
     from forktools.merges import MergeChange
 
-FORK_SCOPE = "fork"
-PRODUCT_TYPES = ("feat", "fix", "perf", "refactor")
-TOOLING_TYPES = ("docs", "style", "test", "build", "ci", "chore", "revert")
-TYPES = PRODUCT_TYPES + TOOLING_TYPES
-
-TRUNKS = ("master", "main")
-LINE_PREFIX = "release/vcluster/"
-ALLOWLIST = (
-    ".github/**",
-    "updatecli/**",
-    "docs/**",
-    "README.md",
-    "CONTRIBUTING.md",
-    "Dockerfile.release",
-    ".golangci.json",
-)
-
-_SUBJECT = re.compile(rf"({'|'.join(TYPES)})(?:\(([a-z0-9/_-]+)\))?(!)?: (.+)")
-# Written like the fork's scope, yet not it: wrong case, spaces, a second word, no space after the colon.
-_NEARLY_FORK = re.compile(r"\s*\w+\s*\(\s*fork\b[^)]*\)", re.IGNORECASE)
+_GIT_REVERT = re.compile(r'(?:Revert|Reapply) "(.*)"$', re.DOTALL)
+_LOOK_ALIKES = str.maketrans("[]{}аеіорсхуѕкοκρνα", "()()aeiopcxyskokpva")
 _UPSTREAM_TAG = re.compile(r"v([0-9]+)\.([0-9]+)\.([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Forms:
+    """How subjects are read under one policy."""
+
+    subject: re.Pattern[str]
+    nearly: re.Pattern[str]
+
+
+@cache
+def _forms(settings: Settings) -> _Forms:
+    scope = re.escape(settings.scope)
+    return _Forms(
+        re.compile(rf"({'|'.join(settings.types)})(?:\(([a-z0-9/_-]+)\))?(!)?: (.+)"),
+        # Written like the fork's scope, yet not it: wrong case, spaces, a second word, no space after the
+        # colon, or behind what git and people put before a subject.
+        re.compile(
+            r"\s*(?:(?:revert|reapply)\b[:\s\"']*|(?:fixup|squash|amend)!\s*)*\w+\s*!?\s*"
+            rf"\([^)]*\b{scope}\b[^)]*\)",
+            re.IGNORECASE,
+        ),
+    )
 
 
 class Level(enum.StrEnum):
@@ -52,12 +63,33 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: its name, what it says, and how to satisfy it."""
+    """One rule: its name, what it says, and how to satisfy it; `{scope}` in a text is the policy's."""
 
     name: str
-    says: str
-    fix: str
+    says_template: str
+    fix_template: str
     level: Level = Level.ERROR
+
+    @property
+    def says(self) -> str:
+        return _filled(self.says_template)
+
+    @property
+    def fix(self) -> str:
+        return _filled(self.fix_template)
+
+
+def _filled(template: str) -> str:
+    settings = current()
+    return template.format(
+        scope=settings.scope,
+        line=settings.line_prefix,
+        trunks=" and ".join(settings.trunks),
+        product=", ".join(settings.product_types),
+        types=", ".join(settings.types),
+        tag=settings.tag,
+        signers=settings.signers,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,45 +105,72 @@ class Finding:
 
 PRODUCT_ON_TRUNK = Rule(
     "product-on-trunk",
-    f"On {' and '.join(TRUNKS)}, no product commit of the fork ({', '.join(PRODUCT_TYPES)} with the scope "
-    f"{FORK_SCOPE}).",
-    f"Open the pull request against the release line ({LINE_PREFIX}vX.Y.Z) that should carry it.",
+    "On {trunks}, no product commit of the fork ({product} with the scope {scope}).",
+    "Open the pull request against the release line ({line}vX.Y.Z) that should carry it.",
 )
 PATH_OUTSIDE_ALLOWLIST = Rule(
     "path-outside-allowlist",
-    f"On {' and '.join(TRUNKS)}, the fork's tooling commits change allowlisted paths only; a rename counts "
+    "On {trunks}, the fork's tooling commits change allowlisted paths only; a rename counts "
     "under both names.",
     "Move the change to a release line, or split the commit so that this one stays within the allowlist.",
 )
 MERGE_ON_TRUNK = Rule(
     "merge-changes-path",
-    f"On {' and '.join(TRUNKS)}, a merge brings in its parents' work and nothing else outside the "
+    "On {trunks}, a merge brings in its parents' work and nothing else outside the "
     "allowlist, save the resolution of a conflict.",
     "Redo the merge without the extra change, and make the change in a commit of its own.",
 )
 NOT_CONVENTIONAL = Rule(
     "not-conventional",
-    f"On {LINE_PREFIX}v*, every subject is a Conventional Commit.",
-    f"Reword it as `type({FORK_SCOPE}): text` (`git rebase -i`); types: {', '.join(TYPES)}.",
+    "On {line}v*, every subject is a Conventional Commit.",
+    "Reword it as `type({scope}): text` (`git rebase -i`); types: {types}.",
 )
 SCOPE_NOT_FORK = Rule(
     "scope-not-fork",
-    f"On {LINE_PREFIX}v*, every commit has the scope {FORK_SCOPE}.",
-    f"Reword it as `type({FORK_SCOPE}): text` (`git rebase -i`).",
+    "On {line}v*, every commit has the scope {scope}.",
+    "Reword it as `type({scope}): text` (`git rebase -i`).",
 )
 MERGE_ON_LINE = Rule(
     "merge-not-fork",
-    f"On {LINE_PREFIX}v*, a merge that changes anything itself is a commit like any other.",
-    f"Rebase instead of merging, or give the merge a subject `type({FORK_SCOPE}): text`.",
+    "On {line}v*, a merge that changes anything itself is a commit like any other.",
+    "Rebase instead of merging, or give the merge a subject `type({scope}): text`.",
 )
 NEARLY_FORK = Rule(
     "nearly-fork",
-    f"A subject that looks like the scope {FORK_SCOPE} but is written otherwise is not a fork commit, so the "
+    "A subject that looks like the scope {scope} but is written otherwise is not a fork commit, so the "
     "rules above do not see it.",
-    f"Write `type({FORK_SCOPE}): text` if the commit is the fork's.",
+    "Write `type({scope}): text` if the commit is the fork's.",
     Level.WARNING,
 )
+MALFORMED = Rule(
+    "malformed-commit",
+    "A commit's header is read alike by everyone: tree, parents, author and committer once, in this order.",
+    "Write the commit again with git (`git rebase --force-rebase`).",
+)
+SETTINGS_UNREADABLE = Rule(
+    "settings-unreadable",
+    "On {trunks}, the settings of forktools can be read: every gate reads them there.",
+    "Mend them in this pull request: after it, no other could pass.",
+)
+SETTINGS_CHANGED = Rule(
+    "settings-changed",
+    "On {trunks}, a change of the settings is a change of what is judged from then on.",
+    "Nothing, if it is meant: a code owner looks at it.",
+    Level.WARNING,
+)
+SIGN_OFF_MISSING = Rule(
+    "sign-off-missing",
+    "Where the settings ask for it, a commit of the fork carries its author's Signed-off-by (DCO).",
+    "Add it: `git commit --amend --signoff`, or `git rebase --signoff BASE` for several.",
+)
+COMMIT_UNSIGNED = Rule(
+    "commit-unsigned",
+    "Where the settings ask for it, a commit of the fork is signed with a key in {signers}.",
+    "Sign it (`git rebase --exec 'git commit --amend --no-edit -S' BASE`); a new key comes into {signers} "
+    "first.",
+)
 COMMIT_RULES = (
+    MALFORMED,
     PRODUCT_ON_TRUNK,
     PATH_OUTSIDE_ALLOWLIST,
     MERGE_ON_TRUNK,
@@ -119,6 +178,10 @@ COMMIT_RULES = (
     SCOPE_NOT_FORK,
     MERGE_ON_LINE,
     NEARLY_FORK,
+    SETTINGS_UNREADABLE,
+    SETTINGS_CHANGED,
+    SIGN_OFF_MISSING,
+    COMMIT_UNSIGNED,
 )
 
 
@@ -141,42 +204,73 @@ class Subject:
 
     @property
     def is_fork(self) -> bool:
-        return self.scope == FORK_SCOPE
+        return self.scope == current().scope
 
     @property
     def is_product(self) -> bool:
-        return self.is_fork and self.type in PRODUCT_TYPES
+        return self.is_fork and self.type in current().product_types
 
 
 def parse_subject(subject: str) -> Subject | None:
     """The parts of a subject as the Conventional Commits specification 1.0.0 has them; None if it is none."""
-    match = _SUBJECT.fullmatch(subject)
-    return Subject(match[1], match[2] or "", bool(match[3]), match[4]) if match else None
+    match = _forms(current()).subject.fullmatch(subject)
+    if match is None or not has_visible_text(match[4]):
+        return None
+    return Subject(match[1], match[2] or "", bool(match[3]), match[4])
+
+
+def is_fork_commit(commit: Commit) -> bool:
+    """Whether a commit says that it is the fork's."""
+    subject = parse_subject(commit.subject)
+    return subject is not None and subject.is_fork
+
+
+def nearly_fork(subject: str) -> bool:
+    """Whether a reader would take `subject` for one of the fork's, though the policy does not.
+
+    Full-width, Cyrillic and Greek letters of the same look and any brackets count as the plain ones, a byte
+    order mark or zero-width sign as none.
+    """
+    plain = unicodedata.normalize("NFKC", subject).translate(_LOOK_ALIKES)
+    return bool(
+        _forms(current()).nearly.match("".join(char for char in plain if unicodedata.category(char) != "Cf"))
+    )
 
 
 def branch_kind(name: str) -> Branch:
-    """What a branch is to the policy. Every `release/vcluster/v…` is gated, a misspelt version too."""
-    if name in TRUNKS:
+    """What a branch is to the policy. Every `<line prefix>v…` is gated, a misspelt version too."""
+    if name in current().trunks:
         return Branch.TRUNK
-    return Branch.LINE if name.startswith(f"{LINE_PREFIX}v") else Branch.OTHER
+    return Branch.LINE if name.startswith(f"{current().line_prefix}v") else Branch.OTHER
 
 
 def allowed_on_trunk(path: str) -> bool:
-    """Whether a tooling commit of the fork may change `path` on the trunk."""
-    return any(path.startswith(entry[:-2]) if entry.endswith("/**") else path == entry for entry in ALLOWLIST)
+    """Whether a tooling commit of the fork may change `path` on the trunk.
+
+    A name that leads elsewhere is in no tree that git makes, yet in some that it takes.
+    """
+    allowlist = current().allowlist
+    if any(part in ("", ".", "..") or part.lower() == ".git" for part in path.split("/")):
+        return False
+    return any(path.startswith(entry[:-2]) if entry.endswith("/**") else path == entry for entry in allowlist)
+
+
+def version_name(branch: str) -> str:
+    """`vX.Y.Z` of a line's branch; any other name as it is."""
+    return branch.removeprefix(current().line_prefix)
 
 
 def line_version(name: str) -> Version | None:
     """The upstream version of a line's branch name or of an upstream tag; None if it is neither."""
-    match = _UPSTREAM_TAG.fullmatch(name.removeprefix(LINE_PREFIX))
+    match = _UPSTREAM_TAG.fullmatch(version_name(name))
     return Version(".".join(match.groups())) if match else None
 
 
 def line_branch(name: str) -> str | None:
     """The branch of the line given as `vX.Y.Z`, `X.Y.Z` or in full; None if `name` is no such thing."""
-    short = name.removeprefix(LINE_PREFIX)
+    short = version_name(name)
     short = short if short.startswith("v") else f"v{short}"
-    return f"{LINE_PREFIX}{short}" if line_version(short) else None
+    return f"{current().line_prefix}{short}" if line_version(short) else None
 
 
 def judge(
@@ -187,9 +281,13 @@ def judge(
     `changes` are the paths of an ordinary commit, `merge` a merge's own; a merge that adds nothing of its
     own is judged by its subject alone.
     """
+    if base is Branch.OTHER:
+        return
+    if commit.malformed:
+        yield _finding(MALFORMED, commit, commit.malformed)
     if base is Branch.TRUNK:
         yield from _judge_on_trunk(commit, changes, merge)
-    elif base is Branch.LINE:
+    else:
         yield from _judge_on_line(commit, merge)
 
 
@@ -198,14 +296,14 @@ def _judge_on_trunk(
 ) -> Iterator[Finding]:
     subject = parse_subject(commit.subject)
     if subject is None or not subject.is_fork:
-        if _NEARLY_FORK.match(commit.subject):
+        if nearly_fork(commit.subject):
             yield _finding(NEARLY_FORK, commit, "looks like a fork commit, but is not written as one")
         for change in merge.unprompted if merge else ():
             if not allowed_on_trunk(change.path):
                 yield _finding(MERGE_ON_TRUNK, commit, "the merge itself changes this path", change.path)
         return
     if subject.is_product:
-        message = f"{subject.type}({FORK_SCOPE}) is a product commit of the fork"
+        message = f"{subject.type}({current().scope}) is a product commit of the fork"
         yield _finding(PRODUCT_ON_TRUNK, commit, message)
         return
     for change in merge.all if merge else changes:
@@ -224,10 +322,18 @@ def _judge_on_line(commit: Commit, merge: MergeChange | None) -> Iterator[Findin
         for change in merge.all if merge else ():
             yield _finding(MERGE_ON_LINE, commit, "the merge itself changes this path", change.path)
     elif subject is None:
-        yield _finding(NOT_CONVENTIONAL, commit, "the subject is not a Conventional Commit")
+        reverted = _GIT_REVERT.match(commit.subject)
+        say = f"; of a revert: revert({current().scope}): {_text_of(reverted[1])}" if reverted else ""
+        yield _finding(NOT_CONVENTIONAL, commit, f"the subject is not a Conventional Commit{say}")
     else:
         has = f"the scope {subject.scope}" if subject.scope else "no scope"
-        yield _finding(SCOPE_NOT_FORK, commit, f"the subject has {has}, not {FORK_SCOPE}")
+        yield _finding(SCOPE_NOT_FORK, commit, f"the subject has {has}, not {current().scope}")
+
+
+def _text_of(subject: str) -> str:
+    """What a subject says, without its type and scope."""
+    parsed = parse_subject(subject)
+    return parsed.text if parsed else subject
 
 
 def _finding(rule: Rule, commit: Commit, message: str, path: str | None = None) -> Finding:

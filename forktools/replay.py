@@ -1,23 +1,40 @@
 """Which commits of one line another carries.
 
 The replay rule: a new line carries every fork commit of the line before it. What "carries" means is decided
-here, from the strongest evidence to the weakest: the same patch, a `cherry picked from` trailer, the same
-patch in upstream's own history, a recorded reason for leaving it out, and last the same subject.
+here, from the strongest evidence to the weakest: the same patch, the same lines at the same place, a
+`cherry picked from` trailer, the same patch in upstream's own history, a recorded reason for leaving it out,
+and last the same subject. The last ones only say which commit is meant: it must make the same change, or its
+difference must have been accepted on record. A commit that changes nothing carries nothing, whatever it
+names; and what is carried must be there at the tip.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from forktools.lines import Entry, Kind, Line, dropped_reasons, read_upstream
+from forktools.commits import read_range
+from forktools.likeness import ambiguous, same_change, same_place
+from forktools.lines import (
+    Entry,
+    Kind,
+    Line,
+    accepted_reasons,
+    difference,
+    dropped_reasons,
+    entries,
+    read_upstream,
+)
 from forktools.policy import Finding, Level, Rule
+from forktools.repository import run
+from forktools.settings import current
+from forktools.standing import undone_paths
 from forktools.tags import LINE_NOT_FROM_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import git
 
@@ -36,8 +53,14 @@ COMMIT_REVERTED = Rule(
 )
 COMMIT_CHANGED = Rule(
     "replay-changed",
-    "A commit matched by its subject alone may not be the same work.",
-    "Read its range-diff (`forktools replay status`); pick with -x so that the origin is on record.",
+    "A commit stands for another if it makes the same change, or if its difference was accepted on record.",
+    "Read the range-diff (`forktools replay status`); then pick it again with -x, or accept it as it is "
+    "(`forktools replay accept`).",
+)
+COMMIT_UNRECORDED = Rule(
+    "replay-unrecorded",
+    "Lines cut before changes were accepted on record are taken as they were released.",
+    "Nothing; the range-diff shows the change (`forktools replay status`).",
     Level.WARNING,
 )
 STRAY_MISSING = Rule(
@@ -46,7 +69,20 @@ STRAY_MISSING = Rule(
     "Decide: cherry-pick it with -x, or record why it is left out (`forktools replay drop`).",
     Level.WARNING,
 )
-REPLAY_RULES = (COMMIT_MISSING, COMMIT_REVERTED, COMMIT_CHANGED, STRAY_MISSING)
+STRAY_CHANGED = Rule(
+    "replay-stray-changed",
+    "A commit without the fork scope is not covered by the replay rule, and the new line changed this one.",
+    "Read its range-diff (`forktools replay status`).",
+    Level.WARNING,
+)
+REPLAY_RULES = (
+    COMMIT_MISSING,
+    COMMIT_REVERTED,
+    COMMIT_CHANGED,
+    COMMIT_UNRECORDED,
+    STRAY_MISSING,
+    STRAY_CHANGED,
+)
 
 
 class State(enum.StrEnum):
@@ -54,21 +90,34 @@ class State(enum.StrEnum):
 
     SAME = "replayed"
     TRAILER = "replayed by trailer"
+    ACCEPTED = "changed, accepted"
     CHANGED = "changed in replay"
+    UNRECORDED = "changed before records"
     UPSTREAM = "in upstream"
     DROPPED = "dropped"
     REVERTED = "reverted"
     MISSING = "missing"
 
 
+BROKEN = (State.MISSING, State.REVERTED, State.CHANGED)  # the replay rule is
+CARRIED = (State.SAME, State.TRAILER, State.ACCEPTED, State.CHANGED, State.UNRECORDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of one commit, the commits of the new line or of upstream that stand for it, a remark."""
+    """What became of one commit, the commits of the new line or of upstream that stand for it, a remark.
+
+    `difference` is the digest to accept, of a commit that was changed.
+    """
 
     entry: Entry
     state: State
     by: tuple[Commit, ...] = ()
     remark: str = ""
+    difference: str = ""
+
+
+IN_ANOTHER_CONTEXT = "in another context"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +132,105 @@ class Comparison:
 
 def compare(repo: git.Repo, old: Line, new: Line) -> Comparison:
     """The fate in `new` of every commit of `old`."""
-    fates = trace(old.entries, new.entries, read_upstream(repo, old.base, new.base))
+    fates = _standing(repo, new, counterparts(repo, old, new))
     used = {commit.sha for fate in fates for commit in fate.by}
     added = tuple(entry for entry in new.entries if entry.commit.sha not in used)
     return Comparison(old, new, fates, added)
+
+
+def counterparts(repo: git.Repo, old: Line, new: Line) -> tuple[Fate, ...]:
+    """What stands in `new` for every commit of `old`, whether or not later work has undone it."""
+    upstream = read_upstream(repo, old.base, new.base)
+    return _weighed(repo, new, upstream, trace(old.entries, new.entries, upstream))
+
+
+def _weighed(repo: git.Repo, new: Line, upstream: Sequence[Entry], fates: Sequence[Fate]) -> tuple[Fate, ...]:
+    """The fates, where a commit found by a name alone is held against what it stands for."""
+    alone = [fate.by[0] for fate in fates if fate.state is State.SAME and fate.by]
+    unsure = ambiguous(repo, alone)  # their patch fits in two places
+    doubtful = [fate for fate in fates if _is_doubtful(fate) or (fate.by and fate.by[0].sha in unsure)]
+    if not doubtful:
+        return tuple(fates)
+    known = {entry.commit.sha: entry for entry in (*new.entries, *upstream)}
+    accepted = {
+        (commit.sha, digest): reason
+        for entry in new.entries
+        for (name, digest), reason in accepted_reasons(entry.commit.message).items()
+        for commit in _Ids(fate.entry.commit for fate in doubtful).find([name])
+    }
+    released = released_before_records(repo)
+    shares: defaultdict[tuple[str, ...], list[Fate]] = defaultdict(list)
+    for fate in doubtful:
+        shares[tuple(commit.sha for commit in fate.by)].append(fate)
+    weighed: dict[str, Fate] = {}
+    for by, sharing in shares.items():
+        alike = same_change(repo, [fate.entry.commit for fate in sharing], sharing[0].by)
+        for fate in sharing:
+            digest = difference(fate.entry, [known[sha] for sha in by])
+            reason = accepted.get((fate.entry.commit.sha, digest))
+            if alike or (fate.state is State.SAME and same_place(repo, fate.entry.commit, fate.by[0])):
+                by_subject = fate.state is State.CHANGED
+                found = replace(fate, state=State.SAME, remark="as git picks it") if by_subject else fate
+            elif reason:
+                found = replace(fate, state=State.ACCEPTED, remark=reason, difference=digest)
+            else:
+                state = State.UNRECORDED if released.issuperset(by) else State.CHANGED
+                found = replace(fate, state=state, remark=_changed(fate), difference=digest)
+            weighed[fate.entry.commit.sha] = found
+    return tuple(weighed.get(fate.entry.commit.sha, fate) for fate in fates)
+
+
+def unaccepted_difference(repo: git.Repo, old: Commit, by: Sequence[Commit]) -> str | None:
+    """The digest to accept if `by` do not make the change of `old` and do not say that this was accepted."""
+    first, *rest = entries(repo, [old, *by])
+    same_lines = len(rest) == 1 and first.lines == rest[0].lines and first.lines is not None
+    if same_change(repo, [old], by) or (same_lines and same_place(repo, old, by[0])):
+        return None
+    digest = difference(first, rest)
+    named = (key for commit in by for key in accepted_reasons(commit.message))
+    return None if any(old.sha.startswith(sha) and found == digest for sha, found in named) else digest
+
+
+def _is_doubtful(fate: Fate) -> bool:
+    """Whether the commits that stand for it were found by anything but the same patch."""
+    by_lines = fate.state is State.SAME and fate.remark == IN_ANOTHER_CONTEXT
+    by_origin = fate.state is State.UPSTREAM and bool(fate.remark)
+    return by_lines or by_origin or fate.state in (State.TRAILER, State.CHANGED)
+
+
+def _changed(fate: Fate) -> str:
+    """What is known of a change that was not accepted."""
+    if fate.state is State.SAME:
+        return "the same lines at another place"
+    if fate.state is State.CHANGED:
+        return "only its subject is the same"
+    return fate.remark or "the trailer names it, the change is another"
+
+
+def released_before_records(repo: git.Repo) -> set[str]:
+    """The commits of the releases that are taken as they are; what they carry is never asked for a record."""
+    named = [sha for _, sha in current().released_before_records]
+    here = [sha for sha in named if run(repo, "cat-file", "-e", f"{sha}^{{commit}}")[0] == 0]
+    return {commit.sha for commit in read_range(repo, here, [])} if here else set()
+
+
+def _standing(repo: git.Repo, new: Line, fates: Sequence[Fate]) -> tuple[Fate, ...]:
+    """The fates, where a commit whose change is not at the tip any more counts as reverted."""
+    inside = {entry.commit.sha for entry in new.entries}
+    carried = {commit.sha for fate in fates for commit in fate.by if commit.sha in inside}
+    gone = undone_paths(repo, new, carried)
+    reasons = _reasons(new.entries, _Ids(fate.entry.commit for fate in fates))
+    return tuple(_fallen(fate, gone, reasons) for fate in fates)
+
+
+def _fallen(fate: Fate, gone: Mapping[str, tuple[str, ...]], reasons: Mapping[str, str]) -> Fate:
+    paths = [path for commit in fate.by for path in gone.get(commit.sha, ())]
+    if not paths or fate.state not in CARRIED:
+        return fate
+    if reason := reasons.get(fate.entry.commit.sha):
+        return replace(fate, state=State.DROPPED, remark=reason)
+    more = f" and {len(paths) - 1} more paths" if len(paths) > 1 else ""
+    return replace(fate, state=State.REVERTED, remark=f"its change of {paths[0]}{more} is not there any more")
 
 
 def verify(comparison: Comparison) -> Iterator[Finding]:
@@ -98,8 +242,9 @@ def verify(comparison: Comparison) -> Iterator[Finding]:
         commit, stray = fate.entry.commit, fate.entry.kind is Kind.STRAY
         rule, message = {
             State.MISSING: (STRAY_MISSING if stray else COMMIT_MISSING, f"is not in {new.branch}"),
-            State.REVERTED: (STRAY_MISSING if stray else COMMIT_REVERTED, f"was reverted in {new.branch}"),
-            State.CHANGED: (COMMIT_CHANGED, f"has only its subject in common with {_shorts(fate.by)}"),
+            State.REVERTED: (STRAY_MISSING if stray else COMMIT_REVERTED, f"was undone in {new.branch}"),
+            State.CHANGED: (STRAY_CHANGED if stray else COMMIT_CHANGED, f"differs in {_shorts(fate.by)}"),
+            State.UNRECORDED: (COMMIT_UNRECORDED, f"differs in {_shorts(fate.by)}"),
         }.get(fate.state, (None, ""))
         if rule is not None:
             remark = f" ({fate.remark})" if fate.remark else ""
@@ -110,10 +255,12 @@ def trace(old: Sequence[Entry], new: Sequence[Entry], upstream: Sequence[Entry])
     """The fate of each entry of `old` that is not itself a record of an earlier replay."""
     search = _Search([entry for entry in old if entry.kind is not Kind.RECORD], new)
     search.by_patch()
+    search.by_lines()
     search.by_trailer()
     search.by_common_origin()
     search.by_upstream(upstream)
     search.by_record()
+    search.by_upstream_s_name(upstream)
     search.by_subject()
     return tuple(search.fate(entry) for entry in search.old)
 
@@ -130,6 +277,16 @@ class _Ids:
         return [c for name in named for c in self._by_start.get(name[:7], ()) if c.sha.startswith(name)]
 
 
+def _reasons(new: Iterable[Entry], ids: _Ids) -> dict[str, str]:
+    """Why old commits are left out or were taken back, by the records of the new line."""
+    return {
+        commit.sha: reason
+        for entry in new
+        for name, reason in dropped_reasons(entry.commit.message).items()
+        for commit in ids.find([name])
+    }
+
+
 class _Search:
     """Pairs old commits with new ones; each step takes what the stronger ones before it left over.
 
@@ -140,13 +297,8 @@ class _Search:
         self.old = old
         self.new = [entry for entry in new if entry.kind is not Kind.RECORD]
         self.ids = _Ids(entry.commit for entry in old)
-        self.reasons = {
-            commit.sha: reason
-            for entry in new
-            if entry.kind is Kind.RECORD
-            for name, reason in dropped_reasons(entry.commit.message).items()
-            for commit in self.ids.find([name])
-        }
+        self.reasons = _reasons(new, self.ids)
+        self.empty = {entry.commit.sha: entry.is_empty for entry in self.old}
         self.found: dict[str, Fate] = {}
         self.taken: set[str] = set()
         self.undone = undone(entry.commit for entry in new)
@@ -156,25 +308,32 @@ class _Search:
         return [entry for entry in self.old if entry.commit.sha not in self.found]
 
     def free(self) -> list[Commit]:
-        return [entry.commit for entry in self.new if entry.commit.sha not in self.taken]
+        """The new commits that change something and stand for none yet."""
+        return [one.commit for one in self.new if one.commit.sha not in self.taken and not one.is_empty]
 
     def settle(self, entry: Entry, state: State, by: Iterable[Commit] = (), remark: str = "") -> None:
         self.found[entry.commit.sha] = Fate(entry, state, tuple(by), remark)
 
     def by_patch(self) -> None:
-        """In order; of several new commits with one patch, first the one whose trailer names the old."""
+        self._by_content(lambda entry: entry.patch)
+
+    def by_lines(self) -> None:
+        self._by_content(lambda entry: entry.lines, IN_ANOTHER_CONTEXT)
+
+    def _by_content(self, content: Callable[[Entry], str | None], remark: str = "") -> None:
+        """In order; of several new commits with one content, first the one whose trailer names the old."""
         candidates: defaultdict[str | None, list[Commit]] = defaultdict(list)
         for entry in self.new:
-            candidates[entry.patch].append(entry.commit)
+            candidates[content(entry)].append(entry.commit)
         candidates.pop(None, None)
         for by_name in (True, False):
             for entry in self.open():
-                for commit in candidates.get(entry.patch, ()):
+                for commit in candidates.get(content(entry), ()):
                     if commit.sha not in self.taken and (
                         not by_name or entry.commit in self.ids.find(commit.picked_from)
                     ):
                         self.taken.add(commit.sha)
-                        self.settle(entry, State.SAME, [commit])
+                        self.settle(entry, State.SAME, [commit], remark)
                         break
 
     def by_trailer(self) -> None:
@@ -182,9 +341,11 @@ class _Search:
         free = self.free()
         new_ids = _Ids(free)
         named: defaultdict[str, list[Commit]] = defaultdict(list)
-        for commit in free:
+        hollow = {entry.commit.sha for entry in self.new if entry.is_empty}
+        for commit in (entry.commit for entry in self.new if entry.commit.sha not in self.taken):
             for origin in self.ids.find(commit.picked_from):
-                named[origin.sha].append(commit)
+                if commit.sha not in hollow or self.empty[origin.sha]:
+                    named[origin.sha].append(commit)
         for entry in self.open():
             by = named.get(entry.commit.sha) or new_ids.find(entry.commit.picked_from)
             if by:
@@ -210,11 +371,14 @@ class _Search:
 
     def by_upstream(self, upstream: Sequence[Entry]) -> None:
         patches = {entry.patch: entry.commit for entry in upstream if entry.patch}
-        ids = _Ids(entry.commit for entry in upstream)
         for entry in self.open():
             if entry.patch in patches:
                 self.settle(entry, State.UPSTREAM, [patches[entry.patch]])
-            elif origins := ids.find(entry.commit.picked_from):
+
+    def by_upstream_s_name(self, upstream: Sequence[Entry]) -> None:
+        ids = _Ids(entry.commit for entry in upstream)
+        for entry in self.open():
+            if origins := ids.find(entry.commit.picked_from):
                 self.settle(entry, State.UPSTREAM, origins[:1], "it was picked from there")
 
     def by_record(self) -> None:
@@ -229,18 +393,18 @@ class _Search:
             if entry.commit.sha not in self.taken:
                 candidates[entry.commit.subject].append(entry)
         for entry in self.open():
-            if same := candidates.get(entry.commit.subject):
-                chosen = same.pop(0)
-                empty = not any(e.patch or e.commit.is_merge for e in (entry, chosen))
+            same = candidates.get(entry.commit.subject, [])
+            if chosen := next((one for one in same if one.is_empty is entry.is_empty), None):
+                same.remove(chosen)
                 self.taken.add(chosen.commit.sha)
-                self.settle(entry, State.SAME if empty else State.CHANGED, [chosen.commit])
+                self.settle(entry, State.SAME if entry.is_empty else State.CHANGED, [chosen.commit])
 
     def fate(self, entry: Entry) -> Fate:
         """What was found, unless the new line took it back by a revert that the old line does not have."""
         fate = self.found.get(entry.commit.sha)
         if fate is None:
             revert = self.undone_before.get(entry.commit.sha)
-            remark = f"the old line reverts it in {revert.short}" if revert else ""
+            remark = f"the old line reverts it in {revert.short}" if revert else self._hollow(entry)
             return Fate(entry, State.MISSING, (), remark)
         reverts = [self.undone.get(commit.sha) for commit in fate.by]
         own = [revert for revert in reverts if revert is not None and revert.sha not in self.taken]
@@ -249,6 +413,14 @@ class _Search:
         if reason := self.reasons.get(entry.commit.sha):
             return Fate(entry, State.DROPPED, fate.by, reason)
         return Fate(entry, State.REVERTED, fate.by, f"in {own[0].short}")
+
+    def _hollow(self, entry: Entry) -> str:
+        """Who claims to carry it and changes nothing."""
+        for one in self.new:
+            named = entry.commit in self.ids.find(one.commit.picked_from)
+            if one.is_empty and (named or one.commit.subject == entry.commit.subject):
+                return f"{one.commit.short} {'names it' if named else 'has its subject'} and changes nothing"
+        return ""
 
 
 def undone(commits: Iterable[Commit]) -> dict[str, Commit]:

@@ -11,16 +11,18 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from forktools import cut, documents, journal, views
+from forktools import cut, journal, memory, resolutions, views
 from forktools.commits import range_diff, read_commit
+from forktools.gate import verify_line, vouched
 from forktools.lines import read_line
+from forktools.memory import previous_line, recall
 from forktools.options import Answer, As, Remote, Where, answer, branch_of_line, opened
-from forktools.plan import Action, Plan, Strays, make_plan, try_out
+from forktools.plan import Action, Plan, Strays, make_plan, precedents, try_out
 from forktools.replay import Comparison, State, compare, verify
-from forktools.report import Output, Report, show
+from forktools.report import Output, show
 from forktools.repository import RepositoryError, commit_id, references
-from forktools.tags import previous_line
-from forktools.text import visible
+from forktools.tags import first_free_tag
+from forktools.text import has_visible_text, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +59,8 @@ def inventory(
     output: As = Answer.AUTO,
 ) -> None:
     """List what a line carries: product and tooling commits, strays without the fork scope, drop records."""
-    answer(views.inventory(read_line(opened(repository), branch_of_line(line), remote)), output)
+    repo = opened(repository, remote)
+    answer(views.inventory(read_line(repo, branch_of_line(line), remote)), output)
 
 
 @replay_app.command()
@@ -76,7 +79,7 @@ def status(
     output: As = Answer.AUTO,
 ) -> None:
     """Tell for each commit of the old line what became of it in the new one."""
-    repo = opened(repository)
+    repo = opened(repository, remote)
     found = _compare(repo, from_, to, remote)
     answer(views.comparison("replay status", found, _range_diffs(repo, found) if range_diffs else {}), output)
 
@@ -88,24 +91,28 @@ def verify_(
     repository: Where = Path(),
     remote: Remote = "origin",
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+    remember: Annotated[
+        bool, typer.Option("--remember", help=f"Keep a line that passes in {memory.LINES}, to notice a loss.")
+    ] = False,
     output: As = Answer.AUTO,
 ) -> None:
     """Check the replay rule: the new line carries every fork commit of the old one, or says why not.
 
-    Without --from, a line that no other comes before passes.
+    Without --from, the line before it is the old one, and every later line is held against this one, too.
+    What a line has released stays with it, though its branch was deleted or rewritten.
     """
-    repo = opened(repository)
+    repo = opened(repository, remote)
     branch = branch_of_line(to)
-    if not from_ and previous_line(references(repo), branch, remote) is None:
-        line = read_line(repo, branch, remote)
-        document = documents.first_line(line)
-        answer(
-            Report("replay verify", f"{branch} is the first line: nothing to carry over.", document), output
-        )
+    if from_:
+        found = _compare(repo, from_, to, remote)
+        findings = [*verify(found), *vouched(repo, found.new)]
+        answer(views.comparison("replay verify", found, {}, findings), output, strict=strict)
         return
-    found = _compare(repo, from_, to, remote)
-    findings = list(verify(found))
-    answer(views.comparison("replay verify", found, {}, findings), output, strict=strict)
+    verdict = verify_line(repo, branch, remote)
+    report = views.verdict(verdict)
+    if remember and not report.errors:
+        memory.remember(repo, verdict.line.line)
+    answer(report, output, strict=strict)
 
 
 @replay_app.command()
@@ -123,7 +130,7 @@ def plan(
     output: As = Answer.AUTO,
 ) -> None:
     """Show what `apply` would do, conflicts too, and change nothing. Exit 1 while a stray is undecided."""
-    repo = opened(repository)
+    repo = opened(repository, remote)
     answer(views.plan(_plan(repo, from_, to, strays, pick, drop, remote, trial=trial), trial), output)
 
 
@@ -137,11 +144,43 @@ def drop_(
 
     forktools replay drop ID --reason WHY | git commit --allow-empty -F -
     """
-    if not reason.strip():
+    if not has_visible_text(reason):
         raise RepositoryError("the reason is empty", "Say why the new line does without the commit.")
     repo = opened(repository)
     sha = commit_id(repo, commit, "the commit")
     typer.echo(cut.record_message(read_commit(repo, sha), reason), nl=False)
+
+
+@replay_app.command()
+def accept(
+    commits: Annotated[list[str], typer.Argument(metavar="COMMIT...", help="Commits of the old line.")],
+    to: To,
+    reason: Annotated[str, typer.Option(help="Why what stands for them may differ.")],
+    from_: From = "",
+    repository: Where = Path(),
+    remote: Remote = "origin",
+) -> None:
+    """Print the message of an empty commit that accepts changed commits as they are; shows how they differ.
+
+    forktools replay accept ID --to vX.Y.Z --reason WHY | git commit --allow-empty -F -
+    """
+    if not has_visible_text(reason):
+        raise RepositoryError("the reason is empty", "Say why the commits may differ.")
+    repo = opened(repository)
+    wanted = {commit_id(repo, commit, "the commit") for commit in commits}
+    found = _compare(repo, from_, to, remote)
+    fates = [fate for fate in found.fates if fate.entry.commit.sha in wanted and fate.difference]
+    if len(fates) < len(wanted):
+        others = sorted(wanted - {fate.entry.commit.sha for fate in fates})
+        raise RepositoryError(
+            f"{found.new.branch} has not changed {others[0][:12]}, a commit to be of {found.old.branch}",
+            f"`forktools replay status --to {to}` lists what is changed.",
+        )
+    for fate in fates:
+        for commit in fate.by:
+            for line in range_diff(repo, fate.entry.commit.sha, commit.sha).splitlines():
+                typer.echo(f"│ {visible(line.expandtabs(4))}", err=True)
+    typer.echo(cut.accept_message(fates, reason), nl=False)
 
 
 @replay_app.command()
@@ -163,6 +202,9 @@ def apply(
         typer.Option(help="Where to work.", show_default="beside the repository, named after the line"),
     ] = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Go on after a stop.")] = False,
+    accept: Annotated[
+        str, typer.Option(metavar="REASON", help="With --continue: why the commit may differ, on record.")
+    ] = "",
     abort: Annotated[bool, typer.Option("--abort", help="Take everything back.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal, before starting.")
@@ -176,7 +218,7 @@ def apply(
     Works in a work tree of its own, stops at a conflict (exit 1) and says what to do, and makes the branch
     last: a line is whole or not there. Your work tree, index and branches are not touched.
     """
-    repo = opened(repository)
+    repo = opened(repository, remote)
     branch = branch_of_line(to) if to else None
     with journal.locked(repo) as runs:
         journal.require_unlocked(runs)
@@ -187,7 +229,12 @@ def apply(
                 journal.erase(runs, state)
                 answer(views.undone(state), output)
                 return
-            state = cut.resume(repo, state, _sole_reason(drop))
+            state = cut.resume(repo, state, _sole_reason(drop), accept if accept.strip() else None)
+            if state.phase is cut.Phase.STOPPED:
+                journal.write(runs, state)
+                diffs = [range_diff(repo, state.current.sha, sha) for sha in state.differs]
+                answer(views.run(state, diffs, reused=_reused(repo, state)), output)
+                return
         else:
             if branch is None:
                 raise RepositoryError("which line?", "Name the new line with --to, as vX.Y.Z.")
@@ -198,7 +245,11 @@ def apply(
                 show(views.plan(planned, True), Output.TABLE)
                 if not typer.confirm(f"Cut {branch}?", err=True):
                     return
+            resolutions.keep(repo, precedents(repo, planned.old, remote), planned.old.branch)
         journal.write(runs, state)
+        tag = first_free_tag(
+            references(repo), state.branch
+        )  # now: the work tree that is left may be this one
         with _progress(f"Cutting {state.branch}", len(state.moves)) as moved:
 
             def save(state: cut.Run) -> None:
@@ -214,7 +265,12 @@ def apply(
                 ) from None
         if state.phase is cut.Phase.DONE:
             journal.erase(runs, state)
-    answer(views.run(state), output)
+    answer(views.run(state, tag_name=str(tag), reused=_reused(repo, state)), output)
+
+
+def _reused(repo: git.Repo, state: cut.Run) -> dict[str, str]:
+    """How the commits differ whose conflicts were settled as before."""
+    return {one.sha: range_diff(repo, one.sha, one.by) for one in state.reused if one.by}
 
 
 def _asks(yes: bool) -> bool:
@@ -241,13 +297,14 @@ def _plan(
     trial: bool,
 ) -> Plan:
     branch = branch_of_line(to)
-    old = read_line(repo, _old_line(repo, from_, branch, remote), remote)
+    old = recall(repo, _old_line(repo, from_, branch, remote), remote).owed
     dropped = dict(_reason(given) for given in drop or ())
     planned = make_plan(repo, old, branch, remote, strays=strays, picked=pick or (), dropped=dropped)
     if not trial:
         return planned
+    known = precedents(repo, old, remote)
     with _progress("Trying the picks out", len(planned.of(Action.PICK))) as moved:
-        return try_out(repo, planned, moved)
+        return try_out(repo, planned, known, moved)
 
 
 def _reason(given: str) -> tuple[str, str]:
@@ -259,14 +316,14 @@ def _reason(given: str) -> tuple[str, str]:
 
 def _compare(repo: git.Repo, from_: str, to: str, remote: str) -> Comparison:
     branch = branch_of_line(to)
-    old = read_line(repo, _old_line(repo, from_, branch, remote), remote)
+    old = recall(repo, _old_line(repo, from_, branch, remote), remote).owed
     return compare(repo, old, read_line(repo, branch, remote))
 
 
 def _old_line(repo: git.Repo, from_: str, branch: str, remote: str) -> str:
     if from_:
         return branch_of_line(from_)
-    found = previous_line(references(repo), branch, remote)
+    found = previous_line(repo, references(repo), branch, remote)
     if found is None:
         raise RepositoryError(f"no line comes before {branch}", "Name the old line with --from.")
     return found
@@ -275,7 +332,7 @@ def _old_line(repo: git.Repo, from_: str, branch: str, remote: str) -> str:
 def _range_diffs(repo: git.Repo, found: Comparison) -> dict[str, str]:
     """For each commit that is not in the new line as it was, how it differs there; past the limit, the
     command that shows it."""
-    differing = [fate for fate in found.fates if fate.state in (State.TRAILER, State.CHANGED)]
+    differing = [fate for fate in found.fates if fate.state is State.TRAILER or fate.difference]
     diffs = {}
     with _progress("Comparing", min(len(differing), RANGE_DIFFS)) as moved:
         for number, fate in enumerate(differing, 1):

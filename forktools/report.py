@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,10 @@ SUMMARY_LIMIT = 900_000
 SUMMARY_ROWS = 500
 SUMMARY_CELL = 600
 BLOCK_LINES = 60
+# GitHub shows ten annotations of a level a step; the last one says how many there are.
+ANNOTATIONS = 10
+# Folding and drawing takes a millisecond a row; whoever wants them all reads JSON.
+TABLE_ROWS = 1000
 # A log has no width; wide enough that a subject rarely wraps.
 LOG_WIDTH = 160
 
@@ -79,10 +84,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Lines shown as they are, as a range-diff."""
+    """Lines shown as they are, as a range-diff; `command` shows them all."""
 
     title: str
     text: str
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +133,19 @@ def show(report: Report, output: Output) -> None:
 
 
 def workflow_commands(findings: Sequence[Finding]) -> Iterator[str]:
-    """Workflow commands, one a finding."""
-    for finding in findings:
-        title = annotation_property(finding.rule.name)
-        where = f",file={annotation_property(visible(finding.path))}" if finding.path is not None else ""
-        yield f"::{finding.rule.level} title={title}{where}::{annotation_data(_sentence(finding))}"
+    """Workflow commands: one a finding, up to the number of each level that GitHub shows."""
+    for level in Level:
+        listed = [finding for finding in findings if finding.rule.level is level]
+        shown = listed if len(listed) <= ANNOTATIONS else listed[: ANNOTATIONS - 1]
+        for finding in shown:
+            title = annotation_property(finding.rule.name)
+            where = f",file={annotation_property(visible(finding.path))}" if finding.path is not None else ""
+            yield f"::{level} title={title}{where}::{annotation_data(_sentence(finding))}"
+        if more := len(listed) - len(shown):
+            rules = Counter(finding.rule.name for finding in listed).most_common()
+            told = ", ".join(f"{count} {name}" for name, count in rules)
+            text = f"{more} more {level}s ({told} in all): see the job's summary and log."
+            yield f"::{level} title=forktools::{annotation_data(text)}"
 
 
 def step_summary(report: Report) -> str:
@@ -142,7 +156,7 @@ def step_summary(report: Report) -> str:
     parts += [_markdown_table(table) for table in tables]
     parts += [
         f"<details><summary>{markdown(block.title)}</summary>\n\n"
-        f"<pre>{'&#10;'.join(markdown(line) for line in _shortened(block.text))}</pre>\n\n</details>\n"
+        f"<pre>{'&#10;'.join(markdown(line) for line in _shortened(block))}</pre>\n\n</details>\n"
         for block in report.blocks
     ]
     text = ""
@@ -195,7 +209,7 @@ def _show_tables(report: Report) -> None:
         console.print(_rich_table(findings_table(report.findings)))
     for block in report.blocks:
         console.print(Text(visible(block.title), style="bold"))
-        for line in _shortened(block.text):  # behind a bar, so no line of it can be a workflow command
+        for line in _shortened(block):  # behind a bar, so no line of it can be a workflow command
             console.print(Text(f"│ {visible(line)}"), overflow="fold", no_wrap=True, crop=False)
     style = "bold red" if report.errors else "bold green"
     console.print(Text(visible(report.summary), style=style), soft_wrap=True)
@@ -209,9 +223,11 @@ def _rich_table(table: Table) -> RichTable:
     used = [index for index in range(len(table.columns)) if any(row[index] for row in table.rows)]
     for index in used:
         rich.add_column(table.columns[index], overflow="fold")
-    for row in table.rows:
+    for row in table.rows[:TABLE_ROWS]:
         shown = [visible(row[index], _limit(table.columns[index])) for index in used]
         rich.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in shown))
+    if len(table.rows) > TABLE_ROWS:
+        rich.caption = f"{len(table.rows) - TABLE_ROWS:,} more rows: --output json has them all."
     return rich
 
 
@@ -232,11 +248,12 @@ def _markdown_table(table: Table) -> str:
     return head + "".join(rows) + (f"\n… and {more} more, see the log.\n" if more > 0 else "")
 
 
-def _shortened(text: str) -> list[str]:
-    lines = text.expandtabs(4).rstrip("\n").split("\n")
+def _shortened(block: Block) -> list[str]:
+    lines = block.text.expandtabs(4).rstrip("\n").split("\n")
     if len(lines) <= BLOCK_LINES:
         return lines
-    return [*lines[:BLOCK_LINES], f"… {len(lines) - BLOCK_LINES} more lines"]
+    rest = f"… {len(lines) - BLOCK_LINES} more lines"
+    return [*lines[:BLOCK_LINES], f"{rest}: {block.command}" if block.command else rest]
 
 
 def _append_summary(report: Report) -> None:

@@ -122,15 +122,24 @@ def _home(repo: git.Repo) -> Path:
 
 
 def require_whole_history(repo: git.Repo) -> None:
-    """Raises RepositoryError on a shallow clone: ranges of commits there are silently wrong."""
+    """Raises RepositoryError on a shallow or partial clone, where ranges and patches are silently wrong."""
     if ask(repo, "rev-parse", "--is-shallow-repository").strip() == b"true":
         raise RepositoryError(
             "this clone is shallow, so a range of commits cannot be told from its start",
             "Run `git fetch --unshallow --tags`, or set `fetch-depth: 0` on actions/checkout.",
         )
+    status, listed, _ = run(repo, "config", "--type=bool", "--get-regexp", r"^remote\..*\.promisor$")
+    if status == 0 and b" true" in listed:
+        raise RepositoryError(
+            "this clone leaves objects out (`--filter`), so patches cannot be read",
+            "Run `git fetch --refetch --no-filter`, or set no `filter` on actions/checkout.",
+        )
 
 
-def commit_id(repo: git.Repo, revision: str, what: str) -> str:
+_FETCH = "Fetch it first (`git fetch --tags`, or `fetch-depth: 0` in CI), or check the spelling."
+
+
+def commit_id(repo: git.Repo, revision: str, what: str, fix: str = _FETCH) -> str:
     """The full id of the commit that `revision` names. Raises RepositoryError when there is none."""
     status, output, _ = run(
         repo, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
@@ -139,7 +148,7 @@ def commit_id(repo: git.Repo, revision: str, what: str) -> str:
     if status or not found or not _OBJECT_NAME.fullmatch(found[-1]):
         raise RepositoryError(
             f"{what} {visible_lines(revision)} is not a commit in this repository",
-            "Fetch it first (`git fetch --tags`, or `fetch-depth: 0` in CI), or check the spelling.",
+            fix,
         )
     return found[-1]
 

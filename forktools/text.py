@@ -16,7 +16,12 @@ import unicodedata
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # The Actions runner obeys `##[command]` anywhere in a line of a log, and Azure Pipelines `##vso[command]`.
 _RUNNER_COMMAND = re.compile(r"##(?=\w*\[)")
+_MARKUP = re.compile(r"[\\`*_\[\]<>&@#|~]")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", "#": "&#35;"}
 _NOT_WORD = re.compile(r"[^0-9A-Za-z ]")
+
+# Letters and a symbol that show nothing: fillers of Hangul, a Braille pattern without a dot.
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 SUBJECT_LIMIT = 300
 
@@ -43,6 +48,14 @@ def visible(text: str, limit: int | None = None) -> str:
     return _RUNNER_COMMAND.sub(r"#\\x23", text)
 
 
+def has_visible_text(text: str) -> bool:
+    """Whether a reader would see anything: a zero-width space alone shows nothing."""
+    return any(
+        not char.isspace() and char not in _BLANK and unicodedata.category(char) not in _HIDDEN
+        for char in text
+    )
+
+
 def _written_out(char: str) -> str:
     code = ord(char)
     if unicodedata.category(char) not in _HIDDEN:
@@ -67,6 +80,12 @@ def annotation_property(text: str) -> str:
 def markdown(text: str) -> str:
     """`text` as plain words for a Markdown page: every sign becomes a character reference, none is markup."""
     return _NOT_WORD.sub(_reference, visible(text))
+
+
+def markdown_words(text: str) -> str:
+    """`text` as plain words for a Markdown file that people read as it is, too: only what could be markup, a
+    mention or a reference to an issue is marked as none."""
+    return _MARKUP.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), visible(text))
 
 
 def markdown_code(text: str) -> str:

@@ -7,53 +7,66 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forktools import documents
+from forktools.audit import AUDIT_RULES
 from forktools.cut import Phase
 from forktools.lines import Kind
+from forktools.memory import MEMORY_RULES
 from forktools.plan import Action
-from forktools.policy import ALLOWLIST, COMMIT_RULES, FORK_SCOPE, PRODUCT_TYPES, TOOLING_TYPES, Branch, Level
-from forktools.replay import State
+from forktools.policy import COMMIT_RULES, Branch, Level
+from forktools.replay import BROKEN, REPLAY_RULES, State
 from forktools.report import Block, Report, Table
+from forktools.settings import current, listed
+from forktools.tags import TAG_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from forktools.cut import Run
+    from forktools.gate import Verdict
     from forktools.lines import Entry, Line
     from forktools.plan import Plan
     from forktools.policy import Finding
-    from forktools.pull_request import Verdict
+    from forktools.pull_request import Verdict as PullRequestVerdict
     from forktools.replay import Comparison
     from forktools.tags import TagVerdict
+    from forktools.upstream import Fetched
 
 
 def policy() -> Report:
     """`policy show`."""
-    subjects = Table(
-        "Subjects: type(scope)!: text",
-        ("what", "values"),
-        (
-            ("scope of the fork", FORK_SCOPE),
-            ("product types", ", ".join(PRODUCT_TYPES)),
-            ("tooling types", ", ".join(TOOLING_TYPES)),
-        ),
+    settings = current()
+    values = Table(
+        f"Settings, from {settings.origin}",
+        ("setting", "value", "what it says"),
+        tuple((name, value, meaning) for name, value, meaning in listed(settings)),
     )
-    allowlist = Table(
-        "Paths a tooling commit of the fork may change on master and main",
-        ("path",),
-        tuple((path,) for path in ALLOWLIST),
-    )
-    rules = Table(
-        "Rules", ("rule", "level", "says"), tuple((r.name, str(r.level), r.says) for r in COMMIT_RULES)
-    )
+    rules = (*COMMIT_RULES, *TAG_RULES, *REPLAY_RULES, *MEMORY_RULES, *AUDIT_RULES)
+    named = tuple((rule.name, str(rule.level), rule.says) for rule in rules)
     return Report(
         "policy show",
-        f"{len(COMMIT_RULES)} rules, {len(ALLOWLIST)} allowed paths.",
-        documents.policy(),
-        tables=(subjects, allowlist, rules),
+        f"{len(rules)} rules, {len(settings.allowlist)} allowed paths.",
+        documents.policy(rules),
+        tables=(values, Table("Rules", ("rule", "level", "says"), named)),
     )
 
 
-def pull_request(verdict: Verdict) -> Report:
+def upstream_fetch(found: Fetched) -> Report:
+    """`upstream fetch`."""
+    if not found.url:
+        summary = f"Lines are cut from tags on the trunk, {found.releases} here: nothing to fetch."
+        return Report("upstream fetch", summary, documents.upstream_fetch(found))
+    told = [f"{_count(found.releases, 'release')} of upstream's here, {len(found.new)} new tags."]
+    if found.moved:
+        told.append(f"Upstream has moved {', '.join(found.moved)}.")
+    if found.differing:
+        told.append(
+            "Tags here of upstream's names on other commits, never taken for upstream's: "
+            f"{', '.join(found.differing)}."
+        )
+    return Report("upstream fetch", " ".join(told), documents.upstream_fetch(found))
+
+
+def pull_request(verdict: PullRequestVerdict) -> Report:
     """`check-pr`."""
     errors, warnings = _tally(verdict.findings)
     judged = f"{_count(verdict.commits, 'commit')} into {verdict.base_ref} ({verdict.kind.value})"
@@ -132,6 +145,7 @@ def comparison(
         Block(
             f"{fate.entry.commit.short} {fate.state}: {fate.entry.commit.subject}",
             range_diffs[fate.entry.commit.sha],
+            _range_diff_of(fate.entry.commit.sha, [commit.sha for commit in fate.by]),
         )
         for fate in found.fates
         if fate.entry.commit.sha in range_diffs
@@ -154,11 +168,34 @@ def comparison(
     )
 
 
+def verdict(found: Verdict) -> Report:
+    """`replay verify` of a line at its gate."""
+    branch = found.line.line.branch
+    errors, warnings = _tally(found.findings)
+    if found.before is None:
+        document = documents.first_line(found, not errors)
+        report = Report("replay verify", f"{branch} is the first line: nothing to carry over.", document)
+    else:
+        report = comparison("replay verify", found.before, {}, found.findings)
+        report = replace(report, document=report.document | documents.after(found))
+    after = "".join(
+        f" {one.new.branch} carries {sum(fate.state not in BROKEN for fate in one.fates)} "
+        f"of its {_count(len(one.fates), 'commit')}."
+        for one in found.after
+    )
+    judged = (
+        f" {_count(errors, 'violation')}, {_count(warnings, 'warning')}."
+        if found.before is None and found.findings
+        else ""
+    )
+    return replace(report, summary=report.summary + after + judged, findings=found.findings)
+
+
 def plan(found: Plan, tried: bool) -> Report:
     """`replay plan`. `tried` says whether the picks were tried out."""
     counts = Counter(step.action for step in found.steps)
     told = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action]) or "nothing to do"
-    stuck = [step for step in found.steps if step.action is Action.PICK and step.remark]
+    stuck = [step for step in found.steps if step.stops]
     trial = (f" {len(stuck)} will stop for a person." if stuck else " All picks go through.") if tried else ""
     rows = tuple(
         (
@@ -181,10 +218,37 @@ def plan(found: Plan, tried: bool) -> Report:
     )
 
 
-def run(found: Run) -> Report:
-    """`replay apply`."""
+def run(
+    found: Run,
+    range_diffs: Sequence[str] = (),
+    tag_name: str = "",
+    reused: Mapping[str, str] | None = None,
+) -> Report:
+    """`replay apply`. `range_diffs` show how the commits differ that wait to be accepted; `tag_name` is the
+    next release of a line that is cut, `reused` the range-diffs of what was settled as before."""
+    report = _run(found, range_diffs, tag_name)
+    if not found.reused:
+        return report
+    rows = tuple(
+        (one.sha[:12], one.by[:12], path, "lines beside it have moved since" if path in one.moved else "")
+        for one in found.reused
+        for path in one.paths
+    )
+    blocks = [
+        Block(
+            f"{sha[:12]} settled as before",
+            text,
+            _range_diff_of(sha, [one.by for one in found.reused if one.sha == sha]),
+        )
+        for sha, text in (reused or {}).items()
+    ]
+    title = "Conflicts settled as they were before: look at them"
+    table = Table(title, ("commit", "by", "path", "remark"), rows)
+    return replace(report, tables=[*report.tables, table], blocks=[*blocks, *report.blocks])
+
+
+def _run(found: Run, range_diffs: Sequence[str], tag_name: str) -> Report:
     if found.phase is Phase.DONE:
-        tag_name = found.branch.rsplit("/", 1)[1] + ".vcluster.0"
         steps = [
             "Next:",
             f"git push origin {found.branch}",
@@ -194,6 +258,26 @@ def run(found: Run) -> Report:
         summary = f"{found.branch} is cut: {_count(len(found.moves), 'commit')} on {found.base[:12]}."
         return Report("replay apply", summary, documents.run(found, True), next_steps=steps)
     move = found.current
+    if found.differs:
+        made = ", ".join(sha[:12] for sha in found.differs)
+        return Report(
+            "replay apply",
+            f'{made} is not the change of {move.sha[:12]} "{move.subject}", which it stands for: '
+            "see the range-diff.",
+            documents.run(found, False, range_diffs),
+            blocks=[
+                Block(
+                    f"How {made} differs from {move.sha[:12]}",
+                    "".join(range_diffs),
+                    _range_diff_of(move.sha, found.differs),
+                )
+            ],
+            next_steps=[
+                "If it is right, say why, on record:",
+                "  forktools replay apply --continue --accept 'why'",
+                f"else amend it in {found.worktree}, or leave the commit out: --continue --drop 'why'",
+            ],
+        )
     hand = (
         f"make the change of merge {move.sha} by hand"
         if move.action is Action.BY_HAND
@@ -221,6 +305,10 @@ def undone(found: Run) -> Report:
     """`replay apply --abort`."""
     back = replace(found, phase=Phase.UNDONE)
     return Report("replay apply", f"Cutting {found.branch} is taken back.", documents.run(back, True))
+
+
+def _range_diff_of(old: str, news: Iterable[str]) -> str:
+    return " && ".join(f"git range-diff --creation-factor=999 {old}^! {new}^!" for new in news)
 
 
 def _entries(title: str, entries: Iterable[Entry]) -> Table:

@@ -103,3 +103,13 @@ def check(run: Command) -> Callable[..., Result]:
         return run(history, "check-pr", "--base-ref", base, "--head-sha", head, "--output", "json", *options)
 
     return check
+
+
+@pytest.fixture
+def verify(run: Command) -> Command:
+    """Runs `replay verify` on the line of v1.1.0."""
+
+    def verify(history: History, *more: str) -> Result:
+        return run(history, "replay", "verify", "--to", "v1.1.0", "--output", "json", *more)
+
+    return verify

@@ -66,15 +66,14 @@ class History:
         text = message.encode() if isinstance(message, str) else message
         ref = f"refs/heads/{on}"
         if parents is None:
-            parents = [ref] if self.has(ref) else []
-        parents = [self.git("rev-parse", f"{parent}^{{commit}}") for parent in parents]
+            parents = [ref] if (self.path / ".git" / ref).exists() or self.has(ref) else []
         stream = bytearray(
             f"commit {ref}\nmark :1\nauthor {author} {self.clock} +0000\n"
             f"committer C O Mitter <committer@example.com> {self.clock} +0000\n".encode()
         )
         stream += b"data %d\n%s\n" % (len(text), text)
         for index, parent in enumerate(parents):
-            stream += f"{'merge' if index else 'from'} {parent}\n".encode()
+            stream += f"{'merge' if index else 'from'} {parent}^0\n".encode()
         for path, content in (changes or {}).items():
             stream += _change(path, content)
         marks = self.path / ".marks"

@@ -444,6 +444,8 @@ class TestInAWorkflow:
 
     @pytest.mark.usefixtures("event")
     def test_options_win_over_the_event(self, history: History, run: Command) -> None:
+        history.branch("develop", "main~1")
+
         result = run(history, "check-pr", "--base-ref", "develop", "--head-sha", "main", "--output", "json")
 
         assert (result.json["branch"], result.json["head_sha"]) == ("not gated", history.sha("main"))

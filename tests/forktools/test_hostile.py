@@ -11,10 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forktools.policy import TYPES, parse_subject
-from forktools.text import annotation_data, annotation_property, decode, encode, json_text, markdown, visible
+from forktools.policy import parse_subject
+from forktools.settings import DEFAULTS
+from forktools.text import (
+    annotation_data,
+    annotation_property,
+    decode,
+    encode,
+    has_visible_text,
+    json_text,
+    markdown,
+    visible,
+)
 from tests.forktools.conftest import Command
 from tests.forktools.history import History
+
+pytestmark = pytest.mark.engines  # each text in each format, through a repository of its own
 
 ATTACKS = [
     "\x1b[2J\x1b[31mFAKE OK\x1b[0m",
@@ -141,7 +153,7 @@ def test_a_flood_of_findings_does_not_fill_the_summary(
 
     result = run(history, "check-pr", "--base=main", "--head=work", "--output=github")
 
-    assert result.out.count("::error ") == 2000
+    assert result.out.count("::error ") == 10  # as many as GitHub shows
     assert summary.stat().st_size < 1024 * 1024
     assert "1500 more" in summary.read_text() or "too long" in summary.read_text()
 
@@ -203,10 +215,10 @@ def test_json_text_says_what_it_was_given(document: object) -> None:
 
 
 @given(
-    st.sampled_from(TYPES),
+    st.sampled_from(DEFAULTS.types),
     st.one_of(st.none(), st.from_regex(r"[a-z0-9/_-]+", fullmatch=True)),
     st.booleans(),
-    st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1),
+    st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1).filter(has_visible_text),
 )
 def test_every_conventional_subject_is_taken_apart(
     kind: str, scope: str | None, breaking: bool, text: str

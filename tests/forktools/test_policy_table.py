@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from forktools.policy import PRODUCT_TYPES, TOOLING_TYPES, TYPES
+from forktools.settings import DEFAULTS
 from tests.forktools.conftest import Command, Result
 from tests.forktools.history import DELETED, Changes, History, Link, Symlink
 
+PRODUCT_TYPES, TOOLING_TYPES, TYPES = DEFAULTS.product_types, DEFAULTS.tooling_types, DEFAULTS.types
 LINE = "release/vcluster/v0.16.3"
 CODE: Changes = {"kine/server.py": "changed\n"}
 CI: Changes = {".github/workflows/tests.yml": "on: push\n"}
@@ -181,10 +182,11 @@ def test_each_commit_and_path_has_its_own_finding(history: History, check: Calla
     assert all(f["fix"] for f in findings)
 
 
-def test_policy_show_prints_the_types_and_the_allowlist(run: Command) -> None:
-    result = run(None, "policy", "show", "--output", "json")
+def test_policy_show_prints_the_types_and_the_allowlist(history: History, run: Command) -> None:
+    result = run(history, "policy", "show", "--output", "json")
 
-    assert result.status == 0
-    assert result.json["product_types"] == ["feat", "fix", "perf", "refactor"]
-    assert sorted(result.json["product_types"] + result.json["tooling_types"]) == sorted(TYPES)
-    assert "Dockerfile.release" in result.json["allowlist"]
+    assert (result.status, result.json["origin"]) == (0, "defaults")
+    settings = result.json["settings"]
+    assert settings["product-types"] == ["feat", "fix", "perf", "refactor"]
+    assert settings["tooling-types"] == ["docs", "style", "test", "build", "ci", "chore", "revert"]
+    assert "Dockerfile.release" in settings["allowlist"]

@@ -61,6 +61,9 @@ def apply(run: Command) -> Apply:
     return apply
 
 
+ACCEPT = "--accept=both are wanted"  # what `resolve` makes is not the change of the old line
+
+
 def resolve(worktree: Path, text: str = edited(30, "both", APP_1_1)) -> None:
     (worktree / "app.py").write_text(text)
     subprocess.run(["git", "add", "app.py"], cwd=worktree, check=True)
@@ -140,7 +143,7 @@ class TestPlan:
         result = run(fork, "replay", "plan", "--to=v1.2.0")
 
         assert result.status == 2
-        assert "git fetch" in result.err
+        assert "forktools upstream fetch" in result.err
 
 
 class TestApply:
@@ -171,7 +174,7 @@ class TestApply:
 
         apply(fork)
         resolve(worktree)
-        apply(fork, "--continue")
+        apply(fork, "--continue", ACCEPT)
 
         assert (
             fork.git("status", "--porcelain"),
@@ -198,7 +201,7 @@ class TestApply:
         apply(fork)
         resolve(worktree)
 
-        result = apply(fork, "--continue")
+        result = apply(fork, "--continue", ACCEPT)
 
         assert (result.status, result.json["phase"]) == (0, "done")
         assert fork.subjects(f"v1.1.0..{NEW}") == fork.subjects(f"v1.0.0..{OLD}")
@@ -217,14 +220,14 @@ class TestApply:
             ["git", "-c", "core.editor=true", *command], cwd=worktree, check=True, capture_output=True
         )
 
-        assert apply(fork, "--continue").status == 0
+        assert apply(fork, "--continue", ACCEPT).status == 0
         assert fork.subjects(f"v1.1.0..{NEW}") == fork.subjects(f"v1.0.0..{OLD}")
 
     def test_continue_from_the_work_tree_itself(self, fork: History, apply: Apply, worktree: Path) -> None:
         apply(fork)
         resolve(worktree)
 
-        assert apply(History(worktree), "--continue").status == 0
+        assert apply(History(worktree), "--continue", ACCEPT).status == 0
         assert fork.has(f"refs/heads/{NEW}")
 
     def test_stopped_commit_can_be_dropped_on_record(
@@ -264,7 +267,7 @@ class TestApply:
         subprocess.run(["git", "add", "typed"], cwd=worktree, check=True)
 
         assert (stopped.status, stopped.json["waiting_for"]) == (1, merge)
-        assert apply(fork, "--continue").status == 0
+        assert apply(fork, "--continue", ACCEPT).status == 0
         assert fork.git("log", "-1", "--format=%an %s", NEW) == "Ada fix(fork): merge"
         assert run(fork, "replay", "verify", "--to=v1.1.0", "--strict").status == 0
 
@@ -323,7 +326,7 @@ class TestApply:
         fork.branch(NEW, "main~1")
         resolve(worktree)
 
-        assert apply(fork, "--continue").status == 2
+        assert apply(fork, "--continue", ACCEPT).status == 2
         assert fork.sha(NEW) == fork.sha("main~1")
 
     def test_identity_is_needed(self, fork: History, apply: Apply, monkeypatch: pytest.MonkeyPatch) -> None:

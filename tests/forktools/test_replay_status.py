@@ -127,13 +127,13 @@ class TestStates:
         resolved = picked("fix(fork): thirty, resolved", old)
         replayed = new.commit(resolved, {"app.py": edited(30, "ours and theirs")}, on=NEW)
 
-        assert status() == {old: ("replayed by trailer", [replayed])}
+        assert status() == {old: ("changed in replay", [replayed])}
 
     def test_abbreviated_trailer(self, new: History, status: Status) -> None:
         old = new.commit("fix(fork): thirty", {"app.py": edited(30, "ours")}, on=OLD)
         replayed = new.commit(picked("fix(fork): x", old[:9]), {"app.py": edited(30, "both")}, on=NEW)
 
-        assert status() == {old: ("replayed by trailer", [replayed])}
+        assert status() == {old: ("changed in replay", [replayed])}
 
     def test_squashed(self, new: History, status: Status) -> None:
         one = new.commit("feat(fork): one", {"one": "1\n"}, on=OLD)
@@ -153,7 +153,7 @@ class TestStates:
         old = new.commit(picked("fix(fork): a", "1" * 40), {"app.py": edited(3, "old")}, on=OLD)
         replayed = new.commit(picked("fix(fork): b", "1" * 40), {"app.py": edited(3, "new", APP_1_1)}, on=NEW)
 
-        assert status() == {old: ("replayed by trailer", [replayed])}
+        assert status() == {old: ("changed in replay", [replayed])}
 
     def test_one_origin_split_in_the_old_line_is_no_evidence(self, new: History, status: Status) -> None:
         one = new.commit(picked("fix(fork): one", "1" * 40), {"one": "1\n"}, on=OLD)
@@ -192,7 +192,7 @@ class TestStates:
         origin = new.sha("v1.1.0")
         old = new.commit(picked("fix(fork): the bug, adapted", origin), {"bug.py": "fixed it\n"}, on=OLD)
 
-        assert status() == {old: ("in upstream", [origin])}
+        assert status() == {old: ("changed in replay", [origin])}
 
     def test_dropped_on_record(self, new: History, run: Command, status: Status) -> None:
         old = new.commit("feat(fork): old thing", {"old": "1\n"}, on=OLD)
@@ -330,11 +330,11 @@ class TestVerify:
         assert (verify().status, verify().rules) == (0, [("replay-stray", None)])
         assert verify("--strict").status == 1
 
-    def test_change_in_replay_is_a_warning(self, new: History, verify: Callable[..., Result]) -> None:
+    def test_change_in_replay_fails(self, new: History, verify: Callable[..., Result]) -> None:
         new.commit("fix(fork): thirty", {"app.py": edited(30, "ours", APP)}, on=OLD)
         new.commit("fix(fork): thirty", {"app.py": edited(30, "both", APP_1_1)}, on=NEW)
 
-        assert (verify().status, verify().rules) == (0, [("replay-changed", None)])
+        assert (verify().status, verify().rules) == (1, [("replay-changed", None)])
 
     def test_line_not_cut_from_its_tag_fails(self, fork: History, verify: Callable[..., Result]) -> None:
         fork.branch(NEW, "v1.0.0")

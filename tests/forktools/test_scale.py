@@ -12,7 +12,7 @@ from tests.forktools.conftest import Command
 from tests.forktools.history import History
 
 COMMITS = 2000
-PROCESSES = 25  # of git, however many commits: starting one for each takes most of the time there is
+PROCESSES = 60  # of git, however many commits: starting one for each takes most of the time there is
 
 
 @pytest.fixture

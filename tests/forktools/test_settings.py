@@ -88,7 +88,7 @@ def resolved_line(history: History, run: Command) -> Result:
     place = Path(stopped.json["worktree"])
     (place / "app.py").write_text(edited(30, "both ½", APP_1_1))
     subprocess.run(["git", "add", "app.py"], cwd=place, check=True)
-    return run(history, "replay", "apply", "--continue", "--output=json")
+    return run(history, "replay", "apply", "--continue", "--accept=both", "--output=json")
 
 
 def messages(history: History) -> bytes:

@@ -66,7 +66,10 @@ def test_name_in_the_scheme(run: Command, tag: str) -> None:
         "",
     ],
 )
-def test_name_outside_the_scheme(run: Command, tag: str) -> None:
+def test_name_outside_the_scheme(
+    run: Command, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the settings of the repository that the tests run in are not asked
     result = run(None, "check-tag", "--name-only", "--output", "json", tag)
 
     assert result.status == 1
@@ -123,10 +126,43 @@ def test_tag_on_another_branch(fork: History, check_tag: TagCheck) -> None:
     assert check_tag(fork, "v1.0.0.vcluster.0").rules == [("tag-not-on-line", None)]
 
 
-def test_tag_of_the_upstream_commit_itself_is_on_the_line(fork: History, check_tag: TagCheck) -> None:
+def test_tag_of_upstream_s_own_commit_is_no_release(fork: History, check_tag: TagCheck) -> None:
     fork.tag("v1.0.0.vcluster.0", "v1.0.0")
 
-    assert check_tag(fork, "v1.0.0.vcluster.0").json["behind"] == 2
+    result = check_tag(fork, "v1.0.0.vcluster.0")
+
+    assert (result.status, result.rules) == (1, [("tag-not-on-line", None)])
+
+
+def test_tag_is_refused_for_a_commit_that_is_not_the_fork_s(fork: History, check_tag: TagCheck) -> None:
+    fork.commit("feat: no scope", {"kine/x.py": "1"}, on=LINE)
+    fork.commit("wip", {"kine/x.py": "2"}, on=LINE)
+
+    assert check_tag(fork, "v1.0.0.vcluster.0").rules == [
+        ("scope-not-fork", None),
+        ("not-conventional", None),
+    ]
+
+
+def test_tag_is_refused_for_a_merged_history_that_is_not_related(fork: History, check_tag: TagCheck) -> None:
+    fork.commit("feat: elsewhere", {"other.py": "1"}, on="other", parents=[])
+    fork.commit("chore(fork): join", {"other.py": "1"}, on=LINE, parents=[LINE, "other"])
+
+    assert check_tag(fork, "v1.0.0.vcluster.0").rules == [("scope-not-fork", None)]
+
+
+def test_a_deleted_tag_does_not_stop_its_line(fork: History, run: Command, check_tag: TagCheck) -> None:
+    for number in (0, 1, 3):
+        fork.tag(f"v1.0.0.vcluster.{number}", LINE)
+
+    tag = run(fork, "next-tag", "--line", "v1.0.0").out.strip()
+    result = check_tag(fork, tag)
+
+    assert (tag, result.status, result.rules) == ("v1.0.0.vcluster.4", 0, [("tag-hole", None)])
+
+
+def test_a_leading_zero_is_refused_by_name_alone(run: Command) -> None:
+    assert run(None, "check-tag", "--name-only", "v1.0.0.vcluster.01").status == 1
 
 
 def test_tag_of_a_tree_is_an_error(fork: History, check_tag: TagCheck) -> None:
@@ -144,7 +180,11 @@ def test_tag_of_a_tree_is_an_error(fork: History, check_tag: TagCheck) -> None:
         ([0], 2, ["tag-number"]),
         ([0, 1], 3, ["tag-number"]),
         ([0, 2], 1, ["tag-number"]),
-        ([0], 10**12, ["tag-number"]),
+        ([0, 1, 2], 3, []),
+        ([0, 1, 2], 4, ["tag-number"]),
+        ([0, 1, 2, 3], 2, []),
+        ([0], 10**12, ["tag-scheme"]),
+        ([0], int("9" * 4000), ["tag-scheme"]),
         ([0, 1, 2], 1, []),
         ([1], 0, ["tag-number"]),
     ],
@@ -177,7 +217,40 @@ def test_release_that_does_not_build_on_the_last_is_told(fork: History, check_ta
 
     result = check_tag(fork, "v1.0.0.vcluster.1")
 
-    assert (result.status, result.rules) == (0, [("tag-order", None), ("tag-behind-tip", None)])
+    assert (result.status, result.rules) == (1, [("tag-order", None), ("tag-behind-tip", None)])
+
+
+class TestOrder:
+    """A release holds what the one before it released."""
+
+    def test_a_rewritten_line_that_carries_each_patch(self, fork: History, check_tag: TagCheck) -> None:
+        fork.tag("v1.0.0.vcluster.0", LINE)
+        fork.branch(LINE, "v1.0.0")
+        fork.commit("feat(fork): one", {"fork.py": "1"}, on=LINE)
+        fork.commit("fix(fork): two", {"fork.py": "2"}, on=LINE)
+        fork.commit("fix(fork): three", {"fork.py": "3"}, on=LINE)
+
+        result = check_tag(fork, "v1.0.0.vcluster.1")
+
+        assert (result.status, result.rules) == (0, [("tag-line-rewritten", None)])
+
+    def test_a_rewritten_line_that_lost_one(self, fork: History, check_tag: TagCheck) -> None:
+        fork.tag("v1.0.0.vcluster.0", LINE)
+        fork.branch(LINE, "v1.0.0")
+        fork.commit("feat(fork): one", {"fork.py": "1"}, on=LINE)
+
+        result = check_tag(fork, "v1.0.0.vcluster.1")
+
+        assert (result.status, result.rules) == (1, [("tag-order", None)])
+        assert result.json["findings"][0]["subject"] == "fix(fork): two"
+
+    def test_an_earlier_tag_that_was_put_on_the_trunk(self, fork: History, check_tag: TagCheck) -> None:
+        fork.tag("v1.0.0.vcluster.0", f"{LINE}~1")
+        fork.tag("v1.0.0.vcluster.1", "main")
+
+        result = check_tag(fork, "v1.0.0.vcluster.2")
+
+        assert (result.status, result.rules) == (0, [("tag-astray", None)])
 
 
 class TestWhereTheLineWasCut:
@@ -207,14 +280,17 @@ class TestWhereTheLineWasCut:
 
         assert check_tag(fork, "v1.0.0.vcluster.0").rules == [("line-not-from-upstream-tag", None)]
 
-    def test_upstream_s_tags_are_taken_from_their_own_place_first(
+    def test_a_tag_of_the_fork_s_is_never_taken_for_upstream_s(
         self, fork: History, check_tag: TagCheck
     ) -> None:
         fork.git("update-ref", "refs/upstream/tags/v1.0.0", fork.sha("v1.0.0"))
         fork.git("tag", "--delete", "v1.0.0")
         fork.tag("v1.0.0", f"{LINE}~1")
+        fork.tag("v1.1.1", f"{LINE}~1")
+        fork.branch("release/vcluster/v1.1.1", LINE)
 
-        assert check_tag(fork, "v1.0.0.vcluster.0").rules == [("line-not-from-upstream-tag", None)]
+        assert check_tag(fork, "v1.0.0.vcluster.0").rules == [("line-foreign", None)]
+        assert check_tag(fork, "v1.1.1.vcluster.0").status == 2  # upstream has no such tag
 
     def test_upstream_s_tag_missing_is_an_error_with_the_fix(self, fork: History, run: Command) -> None:
         fork.git("tag", "--delete", "v1.0.0")
@@ -222,7 +298,7 @@ class TestWhereTheLineWasCut:
         result = run(fork, "check-tag", "v1.0.0.vcluster.0")
 
         assert (result.status, result.out) == (2, "")
-        assert "git fetch --no-tags https://github.com/k3s-io/kine" in result.err
+        assert "forktools upstream fetch" in result.err
 
 
 class TestClones:

@@ -1,0 +1,177 @@
+"""`backports`: what upstream has mended since a line was cut, and the line lacks."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forktools import clean_room
+from forktools.commits import patch_ids, read_range
+from forktools.lines import Kind, dropped_reasons, read_line
+from forktools.policy import line_version, version_name
+from forktools.replay import undone
+from forktools.repository import RepositoryError, branch_tip, commit_id, references
+from forktools.settings import current
+from forktools.tags import upstream_tags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import git
+
+    from forktools.commits import Commit
+    from forktools.lines import Line
+
+_NAMED = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,}\b|\bGHSA(?:-[0-9a-z]{4}){3}\b", re.IGNORECASE)
+_SECURITY = re.compile(r"\bsecurity\b|\bvulnerab", re.IGNORECASE)
+_TYPE = re.compile(r"([a-z]+)(?:\([^)]*\))?!?: ", re.IGNORECASE)
+_MENDED = re.compile(
+    r"\b(?:fix(?:es|ed|ing)?|bugs?|bugfix|hotfix|panics?|deadlocks?|races?|leak(?:s|ed|ing)?|crash(?:es)?"
+    r"|corrupt\w*|regressions?|data loss)\b",
+    re.IGNORECASE,
+)
+
+
+class Urgency(enum.StrEnum):
+    """What a commit of upstream's is to a line that lacks it, the most urgent first."""
+
+    SECURITY = "security"
+    FIX = "fix"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A commit of upstream's that the line lacks: the names of its vulnerabilities, upstream's first release
+    with it (empty: none yet)."""
+
+    commit: Commit
+    urgency: Urgency
+    names: tuple[str, ...]
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backports:
+    """What a line lacks of base..upto, the most urgent first; how many of it the line has, and how many it
+    does without on record."""
+
+    line: Line
+    upto: str
+    missing: tuple[Missing, ...]
+    carried: int
+    declined: int
+
+
+def newest_line(repo: git.Repo, remote: str) -> str:
+    """The line of the newest version. Raises RepositoryError when there is none."""
+    places = ("refs/heads/", f"refs/remotes/{remote}/")
+    names = {ref.removeprefix(place) for ref in references(repo) for place in places if ref.startswith(place)}
+    lines = [
+        (version, name)
+        for name in names
+        if name.startswith(current().line_prefix) and (version := line_version(name))
+    ]
+    if not lines:
+        raise RepositoryError("there is no release line here", f"Run `git fetch {remote}`, or give --line.")
+    return max(lines)[1]
+
+
+def find(repo: git.Repo, branch: str, remote: str, upto: str = "") -> Backports:
+    """What upstream has added from the line's base to `upto` (its newest release, or the trunk) that the line
+    does not have.
+
+    Raises RepositoryError without the line, upstream's tags or `upto`.
+    """
+    line = read_line(repo, branch, remote)
+    refs = references(repo)
+    name, tip = _target(repo, refs, remote, upto)
+    commits = read_range(repo, [tip], [line.base])
+    gone = undone(commits)
+    wanted = [c for c in commits if not c.is_merge and c.sha not in gone and c not in gone.values()]
+    has = _carried(repo, line, wanted)
+    declined = _declined(line, wanted) - has
+    releases = _releases(repo, refs, line)
+    missing = [
+        Missing(commit, urgency(commit), vulnerabilities(commit), releases.get(commit.sha, ""))
+        for commit in wanted
+        if commit.sha not in has | declined
+    ]
+    order = [*Urgency]
+    missing.sort(key=lambda one: (order.index(one.urgency), not one.names))
+    return Backports(line, name, tuple(missing), len(has), len(declined))
+
+
+def vulnerabilities(commit: Commit) -> tuple[str, ...]:
+    """The CVE and GHSA names in a message, each once."""
+    return tuple(dict.fromkeys(_NAMED.findall(commit.message)))
+
+
+def urgency(commit: Commit) -> Urgency:
+    """By the words of its message: nobody upstream labels its commits."""
+    if _NAMED.search(commit.message) or _SECURITY.search(commit.message):
+        return Urgency.SECURITY
+    kind = _TYPE.match(commit.subject)
+    if kind is not None and kind[1].lower() in current().types:
+        return Urgency.FIX if kind[1].lower() == "fix" else Urgency.OTHER
+    return Urgency.FIX if _MENDED.search(commit.subject) else Urgency.OTHER
+
+
+def _target(repo: git.Repo, refs: Mapping[str, str], remote: str, upto: str) -> tuple[str, str]:
+    tags = upstream_tags(refs)
+    if upto:
+        return upto, commit_id(repo, tags.get(upto, upto), "upstream's commit")
+    if current().on_trunk:
+        for trunk in current().trunks:
+            if tip := branch_tip(repo, refs, trunk, remote):
+                return trunk, tip
+    if not tags:
+        raise RepositoryError("upstream's tags are not in this repository", "Run `forktools upstream fetch`.")
+    newest = max(tags, key=lambda tag: line_version(tag) or 0)
+    return newest, commit_id(repo, tags[newest], "the upstream tag")
+
+
+def _carried(repo: git.Repo, line: Line, wanted: Sequence[Commit]) -> set[str]:
+    """Of `wanted` what the line has: the same patch, the same lines, or the name of it in a trailer."""
+    gone = undone(entry.commit for entry in line.entries)
+    there = [e for e in line.entries if not e.is_empty and e.commit.sha not in gone]
+    contents = {content for entry in there for content in (entry.patch, entry.lines) if content}
+    found = {
+        sha
+        for context in (3, 0)
+        for sha, content in patch_ids(repo, wanted, context=context).items()
+        if content in contents
+    }
+    return found | _called(wanted, (name for entry in there for name in entry.commit.picked_from))
+
+
+def _declined(line: Line, wanted: Sequence[Commit]) -> set[str]:
+    records = (entry.commit for entry in line.entries if entry.kind is Kind.RECORD)
+    return _called(wanted, (name for commit in records for name in dropped_reasons(commit.message)))
+
+
+def _called(commits: Iterable[Commit], names: Iterable[str]) -> set[str]:
+    """The ids that a name, perhaps abbreviated, begins."""
+    wanted = tuple(names)
+    return {commit.sha for commit in commits if commit.sha.startswith(wanted)} if wanted else set()
+
+
+def _releases(repo: git.Repo, refs: Mapping[str, str], line: Line) -> dict[str, str]:
+    """Upstream's first release that has each commit."""
+    base = line_version(version_name(line.branch))
+    newer = [
+        (version, tag, ref)
+        for tag, ref in upstream_tags(refs).items()
+        if (version := line_version(tag)) and base and version > base
+    ]
+    found: dict[str, str] = {}
+    seen = [line.base]
+    for _, tag, ref in sorted(newer):
+        commit = commit_id(repo, ref, "the upstream tag")
+        listed = "\n".join([commit, *(f"^{sha}" for sha in seen)]) + "\n"
+        shas = clean_room.ask(repo, "rev-list", "--stdin", stdin=listed.encode()).decode().split()
+        found |= dict.fromkeys((sha for sha in shas if sha not in found), tag)
+        seen.append(commit)
+    return found

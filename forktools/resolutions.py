@@ -1,0 +1,285 @@
+"""Conflicts that a person has settled, kept for the next cut that meets them.
+
+`refs/forktools/resolutions` holds for each file that was in conflict how it stood with its markers, what was
+merged, how it was left, and why. A conflict is met again if the change from the one to the other applies to
+it without a conflict and leaves no marker; else its hunks are looked at (`forktools.conflict_hunks`), since a
+line beside them may have moved. What a line settled when it was cut from the one before it is read from its
+commits, too. Nothing of git's own rerere is used: its directory would turn it on for all of a user's merges.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forktools import clean_room, conflict_hunks
+from forktools.conflict_hunks import Stages
+from forktools.merges import merge_trees, tree_before
+from forktools.repository import ask, run
+from forktools.settings import current
+from forktools.text import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import git
+
+    from forktools.commits import Commit
+
+REF = "refs/forktools/resolutions"
+
+_MARKER = re.compile(rb"^(<{7}|\|{7}|>{7})( [^\n]*)?$", re.MULTILINE)
+_STAGES = ("base", "ours", "theirs")
+_OPENED = re.compile(rb"^<{7}$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A file in conflict: its path, the id of what it held, without the names behind the markers, and the
+    ids of what was merged (empty where there was none)."""
+
+    path: str
+    before: str
+    base: str = ""
+    ours: str = ""
+    theirs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """How a conflict was settled; `why` is the reason that was given, if the change became another by it.
+    `stages` is what was merged, None in records of older versions."""
+
+    path: str
+    before: bytes
+    after: bytes
+    why: str
+    stages: Stages | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How a conflict was settled by what is known: the reasons given then, and whether lines beside it had
+    moved since."""
+
+    whys: tuple[str, ...]
+    moved: bool
+
+
+def noted(repo: git.Repo, place: Path, paths: Sequence[str]) -> tuple[Conflict, ...]:
+    """The conflicts of `paths` in the work tree, those without markers left out."""
+    found = []
+    for path in paths:
+        text = _normal(place / path)
+        if text is not None:
+            found.append(Conflict(path, _store(repo, text), *_staged(repo, place, path)))
+    return tuple(found)
+
+
+def record(repo: git.Repo, conflicts: Sequence[Conflict], commit: str, why: str) -> None:
+    """Keeps how `commit` settled the conflicts."""
+    made = []
+    for conflict in conflicts:
+        status, after, _ = run(repo, "cat-file", "blob", f"{commit}:{conflict.path}")
+        if status == 0 and not _OPENED.search(after):  # else it was removed, or the markers belong there
+            made.append((conflict, after))
+    _keep(repo, made, f"how {commit[:12]} settled its conflicts", why)
+
+
+def keep(repo: git.Repo, found: Sequence[Resolution], where: str) -> None:
+    """Keeps what `learned` read from the commits of the line `where`, unless it is known."""
+    known = {(one.path, one.before) for one in kept(repo)}
+    new = [one for one in found if (one.path, one.before) not in known]
+    for why in dict.fromkeys(one.why for one in new):
+        made = [(_stored(repo, one), one.after) for one in new if one.why == why]
+        _keep(repo, made, f"how {where} settled its conflicts", why)
+
+
+def _keep(repo: git.Repo, made: Sequence[tuple[Conflict, bytes]], title: str, why: str) -> None:
+    entries = []
+    for conflict, after in made:
+        name = sha256(encode(f"{conflict.path}\0{conflict.before}")).hexdigest()[:40]
+        parts = {
+            "path": _store(repo, encode(conflict.path)),
+            "before": conflict.before,
+            "after": _store(repo, after),
+            "why": _store(repo, encode(why)),
+        }
+        stages = {name: blob for name in _STAGES if (blob := getattr(conflict, name))}
+        entries.append(
+            (name, _tree(repo, {key: ("100644 blob", blob) for key, blob in (parts | stages).items()}))
+        )
+    if not entries:
+        return
+    status, found, _ = run(repo, "rev-parse", "--verify", "--quiet", f"{REF}^{{commit}}")
+    head = decode(found).strip() if status == 0 else ""
+    before = {name: ("040000 tree", sha) for sha, name in _listed(repo, head)} if head else {}
+    tree = _tree(repo, before | {name: ("040000 tree", sha) for name, sha in entries})
+    parents = ("-p", head) if head else ()
+    message = f"chore({current().scope}): {title}"
+    commit = decode(ask(repo, "commit-tree", tree, *parents, "-m", message)).strip()
+    ask(repo, "update-ref", "-m", "forktools: resolved", REF, commit, head)
+
+
+def reuse(repo: git.Repo, place: Path, paths: Sequence[str], known: Sequence[Resolution]) -> dict[str, Reuse]:
+    """Settles the conflicts of `paths` as they were before, as far as they are known; they are staged."""
+    used: dict[str, Reuse] = {}
+    for path in paths:
+        now = _normal(place / path)
+        if now is None:
+            continue
+        of_path = [one for one in known if one.path == path]
+        settled, how = _as_it_was(repo, now, of_path) or _by_hunks(repo, place, path, of_path) or (None, None)
+        if settled is not None and how is not None:
+            (place / path).write_bytes(settled)
+            ask(repo, "add", "--", f":(literal){path}", cwd=place)
+            used[path] = how
+    return used
+
+
+def learned(repo: git.Repo, pairs: Iterable[tuple[Commit, Commit, str]]) -> list[Resolution]:
+    """How each second commit settled the conflicts that the first one meets where it was picked to; the third
+    is the reason that was given for a difference."""
+    found = []
+    for old, by, why in pairs:
+        base, ours, theirs = tree_before(repo, old), tree_before(repo, by), f"{old.sha}^{{tree}}"
+        _, conflicts = merge_trees(repo, base, ours, theirs)
+        for path in conflicts:
+            texts = [_blob(repo, tree, path) for tree in (base, ours, theirs, by.sha)]
+            if texts[3] is None or _OPENED.search(texts[3]) or texts[1] is None or texts[2] is None:
+                continue
+            stages = Stages(texts[0] or b"", texts[1], texts[2])
+            marked = _marked(repo, stages)
+            if marked is not None:
+                found.append(Resolution(path, marked, texts[3], why, stages))
+    return found
+
+
+def kept(repo: git.Repo) -> Iterator[Resolution]:
+    """What is recorded; damaged records are passed over."""
+    status, found, _ = run(repo, "rev-parse", "--verify", "--quiet", f"{REF}^{{commit}}")
+    for sha, _ in _listed(repo, decode(found).strip()) if status == 0 else ():
+        names = ("path", "before", "after", "why")
+        text = {name: _part(repo, f"{sha}:{name}") for name in (*names, *_STAGES)}
+        path, before, after, why = (text[name] for name in names)
+        if path is None or before is None or after is None or why is None:
+            continue
+        ours, theirs = text["ours"], text["theirs"]
+        whole = ours is not None and theirs is not None
+        stages = Stages(text["base"] or b"", ours or b"", theirs or b"") if whole else None
+        yield Resolution(decode(path), before, after, decode(why), stages)
+
+
+def _as_it_was(repo: git.Repo, now: bytes, known: Sequence[Resolution]) -> tuple[bytes, Reuse] | None:
+    for one in known:
+        settled = _applied(repo, now, one)
+        if settled is not None:
+            return settled, Reuse((one.why,), moved=False)
+    return None
+
+
+def _by_hunks(
+    repo: git.Repo, place: Path, path: str, known: Sequence[Resolution]
+) -> tuple[bytes, Reuse] | None:
+    """The file with each hunk settled as one like it was, and whose hunks these were."""
+    blobs = [_part(repo, name, place) if name else b"" for name in _staged(repo, place, path)]
+    base, ours, theirs = blobs
+    if base is None or ours is None or theirs is None:
+        return None
+    parts = conflict_hunks.split(repo, Stages(base, ours, theirs))
+    if parts is None:
+        return None
+    told: dict[Resolution, tuple[conflict_hunks.Settled, ...]] = {}
+    for one in known:
+        if one.stages is not None:
+            hunks, alone = conflict_hunks.settled(repo, one.stages, one.after)
+            # What a person changed besides comes along only with the commit that was made then.
+            if alone or conflict_hunks.same_change((base, theirs), (one.stages.ours, one.after)):
+                told[one] = hunks
+    settled = conflict_hunks.settle(parts, [hunk for own in told.values() for hunk in own])
+    if settled is None or _OPENED.search(settled):
+        return None
+    now = [part for part in parts if isinstance(part, conflict_hunks.Hunk)]
+    asked = [
+        one.why
+        for one, own in told.items()
+        if any(conflict_hunks.carried(hunk, like) is not None for hunk in now for like in own)
+    ]
+    return settled, Reuse(tuple(dict.fromkeys(asked)), moved=True)
+
+
+def _applied(repo: git.Repo, now: bytes, resolution: Resolution) -> bytes | None:
+    """The file with the resolution; None if that was of another conflict, or of a part of this one."""
+    with tempfile.TemporaryDirectory(prefix="forktools-") as scratch:
+        names = ("now", "before", "after")
+        for name, text in zip(names, (now, resolution.before, resolution.after), strict=True):
+            (Path(scratch) / name).write_bytes(text)
+        given = [str(Path(scratch) / name) for name in names]
+        status, settled, _ = run(repo, "merge-file", "-p", "--quiet", *given)
+    return settled if status == 0 and not _OPENED.search(settled) else None
+
+
+def _listed(repo: git.Repo, commit: str) -> list[tuple[str, str]]:
+    lines = decode(ask(repo, "ls-tree", commit)).splitlines()
+    return [(line.split()[2], line.split("\t", 1)[1]) for line in lines]
+
+
+def _normal(path: Path) -> bytes | None:
+    """A conflicted file without the names behind its markers; None if it has none."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    text = _unnamed(path.read_bytes())
+    return text if _OPENED.search(text) else None
+
+
+def _unnamed(text: bytes) -> bytes:
+    return _MARKER.sub(lambda marker: marker[1], text)
+
+
+def _staged(repo: git.Repo, place: Path, path: str) -> tuple[str, str, str]:
+    """The ids of what is merged into the file: of the base, ours and theirs."""
+    listing = ask(repo, "ls-files", "--unmerged", "-z", "--", f":(literal){path}", cwd=place)
+    heads = [line.partition(b"\t")[0].decode().split() for line in listing.split(b"\0") if line]
+    stages = {number: sha for mode, sha, number in heads if mode.startswith("100")}
+    return stages.get("1", ""), stages.get("2", ""), stages.get("3", "")
+
+
+def _marked(repo: git.Repo, stages: Stages) -> bytes | None:
+    """The file with its markers, without names; None if git finds no conflict in its lines."""
+    with tempfile.TemporaryDirectory(prefix="forktools-") as scratch:
+        files = [Path(scratch) / name for name in ("ours", "base", "theirs")]
+        for file, text in zip(files, (stages.ours, stages.base, stages.theirs), strict=True):
+            file.write_bytes(text)
+        status, text, _ = clean_room.run(repo, "merge-file", "-p", *map(str, files))
+    return _unnamed(text) if 0 < status < 128 else None
+
+
+def _stored(repo: git.Repo, found: Resolution) -> Conflict:
+    stages = found.stages or Stages(b"", b"", b"")
+    texts = (found.before, stages.base, stages.ours, stages.theirs)
+    return Conflict(found.path, *(_store(repo, text) for text in texts))
+
+
+def _blob(repo: git.Repo, tree: str, path: str) -> bytes | None:
+    """A file of a tree that need not be in the repository itself."""
+    sha = decode(clean_room.ask(repo, "rev-parse", tree)).strip()
+    status, text, _ = clean_room.run(repo, "cat-file", "blob", f"{sha}:{path}")
+    return None if status else text
+
+
+def _part(repo: git.Repo, name: str, place: Path | None = None) -> bytes | None:
+    status, content, _ = run(repo, "cat-file", "blob", name, cwd=place)
+    return None if status else content
+
+
+def _store(repo: git.Repo, content: bytes) -> str:
+    return decode(ask(repo, "hash-object", "-w", "--stdin", "--no-filters", stdin=content)).strip()
+
+
+def _tree(repo: git.Repo, entries: dict[str, tuple[str, str]]) -> str:
+    listing = "".join(f"{kind} {sha}\t{name}\n" for name, (kind, sha) in entries.items())
+    return decode(ask(repo, "mktree", stdin=encode(listing))).strip()
