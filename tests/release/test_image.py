@@ -6,8 +6,11 @@ import asyncio
 import json
 import os
 import re
-import sys
+import stat
+import subprocess
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,9 @@ from packaging.utils import canonicalize_name
 from kine.forms import Address
 from kine.observe.http import MetricsServer
 from kine.transport.base import Tls
+from tests.client import Client
+from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executable, missing, musl_root
+from tests.servers.kine import start_kine
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("kerberos", "nats-embedded")  # every backend and both ways to log in
@@ -51,11 +57,13 @@ def test_lock_satisfies_the_project(wish: Requirement) -> None:
 def health_check() -> list[str]:
     text = (ROOT / "Dockerfile.release").read_text()
     [command] = re.findall(r"^HEALTHCHECK [^\n]*\\\n +CMD (\[.*\])$", text, re.MULTILINE)
-    return [sys.executable, *json.loads(command)[1:]]
+    shell, *words = json.loads(command)
+    assert shell == "/bin/sh"
+    return ["/bin/busybox", "sh", *[word.replace("/bin/wget", "/bin/busybox wget") for word in words]]
 
 
-async def health(address: str) -> int:
-    environment = os.environ | {"KINE_METRICS_BIND_ADDRESS": address}
+async def health(of: str) -> int:
+    environment = os.environ | {"KINE_METRICS_BIND_ADDRESS": of}
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*health_check(), env=environment, stderr=quiet)
     return await process.wait()
@@ -83,3 +91,92 @@ async def test_health_check_asks_the_running_server(tmp_path: Path, secure: bool
 
 async def test_health_check_is_content_where_metrics_are_off() -> None:
     assert await health("0") == 0
+
+
+def test_the_default_endpoint_is_where_go_kines_image_keeps_its_file() -> None:
+    """./db/state.db, from the working directory /, in the volume of its owner."""
+    text = (ROOT / "Dockerfile.release").read_text()
+
+    assert re.findall(r"^(?:WORKDIR|USER|VOLUME) .*$", text, re.MULTILINE) == [
+        "WORKDIR /",
+        "USER 65534:65534",
+        "VOLUME /db",
+    ]
+    assert "KINE_ENDPOINT" not in text
+
+
+# ---- assembled, without Docker, by the steps that Dockerfile.release calls
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Root]:
+    if missing() or os.geteuid() != 0 or not BUSYBOX.exists():
+        pytest.skip(missing() or "needs root and busybox-static")
+    with (
+        tempfile.TemporaryDirectory(prefix="kine-image-", dir="/var/tmp") as path,
+        empty_root(Path(path)) as root,
+    ):
+        script = ROOT / "release" / "image.sh"
+        subprocess.run(["sh", script, path, executable()], check=True)
+        root.directory("/proc")  # as the runtime mounts it
+        yield root
+
+
+def describe(path: Path) -> tuple[int, int, str]:
+    found = path.lstat()
+    return found.st_uid, found.st_gid, stat.filemode(found.st_mode)
+
+
+@pytest.mark.engines
+@pytest.mark.timeout(600)
+class TestAssembled:
+    def test_it_holds_the_executable_and_a_shell(self, image: Root) -> None:
+        assert {path.name for path in image.path.iterdir()} == {"bin", "db", "etc", "proc", "tmp"}
+        names = {path.name for path in (image.path / "bin").iterdir()}
+        assert names == {"busybox", "chmod", "cp", "kine", "sh", "wget"}
+        assert describe(image.path / "db") == (65534, 65534, "drwxr-xr-x")
+        assert describe(image.path / "bin" / "kine") == (0, 0, "-rwxr-xr-x")
+
+    def test_its_layers_are_small(self, image: Root) -> None:
+        """At most 60 MB; a release's executable is compressed more than a test's."""
+        packed = subprocess.run(
+            ["tar", "-C", image.path, "--exclude=./proc", "-cz", "."], capture_output=True, check=True
+        )
+        assert len(packed.stdout) < 60_000_000
+
+    def test_a_volume_of_go_kines_is_served_by_the_default_endpoint(
+        self, image: Root, tmp_path: Path
+    ) -> None:
+        """Of the same file as before, at /db/state.db, whoever made it: this is what Go kine leaves there."""
+        volume = tmp_path / "volume"
+        volume.mkdir()
+        os.chown(volume, 65534, 65534)
+        written = start_kine(f"sqlite://{volume}/state.db", "http2", volume)
+        with Client(written.address) as client:
+            client.put(b"/kept", b"1")
+        assert written.stop() == 0
+        for path in volume.iterdir():
+            os.chown(path, 65534, 65534)
+
+        flags = ["--listen-address=127.0.0.1:0", "--metrics-bind-address=0"]
+        server = image.start(
+            ["/bin/kine", *flags], mounts=[Mount("proc", "/proc"), Mount(str(volume), "/db")]
+        )
+        with Client(address(server)) as client:
+            found = client.get(b"/kept")
+        server.terminate()
+
+        assert server.wait(60) == 0
+        assert found is not None
+        assert found.value == b"1"
+
+    def test_the_executable_is_copied_alone(self, image: Root, tmp_path: Path) -> None:
+        """COPY --from=kine /bin/kine /binaries/kine, into another C library's image."""
+        with (
+            tempfile.TemporaryDirectory(prefix="kine-root-", dir="/var/tmp") as path,
+            musl_root(Path(path)) as other,
+        ):
+            other.install(image.path / "bin" / "kine", "/binaries/kine")
+            code, said, _ = other.run(["/binaries/kine", "--version"], mounts=[Mount("proc", "/proc")])
+        assert code == 0
+        assert said.startswith("kine version ")
