@@ -23,12 +23,16 @@ class UsageError(ValueError):
 
 
 def normalize(
-    arguments: Sequence[str], switches: Mapping[str, bool], commands: Collection[str] = ()
+    arguments: Sequence[str],
+    switches: Mapping[str, bool],
+    commands: Collection[str] = (),
+    unsupported: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The arguments with every flag before the first command as `--name=value`.
 
     `switches` has the flags by name: True for one that stands alone or takes `=true`, False for one that
-    takes a value. A command and what follows it stay as they are. Raises `UsageError`.
+    takes a value. `unsupported` has flags of Go kine that are none here, and what to use instead. A command
+    and what follows it stay as they are. Raises `UsageError`.
     """
     rewritten: list[str] = []
     rest = list(arguments)
@@ -42,6 +46,8 @@ def normalize(
         name, equals, value = argument[2 if argument.startswith("--") else 1 :].partition("=")
         if name in BARE and not equals:
             rewritten.append(BARE[name])
+        elif unsupported and name in unsupported:
+            raise UsageError(f"--{name}: {unsupported[name]}")
         elif name not in switches:
             raise UsageError(f"{_shown(name)} is not a flag{_nearest(name, switches)}")
         elif switches[name]:

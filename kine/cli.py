@@ -1,29 +1,24 @@
 """The command line: flags and variables in, a running server, an exit code out.
 
-Serving is what `kine` does without a command. A later command is a function with `@app.command()`; the
-server's flags stay as they are.
+Serving is what `kine` does without a command; the commands are in `kine.commands`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import logging
 import os
+import resource
 import signal
 import ssl
 import sys
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
-from typing import TYPE_CHECKING, Annotated, NoReturn
-
-import typer
+from typing import TYPE_CHECKING, NoReturn
 
 from kine import tls
 from kine.arguments import UsageError, normalize
-from kine.commands import check, snapshot, status
-from kine.config import FLAGS, SettingError, Settings, settings
+from kine.config import FLAGS, T4_FLAGS, SettingError, Settings, settings
+from kine.drivers import NO_T4
 from kine.drivers.base import DriverError
 from kine.observe import logging as logs
 from kine.workers import WorkerError, channel
@@ -39,116 +34,36 @@ log = logging.getLogger(__name__)
 # Exit codes, told in --help.
 STOPPED, FAILED, MISUSED = 0, 1, 2
 
-ABOUT = """Serve the etcd v3 API from SQLite, PostgreSQL, MySQL, MariaDB or NATS JetStream.
-
-Every flag may also be set by the variable named beside it; the flag wins. Durations are written as 1m30s,
-5s, 100ms. Logs go to stderr. Flags are listed by what they concern: clients, the database, compaction and
-watches, logs and metrics.
-
-SIGTERM or SIGINT stops cleanly: what is accepted is finished. A second one exits at once.
-
-Beside the server there are commands, which take flags of their own after their name: see kine COMMAND --help.
-
-Exit codes: 0 stopped as asked; 1 could not start, or lost what it serves from; 2 wrong usage.
-"""
-
-app = typer.Typer(
-    name="kine",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
-)
-
-
-def version() -> str:
-    try:
-        return installed_version("kine")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "dev"
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"kine version {version()}")
-        raise typer.Exit
-
-
-def _server(context: typer.Context, print_version: bool, **flags: str | None) -> None:
-    if context.invoked_subcommand is None:
-        given = {name: value for name, value in flags.items() if value is not None}
-        try:
-            chosen = settings(given, os.environ)
-        except SettingError as error:
-            _misused(error)
-        inherited = channel.inherited(os.environ)
-        if inherited is not None:
-            raise typer.Exit(run(chosen, _worker(*inherited), always={"worker": inherited[0]}))
-        raise typer.Exit(run(chosen, _serve if chosen.workers == 1 else _supervise))
-
-
-def _signature() -> inspect.Signature:
-    """One option for each flag. They stay text here: `kine.config` reads them, and knows the fix."""
-    parameters = [
-        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        inspect.Parameter(
-            "print_version",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[
-                bool,
-                typer.Option(
-                    "--version", "-v", help="Print the version.", callback=_print_version, is_eager=True
-                ),
-            ],
-        ),
-    ]
-    for flag in FLAGS:
-        option = typer.Option(
-            f"--{flag.name}",
-            metavar=flag.placeholder,
-            help=f"{flag.help} [{flag.variable}{'; default ' if flag.default else ''}{flag.default}]",
-            show_default=False,
-        )
-        parameters.append(
-            inspect.Parameter(
-                flag.field,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[str | None, option],
-            )
-        )
-    return inspect.Signature(parameters)
-
-
-def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
-    signature = _signature()
-    function.__signature__ = signature  # type: ignore[attr-defined]
-    function.__annotations__ = {name: found.annotation for name, found in signature.parameters.items()}
-    return function
-
-
-app.callback(invoke_without_command=True, help=ABOUT)(_with_flags(_server))
-app.command("check")(check.check)
-app.command("status")(status.status)
-app.command("migrate")(snapshot.migrate)
-app.add_typer(snapshot.app, name="snapshot")
+# In the order of --help; `kine.commands.app` has them.
+COMMANDS = ("version", "completion", "check", "status", "migrate", "snapshot")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line; exits with its code."""
     written = sys.argv[1:] if arguments is None else arguments
     try:
-        normal = normalize(written, {flag.name: flag.is_switch for flag in FLAGS}, _commands())
+        switches = {flag.name: flag.is_switch for flag in FLAGS}
+        normal = normalize(written, switches, COMMANDS, dict.fromkeys(T4_FLAGS, NO_T4))
     except UsageError as error:
         _misused(error)
+    if all("=" in argument for argument in normal):  # no command, and nothing to print
+        sys.exit(_server(dict(argument.removeprefix("--").split("=", 1) for argument in normal)))
+    from kine.commands.app import app  # here, as a server is started without it
+
     app(normal, prog_name="kine")
     sys.exit(STOPPED)
 
 
-def _commands() -> list[str]:
-    named = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
-    return [name.replace("_", "-") for name in named] + [group.name or "" for group in app.registered_groups]
+def _server(flags: Mapping[str, str]) -> int:
+    fields = {flag.name: flag.field for flag in FLAGS}
+    try:
+        chosen = settings({fields[name]: value for name, value in flags.items()}, os.environ)
+    except SettingError as error:
+        _misused(error)
+    inherited = channel.inherited(os.environ)
+    if inherited is not None:
+        return run(chosen, _worker(*inherited), always={"worker": inherited[0]})
+    return run(chosen, _serve if chosen.workers == 1 else _supervise)
 
 
 def _misused(error: Exception) -> NoReturn:
@@ -185,6 +100,8 @@ def run(chosen: Settings, serve: Serve, always: Mapping[str, object] | None = No
     """
     hide = logs.secrets_of(chosen.endpoint)
     logs.configure(chosen.log_format, debug=chosen.debug, hide=hide, always=always)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # as Go does for its programs
     try:
         tls.check(chosen)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -242,6 +159,8 @@ def explain(error: Exception) -> str:
             return f"{reason}; stop what uses it, or set another --listen-address or --metrics-bind-address"
         if error.errno == errno.EADDRNOTAVAIL:
             return f"{reason}; --listen-address and --metrics-bind-address take addresses of this machine"
+        if error.errno == errno.ENOENT and error.filename:
+            return f"{reason}{about}; create its directory, or choose another path"
         if error.errno in (errno.EACCES, errno.EPERM):
             return f"{reason}{about}; run as a user that may use it, or choose another path or port"
         return f"{reason}{about}"

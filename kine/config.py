@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kine import identity
+from kine.drivers import NO_T4
 from kine.drivers.base import Options
 from kine.forms import (
     Address,
@@ -17,28 +18,36 @@ from kine.forms import (
     address_or_off,
     cache_size,
     choice,
+    connections,
     count,
     duration,
     etcd_version,
     file_path,
+    idle_limit,
     limit,
     positive_duration,
-    signed_duration,
+    queue_size,
     size,
     switch,
     text,
 )
-from kine.transport.base import Limits, Tls
+from kine.transport.base import GRPC_OVERHEAD_BYTES, Limits, Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
-# etcd leaves this much beside its request limit for gRPC's framing and the rest of a message
-# (server/etcdmain, grpcOverheadBytes).
-GRPC_OVERHEAD_BYTES = 512 * 1024
 MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's bound for one message
+ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - to be recognised
+
+
+# Flags of Go kine for a store of its own, t4, by name; the rest of its S3 settings are AWS's own variables.
+T4_FLAGS = (
+    "peer-bind-address", "peer-advertise-address", "s3-bucket", "s3-folder", "s3-endpoint", "s3-region",
+    "s3-access-key", "s3-secret-key", "s3-session-token", "s3-profile", "s3-ca-bundle",
+)  # fmt: skip
+_T4_VARIABLES = tuple("KINE_" + name.upper().replace("-", "_") for name in T4_FLAGS[:5])
 
 
 class SettingError(ValueError):
@@ -119,6 +128,29 @@ class Settings:
         size(at_least=1, at_most=MAX_MESSAGE_BYTES - GRPC_OVERHEAD_BYTES),
         "Largest request accepted, as etcd's flag of this name. 4MiB works too.",
     )
+    max_connections: int = _flag(
+        SERVE,
+        "auto",
+        connections,
+        "Clients' connections at most; beyond them, the longest idle one makes room, or none is let in. "
+        "auto: 10000, or what the limit of open files leaves.",
+    )
+    max_queued_bytes: int = _flag(
+        SERVE,
+        "auto",
+        queue_size,
+        "Memory for answers that clients have yet to take, a quarter of it for one connection; clients that "
+        "take none are cut off. auto: an eighth of the machine's or cgroup's, from 32MiB to 1GiB.",
+    )
+    max_watches_per_connection: int = _flag(
+        SERVE, "100000", count(1), "Watches that one connection may have open, over all its Watch streams."
+    )
+    max_leases: int = _flag(
+        SERVE,
+        "50000",
+        limit,
+        "Leases at most; a grant beyond them fails with ResourceExhausted. 0 or less: no limit, as in etcd.",
+    )
     emulated_etcd_version: str = _flag(
         SERVE, "3.6.11", etcd_version, "etcd version told to clients; 3.5.13 and up promises watch progress."
     )
@@ -137,12 +169,21 @@ class Settings:
         choice("", *identity.MODULES),
         "Who issues the database password: aws signs RDS IAM tokens. Empty: the endpoint.",
     )
+    identity_timeout: float = _flag(
+        STORE,
+        "15s",
+        positive_duration,
+        "Longest wait for AWS credentials or Kerberos tickets.",
+    )
     ca_file: str = _flag(STORE, "", file_path, "CA (PEM) that signed the database server's certificate.")
     cert_file: str = _flag(STORE, "", file_path, "Certificate (PEM) shown to the database server.")
     key_file: str = _flag(STORE, "", file_path, "Private key (PEM) of --cert-file.")
     skip_verify: bool = _flag(STORE, "false", switch, "Do not check the database server's certificate.")
     datastore_max_idle_connections: int = _flag(
-        STORE, "20", count(), "Idle database connections kept. 0: the default; negative: none is kept."
+        STORE,
+        "20",
+        idle_limit(20),
+        "Idle database connections kept. 0: the default; negative: none but PostgreSQL's two shared ones.",
     )
     datastore_max_open_connections: int = _flag(
         STORE, "0", limit, "Open database connections at most. 0 or less: no limit."
@@ -152,6 +193,12 @@ class Settings:
     )
     datastore_connection_max_idle_time: float = _flag(
         STORE, "2m", duration, "Close a database connection idle for this long. 0 or less: never."
+    )
+    datastore_poll_interval: float = _flag(
+        STORE,
+        "1s",
+        positive_duration,
+        "Longest pause between looks for other instances' commits, which kine shortens to 250ms or less.",
     )
     value_cache_bytes: int = _flag(
         STORE,
@@ -189,16 +236,23 @@ class Settings:
         SEE, "1s", duration, "Log SQL that takes longer, as info. 0 or less: off."
     )
     slow_sql_warning_threshold: float = _flag(
-        SEE, "5s", signed_duration, "Log SQL that takes longer than this as a warning."
+        SEE, "5s", duration, "Of the SQL logged, what takes longer is a warning. 0 or less: all of it."
     )
     metrics_bind_address: Address | None = _flag(  # noqa: RUF009
-        SEE, ":8080", address_or_off, "Serve /metrics, /healthz and /readyz here: HOST:PORT or :PORT. 0: off."
+        SEE,
+        ":8080",
+        address_or_off,
+        "Serve /metrics, /healthz, /livez and /readyz here: HOST:PORT or :PORT. 0: off.",
     )
     metrics_ignore_tls_config: bool = _flag(
         SEE, "false", switch, "Serve metrics in the clear even when --server-cert-file is set."
     )
     metrics_enable_profiling: bool = _flag(
-        SEE, "false", switch, "Serve profiles of the running server at /debug/pprof/ on the metrics address."
+        SEE,
+        "false",
+        switch,
+        "Serve profiles of the running server at /debug/pprof/ on the metrics address; over TLS with "
+        "--trusted-ca-file, to clients with a certificate only.",
     )
 
     def __post_init__(self) -> None:
@@ -217,24 +271,26 @@ class Settings:
             raise SettingError("--workers needs --transport http2, the default: leave one of them out")
 
     def _share(self, total: int) -> int:
-        """What of a limit is one worker's; 0, no limit, stays so."""
+        """What of a limit is one worker's; 0, no limit or nothing at all, stays so."""
         return max(1, total // self.workers) if total else 0
 
     def driver_options(self) -> Options:
-        idle = self.datastore_max_idle_connections
         return Options(
             ca_file=self.ca_file,
             cert_file=self.cert_file,
             key_file=self.key_file,
             skip_verify=self.skip_verify,
             identity_provider=self.identity_provider,
-            max_idle_connections=max(0, idle) if idle else Options().max_idle_connections,
+            identity_timeout=self.identity_timeout,
+            max_idle_connections=self._share(self.datastore_max_idle_connections),
             max_open_connections=self._share(self.datastore_max_open_connections),
             connection_max_lifetime=self.datastore_connection_max_lifetime,
             connection_max_idle_time=self.datastore_connection_max_idle_time,
             slow_sql_threshold=self.slow_sql_threshold,
             slow_sql_warning_threshold=self.slow_sql_warning_threshold,
             compact_timeout=self.compact_timeout,
+            max_request_bytes=self.max_request_bytes,
+            poll_interval=self.datastore_poll_interval,
         )
 
     def tls(self) -> Tls | None:
@@ -243,14 +299,35 @@ class Settings:
             return None
         return Tls(self.server_cert_file, self.server_key_file, self.trusted_ca_file)
 
+    def client_scheme(self) -> str:
+        """Of the URLs that etcd's clients are given: http, https, unix or unixs."""
+        return ("unix" if self.listen_address.path else "http") + ("s" if self.server_cert_file else "")
+
+    def client_url(self, bound: str) -> str:
+        """Where clients on this machine find the server, whose bound address this is.
+
+        As Go kine tells it, but for one address of several: there it tells one that nobody listens on.
+        """
+        found = address(bound)
+        if found.path:
+            return f"{self.client_scheme()}://{found.path}"
+        if found.host in ANY_HOST:
+            found = Address("127.0.0.1", found.port)
+        return f"{self.client_scheme()}://{found}"
+
     def metrics_tls(self) -> Tls | None:
-        """TLS of the metrics address. It asks for no client certificate, as Go kine's does not."""
+        """TLS of the metrics address. It needs no client certificate, as Go kine's does not; profiles do."""
         if self.metrics_ignore_tls_config or not self.server_cert_file:
             return None
-        return Tls(self.server_cert_file, self.server_key_file)
+        asked = self.trusted_ca_file if self.metrics_enable_profiling else ""
+        return Tls(self.server_cert_file, self.server_key_file, asked, certificate_optional=bool(asked))
 
     def limits(self) -> Limits:
-        return Limits(max_request_bytes=self.max_request_bytes + GRPC_OVERHEAD_BYTES)
+        return Limits(
+            max_request_bytes=self.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            max_queued_bytes=self._share(self.max_queued_bytes),
+            max_connections=self._share(self.max_connections),
+        )
 
 
 FLAGS = tuple(
@@ -271,6 +348,9 @@ def settings(given: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     A variable set to nothing counts as set, as in Go kine: it empties a text, and leaves a number or a
     duration at its default. Raises `SettingError`.
     """
+    for name in _T4_VARIABLES:
+        if environ.get(name):
+            raise SettingError(f"{name}: {NO_T4}")
     values: dict[str, Any] = {}
     for flag in FLAGS:
         where = f"--{flag.name}"

@@ -5,9 +5,11 @@ Each function reads one form and raises ValueError with the reason and the fix, 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,14 @@ BARE_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 
 BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MAX_VALUE_CACHE = 4 * 2**30
+RESERVED_FILES = 256  # for the database's connections, files, scrapers
+MIN_QUEUE, MAX_QUEUE = 32 * 2**20, 2**30
+
+BAD_PORT = "the endpoint's port is not a number from 1 to 65535"
+_BAD_HOST = (
+    "the endpoint's host is neither a name nor an address; an IPv6 address stands in brackets, as [::1]"
+)
+_NO_HOST = re.compile(r"[\[\]\s<>\"|{}^`\\]")
 
 TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})  # as Go's strconv.ParseBool
@@ -131,10 +141,41 @@ def address_or_off(value: str) -> Address | None:
     return found
 
 
+def host_and_port(written: str, default: int) -> tuple[str, int]:
+    """Of an endpoint: `host`, `host:port`, `[::1]:port`, `[::1]` or `::1`; each part may be missing.
+
+    Raises ValueError, which does not repeat what was written.
+    """
+    if written.startswith("["):
+        host, closed, rest = written[1:].partition("]")
+        port = rest.removeprefix(":")
+        if not closed or (rest and rest == port) or not _is_ipv6(host):
+            raise ValueError(_BAD_HOST)
+    elif written.count(":") > 1:
+        host, port = written, ""
+        if not _is_ipv6(host):
+            raise ValueError(_BAD_HOST)
+    else:
+        host, _, port = written.partition(":")
+        if _NO_HOST.search(host):
+            raise ValueError(_BAD_HOST)
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(BAD_PORT)
+    return host, int(port) if port else default
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def scheme(endpoint: str) -> str:
-    """The scheme of an endpoint, which may be shown where the endpoint may not; `sqlite` if it has none."""
-    found, separator, _ = endpoint.partition("://")
-    return found if separator else "sqlite"
+    """The scheme of an endpoint, which may be shown where the endpoint may not; empty if it lacks one."""
+    found, separator, _ = (endpoint or "sqlite://").partition("://")
+    return found if separator else ""
 
 
 def text(value: str) -> str:
@@ -195,13 +236,19 @@ def limit(value: str) -> int:
     return max(0, integer(value))
 
 
+def idle_limit(default: int) -> Callable[[str], int]:
+    """A number where 0 means the default, as in database/sql, and less than 0 means none; then 0."""
+
+    def parse(value: str) -> int:
+        number = integer(value)
+        return max(0, number) if number else default
+
+    return parse
+
+
 def duration(value: str) -> float:
     """A duration where 0 or less means off; then 0."""
     return max(0.0, parse_duration(value))
-
-
-def signed_duration(value: str) -> float:
-    return parse_duration(value)
 
 
 def positive_duration(value: str) -> float:
@@ -229,6 +276,22 @@ def size(at_least: int = 0, at_most: int = 2**62) -> Callable[[str], int]:
 def cache_size(value: str) -> int:
     """A size, or `auto`: a quarter of the memory this process may use, at most 4 GiB."""
     return min(memory() // 4, MAX_VALUE_CACHE) if value == "auto" else size()(value)
+
+
+def queue_size(value: str) -> int:
+    """A size, or `auto`: an eighth of the memory this process may use, from 32 MiB to 1 GiB."""
+    if value == "auto":
+        return min(max(memory() // 8, MIN_QUEUE), MAX_QUEUE)
+    return size(at_least=1024 * 1024)(value)
+
+
+def connections(value: str) -> int:
+    """How many, or `auto`: 10,000, or what the limit of open files leaves beside files and databases'."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2**31 if files == resource.RLIM_INFINITY else files - min(RESERVED_FILES, files // 2)
+    if value == "auto":
+        return min(10_000, most)
+    return count(1, most)(value)
 
 
 def memory(root: Path = Path("/")) -> int:

@@ -16,18 +16,23 @@ import zlib
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kine import drivers
-from kine.etcd.routes import Identity, Services, services
+from kine.drivers.base import UNFINISHED, DriverError, OutOfRevisionsError, Waiting
+from kine.etcd import versions
+from kine.etcd.routes import Bounds, Identity, Services, services
 from kine.forms import scheme
-from kine.observe import metrics
-from kine.observe.http import MetricsServer
+from kine.observe import metrics, native_stderr
+from kine.observe.http import MetricsServer, NotReadyError
 from kine.observe.logging import fields
 from kine.observe.rpc import observed
 from kine.store.compactor import Policy
+from kine.store.loading import Progress
 from kine.store.store import Observers, Store
 from kine.store.store import Settings as StoreSettings
+from kine.transport.budget import SHARES
 from kine.transport.http2 import Http2Server
 from kine.workers.shown import Shown
 
@@ -35,12 +40,17 @@ if TYPE_CHECKING:
     from kine.config import Settings
     from kine.etcd.watch import Session
     from kine.transport.base import Routes, Server
-    from kine.transport.http2.opening import Http1
     from kine.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
+_UNFINISHED = (
+    "this database holds only a part of the keys: kine snapshot restore or kine migrate into it was"
+    " interrupted, or is still running; run the same command again, which goes on where it was, or take an"
+    " empty database"
+)
 _GRACE = 1.5  # seconds for accepted calls to finish, of the two in which a stop must be over
+_SETTING_UP = 15.0  # seconds for a new file to get its tables and first rows, whoever says stop
 # One number for all instances on all databases, as the id of a cluster; etcd's are hashes too.
 _CLUSTER_ID = zlib.crc32(b"kine") << 32 | zlib.crc32(b"cluster")
 # After loading, what lives stays: collections look at the young only, and seldom.
@@ -56,6 +66,8 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
     Raises DriverError, ValueError or OSError if it cannot start.
     """
     async with AsyncExitStack() as stack:
+        if settings.transport == "grpcio" or scheme(settings.endpoint) in drivers.REMOTE:
+            stack.enter_context(native_stderr.logged())
         readiness = Readiness()
         shown = Shown(worker, readiness.reason) if worker is not None else None
         reported = MetricsServer(
@@ -64,6 +76,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             settings.metrics_tls(),
             enable_profiling=settings.metrics_enable_profiling,
             exposition=shown.exposition if shown else metrics.exposition,
+            version=readiness.version,
         )
         stack.push_async_callback(reported.stop)
         await reported.start()
@@ -73,11 +86,18 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
 
         source = await open_source(settings, stack, readiness, stop)
         if source is None:
-            log.info("stopped before the database was there")
+            log.info("stopped before serving")
             return
-        # Clients' port answers HTTP/1.1 too, as etcd's does: `etcdctl check` reads /metrics there.
+        # Clients' port answers plain HTTP too, as etcd's does: `etcdctl check` reads /metrics there.
         addresses = [str(settings.listen_address)] if worker is None else []
-        transport = _transport(settings, addresses, observed(source.routes), reported.serve)
+        transport = _transport(settings, addresses, observed(source.routes), reported)
+        budget = transport.budget
+        metrics.read("kine_queued_bytes", lambda: budget.queued)
+        metrics.read("kine_received_bytes", lambda: budget.received)
+        metrics.read("kine_requests_dropped_total", lambda: budget.shed)
+        metrics.read("kine_slow_clients_closed_total", lambda: budget.closed_slow)
+        metrics.read("kine_connections", lambda: transport.connected)
+        metrics.read("kine_connections_turned_away_total", lambda: transport.turned_away)
         bound = await transport.start()
         stack.push_async_callback(transport.stop, _GRACE)
         stack.callback(source.stop)
@@ -88,6 +108,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             log.info("worker serving", extra=fields(**source.about()))
         else:
             log.info("serving", extra=fields(address=bound[0], **source.about()))
+            log.info("Kine available at %s", settings.client_url(bound[0]))
         await stop.wait()
         if worker is not None:
             worker.stopping()
@@ -110,14 +131,23 @@ class Source(Protocol):
     def about(self) -> dict[str, object]:
         """What the log tells of it when serving begins."""
 
+    async def version(self) -> bytes:
+        """The JSON of /version. Raises DriverError."""
+
 
 @dataclass(slots=True)
 class Readiness:
     state: str = "connecting to the database"
     source: Source | None = None
+    loading: Progress | None = None
+
+    def waiting(self, why: str) -> None:
+        self.state = why
 
     async def reason(self) -> str:
         """Why the server cannot answer a linearizable read now; nothing if it can."""
+        if self.loading is not None and (reason := self.loading.reason):
+            return reason
         if self.source is None:
             return self.state
         try:
@@ -126,13 +156,27 @@ class Readiness:
             return str(error) or type(error).__name__
         return ""
 
+    async def version(self) -> bytes:
+        """Raises NotReadyError."""
+        if self.source is None:
+            raise NotReadyError(self.state)
+        try:
+            return await self.source.version()
+        except DriverError as error:
+            raise NotReadyError(str(error)) from None
 
-async def _reached(opening: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
-    """Waits for the database, which may take minutes; False if told to stop meanwhile."""
+
+async def _reached(opening: Coroutine[None, None, None], stop: asyncio.Event, patience: float = 0.0) -> bool:
+    """Waits for the database, which may take minutes; False if told to stop meanwhile.
+
+    What has been begun then goes on for up to `patience` seconds.
+    """
     opened = asyncio.ensure_future(opening)
     stopped = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((opened, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not opened.done() and patience:
+            await asyncio.wait((opened,), timeout=patience)
         if not opened.done():
             return False
         opened.result()
@@ -144,48 +188,73 @@ async def _reached(opening: Coroutine[None, None, None], stop: asyncio.Event) ->
 
 
 async def open_source(
-    settings: Settings, stack: AsyncExitStack, readiness: Readiness, stop: asyncio.Event
+    settings: Settings,
+    stack: AsyncExitStack,
+    readiness: Readiness,
+    stop: asyncio.Event,
+    *,
+    unfinished: bool = False,
 ) -> Source | None:
-    """What the endpoint names, opened; `stack` closes it. None if told to stop before it was there."""
+    """What the endpoint names, opened; `stack` closes it. None if told to stop before it was there.
+
+    Raises DriverError for a database that a restore was interrupted in, unless it may be `unfinished`.
+    """
     if scheme(settings.endpoint) in drivers.REMOTE:
         from kine import remote  # here, so that a server on a database does not load a gRPC client
 
         readiness.state = "connecting to etcd"
         etcd = remote.connect(settings.endpoint, settings.driver_options())
+        etcd.on_wait = readiness.waiting
         stack.push_async_callback(etcd.close)
         return etcd if await _reached(etcd.open(), stop) else None
-    driver = drivers.connect(settings.endpoint, settings.driver_options())
+    options = settings.driver_options()
+    # Whoever sees a new file may end us and change it (vCluster's restore): it is whole by then.
+    patience = _SETTING_UP if drivers.is_new(settings.endpoint, options) else 0.0
+    driver = drivers.connect(settings.endpoint, options)
+    if isinstance(driver, Waiting):
+        driver.on_wait = readiness.waiting
     stack.push_async_callback(driver.close)
-    if not await _reached(driver.open(), stop):
+    if not await _reached(driver.open(), stop, patience):
         return None
-    readiness.state = "loading the index"
-    observers = Observers(metrics.write_batch_size.observe, metrics.compactions.inc)
+    if not unfinished and await driver.lease(UNFINISHED) is not None:
+        raise DriverError(_UNFINISHED)
+    observers = Observers(metrics.write_batch_size.observe, metrics.compactions.inc, readiness.waiting)
     store = Store(driver, _store_settings(settings), observers)
-    if not await _reached(store.open(), stop):
+    readiness.state, readiness.loading = "loading the index", store.loading
+    metrics.read("kine_loading_seconds", lambda: store.loading.seconds)
+    if not await _reached(store.open(), stop, patience):
         return None
     stack.push_async_callback(store.close)
+    if stop.is_set():
+        return None
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    served = services(
-        store, _identity(settings), settings.watch_progress_notify_interval, settings.max_request_bytes
+    bounds = Bounds(
+        settings.max_request_bytes,
+        settings.limits().max_queued_bytes // SHARES,
+        settings.max_watches_per_connection,
     )
+    served = services(store, _identity(settings), settings.watch_progress_notify_interval, bounds)
     _observe(store, served.watch.sessions)
-    return _Stored(store, served)
+    return _Stored(store, served, settings.emulated_etcd_version)
 
 
 class _Stored:
     """A `Source`: a database, with the store in front of it."""
 
-    def __init__(self, store: Store, served: Services) -> None:
+    def __init__(self, store: Store, served: Services, version: str) -> None:
         self._store = store
         self._served = served
         self._ticking = asyncio.create_task(served.watch.run(), name="watch progress")
+        self._version = version
         self.routes = served.routes
 
     async def ready(self) -> None:
         await self._store.refresh()
+        if reason := self._store.exhausted:
+            raise OutOfRevisionsError(reason)
 
     def stop(self) -> None:
         self._served.stop()
@@ -194,39 +263,50 @@ class _Stored:
     def about(self) -> dict[str, object]:
         return {"revision": self._store.index.revision}
 
+    async def version(self) -> bytes:
+        return versions.page(
+            self._version, versions.cluster_version(self._version), versions.storage_version(self._version)
+        )
+
 
 def _store_settings(settings: Settings) -> StoreSettings:
     return StoreSettings(
         value_cache_bytes=settings.value_cache_bytes // settings.workers,
         poll_batch_size=settings.poll_batch_size,
         compaction=Policy(
-            interval=max(0.0, settings.compact_interval),
+            interval=settings.compact_interval,
             jitter=settings.compact_interval_jitter,
             min_retain=settings.compact_min_retain,
             batch_size=settings.compact_batch_size,
         ),
+        max_leases=settings.max_leases,
+        processes=settings.workers,
     )
 
 
 def _identity(settings: Settings) -> Identity:
-    tls = settings.tls() is not None
-    unix = str(settings.listen_address).startswith("unix")
     host = socket.gethostname()
+    socket_path = settings.listen_address.path
     return Identity(
         cluster_id=_CLUSTER_ID,
         member_id=zlib.crc32(host.encode()) << 32 | zlib.crc32(str(settings.listen_address).encode()) | 1,
         name="kine",
         version=settings.emulated_etcd_version,
-        scheme=("unix" if unix else "http") + ("s" if tls else ""),
+        scheme=settings.client_scheme(),
+        url=f"{settings.client_scheme()}://{Path(socket_path).absolute()}" if socket_path else "",
     )
 
 
-def _transport(settings: Settings, addresses: Sequence[str], routes: Routes, http1: Http1) -> Server:
+def _transport(
+    settings: Settings, addresses: Sequence[str], routes: Routes, reported: MetricsServer
+) -> Server:
     if settings.transport == "grpcio":
         from kine.transport.grpc import GrpcServer
 
         return GrpcServer(routes, addresses, settings.tls(), settings.limits())
-    return Http2Server(routes, addresses, settings.tls(), settings.limits(), http1)
+    return Http2Server(
+        routes, addresses, settings.tls(), settings.limits(), reported.serve_client, reported.page
+    )
 
 
 def _observe(store: Store, sessions: set[Session]) -> None:
@@ -245,8 +325,13 @@ def _observe(store: Store, sessions: set[Session]) -> None:
     metrics.read("kine_list_cache_hits_total", lambda: lists.hits)
     metrics.read("kine_list_cache_misses_total", lambda: lists.misses)
     metrics.read("kine_write_queue", lambda: len(store.writer))
+    metrics.read("kine_leases", lambda: len(store.leases))
 
     async def allocated() -> float:
         return (await store.size()).allocated
 
+    async def log_size() -> float:
+        return (await store.size()).log
+
     metrics.read("kine_db_size_bytes", allocated)
+    metrics.read("kine_wal_bytes", log_size)

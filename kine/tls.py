@@ -20,6 +20,38 @@ log = logging.getLogger(__name__)
 Stamps = list[tuple[int, int, int]]
 
 
+# Where distributions keep what is trusted (Go, crypto/x509, root_linux.go).
+_SYSTEM_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+def system_authorities() -> str:
+    """The file of the CAs that this system trusts; empty if there is none.
+
+    Libraries that bring an OpenSSL of their own look for it where that was built.
+    """
+    chosen = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_SYSTEM_AUTHORITIES)
+    return next((path for path in chosen if path and os.path.isfile(path)), "")
+
+
+def client_context(ca_file: str = "") -> ssl.SSLContext:
+    """For a connection to a database: verifies by the file, or by what the system trusts, as Go does.
+
+    Raises OSError, ssl.SSLError.
+    """
+    context = ssl.create_default_context(cafile=ca_file or None)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 refuses CAs that Go, and older ones, take
+    if not ca_file and ssl.get_default_verify_paths().cafile is None and (found := system_authorities()):
+        context.load_verify_locations(found)
+    return context
+
+
 def check(chosen: Settings) -> None:
     """Says which TLS flag is wrong, before a library says only that something is. Raises ValueError."""
     server = ("server-cert-file", chosen.server_cert_file), ("server-key-file", chosen.server_key_file)
@@ -123,7 +155,7 @@ def fixed_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
     _load_pair(context, tls.cert_file, tls.key_file)
     if tls.client_ca_file:
         context.load_verify_locations(tls.client_ca_file)
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL if tls.certificate_optional else ssl.CERT_REQUIRED
         # No ticket in place of a certificate, which may have expired meanwhile.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET

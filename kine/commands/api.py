@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from kine.etcd.proto import rpc_pb2 as rpc
-from kine.transport.base import Call, Streaming, Unary
+from kine.transport.base import Call, Pieces, Streaming, Unary
 
 if TYPE_CHECKING:
     from kine.config import Settings
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PAGE_BYTES = 8 * 1024 * 1024  # a page of keys aims at this
-_MOST_KEYS = 10_000
+# A page of keys aims at this size. How large the next keys are nobody can tell: they are few at first, and
+# never so many that a page of the largest values would fill the memory.
+_PAGE_BYTES = 4 * 1024 * 1024
+_FIRST_KEYS, _MOST_KEYS = 16, 256
 EVERY_KEY = b"\0"
+_ADVICE = "; start it, or name a server that runs, or a database, with --endpoint"
+# At an etcd that is restored into: written to pass revisions, and there until all keys are.
+SCRATCH = b"\0kine restore"
 
 
 class _Message(Protocol):
@@ -38,6 +43,8 @@ class Api:
         assert isinstance(route, Unary)
         found = route.handler(request.SerializeToString(), Call(path))
         message = await found if inspect.isawaitable(found) else found
+        if isinstance(message, Pieces):
+            message = message.joined()
         return cast("Any", answer).FromString(message)  # type: ignore[no-any-return]
 
     async def stream(self, method: str, request: _Message) -> AsyncGenerator[bytes, None]:
@@ -62,7 +69,7 @@ class Api:
 
     async def pages(self, revision: int) -> AsyncIterator[list[Any]]:
         """Every key-value as of this revision, in order of key."""
-        key, limit = EVERY_KEY, 1000
+        key, limit = EVERY_KEY, _FIRST_KEYS
         while True:
             request = rpc.RangeRequest(key=key, range_end=EVERY_KEY, limit=limit, revision=revision)
             answer = await self.call("KV/Range", request, rpc.RangeResponse)
@@ -71,7 +78,8 @@ class Api:
             if not answer.more:
                 return
             key = answer.kvs[-1].key + b"\0"
-            limit = max(10, min(_MOST_KEYS, limit * _PAGE_BYTES // max(1, answer.ByteSize())))
+            large = answer.ByteSize() > _PAGE_BYTES
+            limit = max(1, limit // 2) if large else min(_MOST_KEYS, limit * 2)
 
     async def ttl(self, item: Any) -> int:
         """Seconds the lease of a key-value was granted for; 0 when it is no more."""
@@ -108,8 +116,11 @@ class _Asked:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Api]:
-    """Raises DriverError, ValueError. A database is waited for, a server is there or is not."""
+async def opened(settings: Settings, *, unfinished: bool = False) -> AsyncIterator[Api]:
+    """Raises DriverError, ValueError. A database is waited for, a server is there or is not.
+
+    `unfinished`: also a database that a restore was interrupted in.
+    """
     from kine import drivers, remote
     from kine.forms import scheme
     from kine.server import Readiness, open_source
@@ -118,11 +129,11 @@ async def opened(settings: Settings) -> AsyncIterator[Api]:
         if scheme(settings.endpoint) in drivers.REMOTE:
             etcd = remote.connect(settings.endpoint, settings.driver_options())
             stack.push_async_callback(etcd.close)
-            await etcd.open(patience=0)
+            await etcd.open(0, "the server", _ADVICE)
             stack.callback(etcd.stop)
             yield Api(etcd)
             return
-        source = await open_source(settings, stack, Readiness(), asyncio.Event())
+        source = await open_source(settings, stack, Readiness(), asyncio.Event(), unfinished=unfinished)
         assert source is not None  # nobody sets that event: Ctrl-C ends the command itself
         stack.callback(source.stop)
         yield Api(source)

@@ -1,5 +1,7 @@
 """`kine check`: is the table as its rules want it? Reads only."""
 
+# ruff: noqa: S608 - constants only
+
 from __future__ import annotations
 
 import json
@@ -9,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from kine.commands import options
-from kine.commands.rules import INDEXES, RULES
-from kine.drivers.sql.schema import UNUSED_ON_SQLITE
+from kine.commands.rules import ADVANCE, INDEXES, RULES
+from kine.drivers.sql import narrow_ids
+from kine.drivers.sql.tables import UNUSED_ON_SQLITE
 
 if TYPE_CHECKING:
     from kine.config import Settings
@@ -18,7 +21,37 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # rows of a finding
 REPAIRED = 1000  # at once
+MIGRATE = "start one kine with KINE_SCHEMA_MIGRATION=1"
 RESTORE = "restore the file from a backup, or save what can be read with sqlite3's .recover"
+_TABLES = "('kine', 'kine_extra', 'kine_lease', 'kine_writer', 'kine_turn')"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsafe:
+    """Tables that the server keeps in a way that loses or tears writes: no kine serves from them."""
+
+    id: str
+    question: str  # their names
+    meaning: str
+    repair: str
+
+
+_UNSAFE = {
+    "mysql": Unsafe(
+        "storage-engine",
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = database()"
+        f" AND table_name IN {_TABLES} AND engine <> 'InnoDB' ORDER BY table_name",
+        "the table {} is in a storage engine without transactions: a write can take place in part",
+        "ALTER TABLE {} ENGINE = InnoDB;",
+    ),
+    "postgresql": Unsafe(
+        "unlogged-table",
+        "SELECT relname FROM pg_class WHERE relpersistence <> 'p' AND pg_table_is_visible(oid)"
+        f" AND relkind = 'r' AND relname IN {_TABLES} ORDER BY relname",
+        "the table {} is not logged: a crash of the server empties it",
+        "ALTER TABLE {} SET LOGGED;",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +73,7 @@ def check(asked: options.Asked) -> None:
 
     Exit codes: 0 nothing found; 1 something is wrong; 2 wrong usage, or the database cannot be read.
     """
-    options.run(_check(asked.settings(), asked.output))
+    asked.run(_check(asked.settings(), asked.output))
 
 
 async def _check(settings: Settings, output: str) -> int:
@@ -51,7 +84,7 @@ async def _check(settings: Settings, output: str) -> int:
 
     found: list[Finding] = []
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("checking", total=len(RULES) + 2)
+        bar = progress.add_task("checking", total=len(RULES) + 5)
         async with drivers.view(settings.endpoint, settings.driver_options()) as view:
             async for findings in _findings(view):
                 found += findings
@@ -65,7 +98,9 @@ async def _check(settings: Settings, output: str) -> int:
 
 async def _findings(view: View) -> AsyncIterator[list[Finding]]:
     """Once a question. Raises DriverError, ValueError when there is no table."""
-    damaged = [Finding("damaged-file", told, 0, [], [], RESTORE) for told in await view.damage()]
+    found = view.stale_log()
+    repair = f"{RESTORE}\n    -- or: {found}" if found else RESTORE
+    damaged = [Finding("damaged-file", told, 0, [], [], repair) for told in await view.damage()]
     yield damaged
     if damaged:  # what its tables say is not to be believed
         return
@@ -77,8 +112,12 @@ async def _findings(view: View) -> AsyncIterator[list[Finding]]:
         for name, repair in INDEXES.items()
         if name not in names and not (view.dialect == "sqlite" and name in UNUSED_ON_SQLITE)
     ]
+    yield await _unsafe(view)
+    yield await _narrow_ids(view)
+    yield await _allocator(view)
     for rule in RULES:
-        rows = await view.ask(rule.question) if rule.needs in names else []
+        asked = rule.needs in names and rule.only_on in ("", view.dialect)
+        rows = await view.ask(rule.question) if asked else []
         if not rows:
             yield []
             continue
@@ -95,10 +134,43 @@ async def _findings(view: View) -> AsyncIterator[list[Finding]]:
                 rule.broken,
                 len(ids),
                 ids[:SHOWN],
-                [row[1].decode("utf-8", "backslashreplace") for row in rows[:SHOWN] if row[1]],
+                [_shown(row[1]) for row in rows[:SHOWN] if row[1]],
                 repair.replace("{ids}", listed) + again,
             )
         ]
+
+
+async def _unsafe(view: View) -> list[Finding]:
+    unsafe = _UNSAFE.get(view.dialect)
+    if unsafe is None:
+        return []
+    tables = [_shown(row[0]) for row in await view.ask(unsafe.question)]
+    return [
+        Finding(unsafe.id, unsafe.meaning.format(name), 0, [], [], unsafe.repair.format(name))
+        for name in tables
+    ]
+
+
+async def _narrow_ids(view: View) -> list[Finding]:
+    question = narrow_ids.QUESTION.get(view.dialect)
+    if question is None:
+        return []
+    [(highest, newest)] = await view.ask(question)
+    warning = narrow_ids.warning(highest, newest)
+    return [Finding("narrow-ids", warning, 0, [], [], MIGRATE)] if warning else []
+
+
+async def _allocator(view: View) -> list[Finding]:
+    following = await view.next_id()
+    [(newest,)] = await view.ask("SELECT max(id) FROM kine")
+    if newest is None or following > newest:
+        return []
+    meaning = f"the database would give {following} as the next id, and has rows up to {newest}"
+    return [Finding("allocator-behind", meaning, 0, [], [], ADVANCE[view.dialect].format(newest))]
+
+
+def _shown(name: object) -> str:
+    return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def _text(found: list[Finding]) -> str:

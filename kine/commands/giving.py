@@ -6,11 +6,13 @@ revision. An etcd numbers what it is given itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from kine.commands.api import Api, opened, restoring
-from kine.drivers.base import DriverError, Row
+from kine.commands.api import SCRATCH, Api, opened, restoring
+from kine.drivers.base import UNFINISHED, DriverError, Row
 from kine.etcd.proto import rpc_pb2 as rpc
 from kine.store.keys import HEALTH_KEY, name_of, stored
 from kine.transport.base import Code, RpcError
@@ -22,18 +24,23 @@ if TYPE_CHECKING:
 
 _OPS = 128  # in one Txn: etcd's limit
 _BYTES = 1024 * 1024  # in one Txn, under etcd's limit for a request
+_PASSED = 128  # of those, under way at once
 _BURNT = 1_000_000  # revisions used up by writing, at most, where they cannot be left out
-_SCRATCH = b"\0kine restore"
-_OWN = (HEALTH_KEY, b"compact_rev_key", _SCRATCH)  # a server's own
+_AT_ONCE = 32  # leases granted
+_SHOWN = 200  # bytes of a key in a message
+_TOO_MUCH = ("etcdserver: too many operations in txn request", "etcdserver: request is too large")
+_FOREVER = 1 << 31  # seconds
+_OWN = (HEALTH_KEY, b"compact_rev_key", SCRATCH)  # a server's own
 
 
 async def give(source: Spool, settings: Settings, bump: int, progress: Progressing) -> int:
     """Puts it all there, after what is there already of it; how many keys were put.
 
     Nothing up to `bump` revisions after the source's is answered there any more. Raises DriverError when
-    the target has keys of its own, or when what it holds then differs.
+    the target has keys of its own or cannot hold one of the source's, before anything is written, and when
+    what it holds afterwards differs. Until all is there and compared, no kine serves from the target.
     """
-    async with opened(settings) as api:
+    async with opened(settings, unfinished=True) as api:
         present = await _present(api, source, exact=False)
         newest, _ = await api.revision()
     put = None
@@ -41,19 +48,38 @@ async def give(source: Spool, settings: Settings, bump: int, progress: Progressi
         if log is not None:
             put = await _place(log, source, present, source.revision + bump, progress)
     exact = put is not None
-    async with opened(settings) as api:
+    async with opened(settings, unfinished=True) as api:
         if put is None:
-            await _pass(api, source.revision + bump - newest, progress)
+            await _check_size(api, source)
+            await api.call("KV/Put", rpc.PutRequest(key=SCRATCH), rpc.PutResponse)
+            await _pass(api, source.revision + bump - newest - 1, progress)  # that was one
             put = await _write(api, source, present, progress)
         progress.begin("comparing", len(source.entries))
         present = await _present(api, source, exact=exact, progress=progress)
-        if left := [key for key in source.entries if key not in present]:
-            if not set(left) <= set(_OWN):
+        left = [key for key in source.entries if key not in present]
+        gone = [key for key in left if not await _expired(api, source, key)]
+        if gone:
+            if not set(gone) <= set(_OWN):
                 raise DriverError(
-                    f"{len(left)} keys are not at the target: something else deletes there; run it again"
+                    f"{len(gone)} keys are not at the target: something else deletes there; run it again"
                 )
-            await _put_all(api, source, [(source.entries[key], key) for key in left], progress)
+            await _put_all(api, source, [(source.entries[key], key) for key in gone], progress)
+        if not exact:
+            await api.call("KV/DeleteRange", rpc.DeleteRangeRequest(key=SCRATCH), rpc.DeleteRangeResponse)
+    async with restoring(settings) as log:
+        if log is not None:
+            await log.forget(UNFINISHED)
     return put
+
+
+async def _expired(api: Api, source: Spool, key: bytes) -> bool:
+    """Whether the lease of a key that is not there ran out after it was put there."""
+    lease = source.get(source.entries[key]).lease
+    if not lease:
+        return False
+    request = rpc.LeaseTimeToLiveRequest(ID=lease)
+    answer = await api.call("Lease/LeaseTimeToLive", request, rpc.LeaseTimeToLiveResponse)
+    return bool(answer.TTL < 0)
 
 
 async def _present(
@@ -72,7 +98,7 @@ async def _present(
                 if item.key in _OWN:
                     continue
                 raise DriverError(
-                    f"the target has a key of its own, {item.key[:200]!r}: restore into an empty database"
+                    f"the target has a key of its own, {_shown(item.key)}: restore into an empty database"
                 )
             wanted = source.get(entry)
             same = (item.value, item.lease) == (wanted.value, wanted.lease)
@@ -84,7 +110,7 @@ async def _present(
                 present.add(item.key)
             elif item.key not in _OWN:  # those were written when the database was made
                 raise DriverError(
-                    f"the target's key {item.key[:200]!r} differs: restore into an empty database"
+                    f"the target's key {_shown(item.key)} differs: restore into an empty database"
                 )
         if progress is not None:
             progress.advance(len(page))
@@ -101,8 +127,8 @@ async def _place(
     names: set[bytes] = set()
     deletions = False
     compacted = await log.compact_revision()
-    async for rows in log.load():
-        for row in rows:
+    async for block in log.load():
+        for row in block:
             if row.deleted and not row.prev_revision:
                 continue  # nobody's: it only fills a gap
             taken.add(row.id)
@@ -116,21 +142,46 @@ async def _place(
         if key not in present and name_of(key) not in names
     )
     ids = _ids([entry.mod_revision for entry, _ in missing], taken, source.revision)
+    _raise_for(await log.refused(_rows(source, missing, ids)))
+    await log.grant(UNFINISHED, _FOREVER)
     bound = max([bound, *ids])
     # Before any key: whoever looks at a half restored database is not told that this is all there was.
     if compacted < bound or deletions:
         newest = await log.newest()
         await log.advance(bound if newest <= bound and not deletions else newest + 1)
-    for lease, ttl in source.leases.items():
-        await log.grant(lease, ttl)
+    await _grant(log, source, progress)
     progress.begin("writing", len(missing))
-    free = iter(ids)
+    rows = _rows(source, missing, ids)
     for group in _groups([entry for entry, _ in missing]):
-        items = [source.get(entry) for entry in group]
-        rows = [_row(item, next(free), source.leases.get(item.lease, 0)) for item in items]
-        await log.place(rows)
-        progress.advance(len(rows))
+        await log.place(list(islice(rows, len(group))))
+        progress.advance(len(group))
     return len(missing)
+
+
+def _rows(source: Spool, missing: list[tuple[Entry, bytes]], ids: list[int]) -> Iterator[Row]:
+    for (entry, _), row_id in zip(missing, ids, strict=True):
+        item = source.get(entry)
+        yield _row(item, row_id, source.leases.get(item.lease, 0))
+
+
+def _raise_for(refused: Mapping[bytes, str]) -> None:
+    for key, reason in refused.items():
+        several = f"{len(refused)} of the keys, one of them" if len(refused) > 1 else "the key"
+        raise DriverError(f"the target cannot hold {several} {_shown(key)}: {reason}; nothing was written")
+
+
+def _shown(key: bytes) -> str:
+    return repr(key if len(key) <= _SHOWN else key[:_SHOWN] + b"...")
+
+
+async def _grant(log: Restoring, source: Spool, progress: Progressing) -> None:
+    there = {lease.id: lease for lease in await log.leases()}
+    wanted = [(lease, ttl) for lease, ttl in source.leases.items() if lease not in there]
+    progress.begin("granting leases", len(wanted))
+    for start in range(0, len(wanted), _AT_ONCE):
+        block = wanted[start : start + _AT_ONCE]
+        await asyncio.gather(*(log.grant(lease, ttl) for lease, ttl in block))
+        progress.advance(len(block))
 
 
 def _ids(wanted: list[int], taken: set[int], last: int) -> list[int]:
@@ -168,6 +219,23 @@ def _row(item: Any, row_id: int, ttl: int) -> Row:
 # ---- an etcd
 
 
+async def _check_size(api: Api, source: Spool) -> None:
+    """Asks with the largest key-value, in a Txn that writes nothing: an etcd does not say its limit."""
+    largest = max(source.entries.values(), key=lambda entry: entry.size, default=None)
+    if largest is None or largest.size < _BYTES // 2:
+        return
+    item = source.get(largest)
+    never = rpc.Compare(key=item.key, target=rpc.Compare.VERSION, result=rpc.Compare.LESS, version=0)
+    put = rpc.RequestOp(request_put=rpc.PutRequest(key=item.key, value=item.value))
+    try:
+        await api.call("KV/Txn", rpc.TxnRequest(compare=[never], success=[put]), rpc.TxnResponse)
+    except RpcError as error:
+        if error.code in (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED):
+            reason = f"its value has {len(item.value)} bytes, and the server refuses it ({error.message})"
+            _raise_for({item.key: f"{reason}: raise the server's --max-request-bytes"})
+        raise
+
+
 async def _pass(api: Api, count: int, progress: Progressing) -> None:
     """Writes until the revision is past the source's, so that no revision means two things to a client."""
     if count < 0:
@@ -179,20 +247,14 @@ async def _pass(api: Api, count: int, progress: Progressing) -> None:
             " NATS, or use etcd's own etcdutl snapshot restore --bump-revision"
         )
     progress.begin("passing revisions", count)
-    for _ in range(count):
-        await api.call("KV/Put", rpc.PutRequest(key=_SCRATCH), rpc.PutResponse)
-        progress.advance(1)
-    await api.call("KV/DeleteRange", rpc.DeleteRangeRequest(key=_SCRATCH), rpc.DeleteRangeResponse)
+    for start in range(0, count, _PASSED):
+        block = range(start, min(start + _PASSED, count))  # an etcd writes them to its disk together
+        puts = (api.call("KV/Put", rpc.PutRequest(key=SCRATCH), rpc.PutResponse) for _ in block)
+        await asyncio.gather(*puts)
+        progress.advance(len(block))
 
 
 async def _write(api: Api, source: Spool, present: set[bytes], progress: Progressing) -> int:
-    for lease, ttl in source.leases.items():
-        try:
-            request = rpc.LeaseGrantRequest(ID=lease, TTL=ttl)
-            await api.call("Lease/LeaseGrant", request, rpc.LeaseGrantResponse)
-        except RpcError as error:
-            if error.code is not Code.FAILED_PRECONDITION:  # it is there already
-                raise
     missing = sorted((entry, key) for key, entry in source.entries.items() if key not in present)
     progress.begin("writing", len(missing))
     await _put_all(api, source, missing, progress)
@@ -202,17 +264,48 @@ async def _write(api: Api, source: Spool, present: set[bytes], progress: Progres
 async def _put_all(
     api: Api, source: Spool, missing: list[tuple[Entry, bytes]], progress: Progressing
 ) -> None:
+    granted: set[int] = set()
     for group in _groups([entry for entry, _ in missing]):
-        ops = []
-        for entry in group:
-            item = source.get(entry)
-            ops.append(rpc.PutRequest(key=item.key, value=item.value, lease=item.lease))
-        if len(ops) == 1:
-            await api.call("KV/Put", ops[0], rpc.PutResponse)
-        else:
-            request = rpc.TxnRequest(success=[rpc.RequestOp(request_put=put) for put in ops])
-            await api.call("KV/Txn", request, rpc.TxnResponse)
-        progress.advance(len(ops))
+        items = [source.get(entry) for entry in group]
+        await _grant_at(api, source, {item.lease for item in items} - granted)
+        try:
+            await _put(api, items)
+        except RpcError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            # A short lease ran out since it was granted, and took with it what was put until then.
+            await _grant_at(api, source, {item.lease for item in items})
+            await _put(api, items)
+        granted.update(item.lease for item in items)
+        progress.advance(len(items))
+
+
+async def _put(api: Api, items: list[Any]) -> None:
+    puts = [rpc.PutRequest(key=item.key, value=item.value, lease=item.lease) for item in items]
+    if len(puts) == 1:
+        await api.call("KV/Put", puts[0], rpc.PutResponse)
+        return
+    request = rpc.TxnRequest(success=[rpc.RequestOp(request_put=put) for put in puts])
+    try:
+        await api.call("KV/Txn", request, rpc.TxnResponse)
+    except RpcError as error:
+        if error.message not in _TOO_MUCH:
+            raise
+        half = len(items) // 2  # this server's --max-txn-ops or --max-request-bytes is lower than usual
+        await _put(api, items[:half])
+        await _put(api, items[half:])
+
+
+async def _grant_at(api: Api, source: Spool, leases: set[int]) -> None:
+    async def grant(lease: int) -> None:
+        request = rpc.LeaseGrantRequest(ID=lease, TTL=source.leases[lease])
+        try:
+            await api.call("Lease/LeaseGrant", request, rpc.LeaseGrantResponse)
+        except RpcError as error:
+            if error.code is not Code.FAILED_PRECONDITION:  # it is there already
+                raise
+
+    await asyncio.gather(*(grant(lease) for lease in leases if lease))
 
 
 def _groups(entries: list[Entry]) -> Iterator[list[Entry]]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -23,6 +28,13 @@ if TYPE_CHECKING:
     from kine.config import Settings
 
 FAILED, MISUSED = 1, 2
+SERVER = "http://127.0.0.1:2379"
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*):\d+")
+_hidden: list[str] = []  # the endpoints' secrets
+
+
+class MisusedError(ValueError):
+    """Wrong usage: one line with the reason and the fix."""
 
 
 def _option(name: str, metavar: str, about: str, kind: Any = str | None, default: Any = None) -> Any:
@@ -61,12 +73,41 @@ class Asked:
     def settings(self, endpoint: str | None = None) -> Settings:
         """The server's settings, from the options and its own variables; of this endpoint if one is named."""
         given = self.given if endpoint is None else {**self.given, "endpoint": endpoint}
+        if members := _members(given.get("endpoint", "")):
+            scheme = (
+                "https"
+                if any(given.get(name) for name in ("ca_file", "cert_file", "skip_verify"))
+                else "http"
+            )
+            given = {**given, "endpoint": ",".join(f"{scheme}://{member}" for member in members)}
         try:
             found = settings(given, os.environ)
         except SettingError as error:
             misused(str(error))
         hide(found.endpoint)
         return found
+
+    def settings_of_server(self) -> Settings:
+        """The settings; of a server on this machine if no endpoint is named."""
+        return self.settings(self.given.get("endpoint") or os.environ.get("KINE_ENDPOINT") or SERVER)
+
+    def run(self, work: Coroutine[Any, Any, int], failed: int = MISUSED) -> NoReturn:
+        """Runs a command to its exit code; `failed` is the code for an endpoint that fails."""
+        try:
+            code = asyncio.run(_until_signal(work))
+        except ValueError as error:
+            _fail(MISUSED, error, self.output)
+        except (DriverError, OSError, RpcError) as error:
+            _fail(failed, error, self.output)
+        except (Exception, KeyboardInterrupt, asyncio.CancelledError) as error:
+            _fail(FAILED, error, self.output)
+        raise typer.Exit(code)
+
+
+def _members(endpoint: str) -> list[str]:
+    """The members of an endpoint written as etcdctl takes it too, `127.0.0.1:2379`, `:2379`; else none."""
+    members = endpoint.split(",")
+    return members if all(map(_HOST_AND_PORT.fullmatch, members)) else []
 
 
 def asked(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -80,10 +121,15 @@ def asked(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[
         def called(**values: Any) -> None:
             found = {name: values.pop(name) for name, _, _ in common}
             output = found.pop("output")
-            if output not in ("text", "json"):
-                misused("--output is text or json")
             given = {name: str(value).lower() if value is True else value for name, value in found.items()}
-            command(asked=Asked({name: value for name, value in given.items() if value}, output), **values)
+            try:
+                if output not in ("text", "json"):
+                    misused("--output is text or json")
+                command(
+                    asked=Asked({name: value for name, value in given.items() if value}, output), **values
+                )
+            except MisusedError as error:
+                _fail(MISUSED, error, output)
 
         parameters = [one for one in own.parameters.values() if one.name != "asked"] + [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -97,30 +143,66 @@ def asked(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[
     return with_options
 
 
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """An error in the block names the option that holds the endpoint."""
+    from kine.commands.transfer import SpoolError
+
+    def of_option(error: Exception) -> str:
+        return f"{option}: {_explained(error).replace('--endpoint', option)}"
+
+    try:
+        yield
+    except SpoolError:
+        raise
+    except MisusedError as error:
+        misused(of_option(error))
+    except ValueError as error:
+        raise ValueError(of_option(error)) from error
+    except (DriverError, OSError, RpcError) as error:
+        raise DriverError(of_option(error)) from error
+
+
 def hide(*endpoints: str) -> None:
     """Keeps the passwords of all of them out of the log."""
-    logs.configure(hide=[secret for endpoint in endpoints for secret in logs.secrets_of(endpoint)])
-    logging.getLogger("kine").setLevel(logging.WARNING)  # what a server tells of its start is no news here
-
-
-def run(work: Coroutine[Any, Any, int], failed: int = MISUSED) -> NoReturn:
-    """Runs a command to its exit code; `failed` is for an endpoint that fails, told in a line on stderr."""
-    try:
-        code = asyncio.run(work)
-    except ValueError as error:
-        misused(str(error))
-    except (DriverError, OSError, RpcError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        about = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
-        say(f"{reason}{about}" if reason else str(error) or type(error).__name__)
-        code = failed
-    raise typer.Exit(code)
+    _hidden[:] = logs.longest_first(secret for endpoint in endpoints for secret in logs.secrets_of(endpoint))
+    logs.configure(hide=_hidden)
+    logging.getLogger("kine").setLevel(logging.WARNING)  # what a server logs at its start is no news here
 
 
 def misused(reason: str) -> NoReturn:
-    say(reason)
-    raise typer.Exit(MISUSED)
+    raise MisusedError(reason)
 
 
-def say(reason: str) -> None:
-    sys.stderr.write(f"kine: {logs.escape(logs.redact(reason))}\n")
+async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
+    """Ends as ^C does on SIGTERM too: what was opened is closed, and no half-written file stays."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
+def _explained(error: BaseException) -> str:
+    """One line on an error that a command ends with."""
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        return "interrupted"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, OSError | ValueError | DriverError | RpcError):
+        return str(error) or type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {os.path.basename(place[0].filename)}:{place[0].lineno}" if place else ""
+    return (
+        f"stopped by an error of kine's own, {type(error).__name__}: {error}{where}; please report it,"
+        " with the traceback that KINE_DEBUG=true adds"
+    )
+
+
+def _fail(code: int, error: BaseException, output: str) -> NoReturn:
+    """The reason as one line on stderr and, for machines, as JSON on stdout."""
+    reason = logs.escape(logs.redact(_explained(error), _hidden))
+    if os.environ.get("KINE_DEBUG", "").lower() in ("1", "true"):
+        sys.stderr.write(logs.redact("".join(traceback.format_exception(error)), _hidden))
+    sys.stderr.write(f"kine: {reason}\n")
+    if output == "json":
+        print(json.dumps({"error": reason}))  # noqa: T201
+    raise typer.Exit(code)

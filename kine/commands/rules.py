@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kine.drivers.base import UNFINISHED
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -15,10 +17,14 @@ class Rule:
     repair: str  # SQL with {ids}, or words
     needs: str = "kine"  # the table it asks
     on_mysql: str = ""  # the repair, where MySQL has its own way to say it
+    only_on: str = ""  # the one dialect on which it can be broken
 
 
 _R = "(SELECT coalesce(max(prev_revision), 0) FROM kine WHERE name = 'compact_rev_key')"
 _KEYS = "k.name != 'compact_rev_key'"
+# An update of what was deleted makes the key: Go kine accepts it, and gives it no create revision. Nor does
+# it give one to a deletion of what was deleted.
+_MADE = "coalesce(k.create_revision, 0) IN (0, k.id)"
 _WITH_PREVIOUS = "SELECT k.id, k.name FROM kine AS k JOIN kine AS p ON p.id = k.prev_revision WHERE " + _KEYS
 _BY_HAND = (
     "no statement can tell what was meant: go back to a copy of the database from before, or copy the keys"
@@ -37,7 +43,9 @@ RULES = (
         "the row this one replaces is gone, though it is newer than the compact revision allows",
         "SELECT k.id, k.name FROM kine AS k LEFT JOIN kine AS p ON p.id = k.prev_revision"
         f" WHERE {_KEYS} AND p.id IS NULL AND k.prev_revision != 0 AND k.id > {_R}"
-        f" AND (k.created = 0 OR k.prev_revision > {_R})",
+        # What was deleted may be compacted: it was, if this row makes the key, or has no old value.
+        f" AND (k.prev_revision > {_R} OR NOT (k.created != 0 OR k.deleted = 0 AND {_MADE}"
+        " OR k.deleted != 0 AND k.old_value IS NULL))",
         _BY_HAND,
     ),
     Rule(
@@ -49,7 +57,9 @@ RULES = (
     Rule(
         "foreign-predecessor",
         "it replaces a row of another name",
-        f"{_WITH_PREVIOUS} AND p.name != k.name",
+        f"{_WITH_PREVIOUS} AND p.name != k.name"
+        # The one it replaces is compacted, and a Go kine that reads behind that has filled its id as a gap.
+        f" AND NOT (p.id <= {_R} AND p.name LIKE 'gap-%' AND p.deleted != 0 AND p.prev_revision = 0)",
         _BY_HAND,
     ),
     Rule(
@@ -60,22 +70,26 @@ RULES = (
     ),
     Rule(
         "changed-after-delete",
-        "an update or a deletion replaces a deletion",
-        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND p.deleted != 0",
+        "an update replaces a deletion, and carries the create revision of what was there before",
+        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND k.deleted = 0 AND p.deleted != 0"
+        f" AND NOT {_MADE}",
         _BY_HAND,
     ),
     Rule(
         "create-revision",
         "an update does not carry the create revision of the row it replaces",
         f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND k.deleted = 0 AND p.deleted = 0"
-        " AND k.create_revision != CASE WHEN p.created != 0 THEN p.id ELSE p.create_revision END",
+        " AND coalesce(k.create_revision, 0) != CASE WHEN p.created != 0"
+        " OR coalesce(p.create_revision, 0) = 0 THEN p.id ELSE p.create_revision END",
         _BY_HAND,
     ),
     Rule(
         "old-value",
         "the old value kept with a row is not the value of the row it replaces",
-        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND (k.old_value != p.value"
-        " OR (k.old_value IS NULL AND length(p.value) > 0))",
+        f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND p.deleted = 0 AND k.id > {_R}"
+        " AND (k.old_value != p.value"
+        # A deletion on a full disk is without.
+        " OR (k.old_value IS NULL AND k.deleted = 0 AND length(p.value) > 0))",
         "UPDATE kine SET old_value = (SELECT p.value FROM kine AS p WHERE p.id = kine.prev_revision)"
         " WHERE id IN ({ids});",
         on_mysql="UPDATE kine AS k JOIN kine AS p ON p.id = k.prev_revision SET k.old_value = p.value"
@@ -86,7 +100,9 @@ RULES = (
         "two rows of one name are both the latest",
         "SELECT max(k.id), k.name FROM kine AS k LEFT JOIN kine AS s"
         " ON s.prev_revision = k.id AND s.name = k.name"
-        f" WHERE {_KEYS} AND s.id IS NULL GROUP BY k.name HAVING count(*) > 1",
+        # What fills a gap has a name that a key may have as well.
+        f" WHERE {_KEYS} AND s.id IS NULL AND NOT (k.deleted != 0 AND k.prev_revision = 0)"
+        " GROUP BY k.name HAVING count(*) > 1",
         _BY_HAND,
     ),
     Rule(
@@ -100,7 +116,9 @@ RULES = (
         "gap",
         "the revision after this one does not exist: a reader would wait for it",
         "SELECT k.id, k.name FROM kine AS k LEFT JOIN kine AS n ON n.id = k.id + 1"
-        f" WHERE n.id IS NULL AND k.id >= {_R} AND k.id < (SELECT max(id) FROM kine)",
+        f" WHERE n.id IS NULL AND k.id >= {_R} AND k.id < (SELECT max(id) FROM kine)"
+        # One row may stand for all the ids of a leap.
+        " AND NOT (k.deleted != 0 AND k.prev_revision = 0 AND k.create_revision > k.id)",
         "nothing to do: kine fills it while it serves",
     ),
     Rule(
@@ -118,6 +136,20 @@ RULES = (
         _BY_HAND,
     ),
     Rule(
+        "number-for-name",
+        "the name is stored as a number: the key was 1e3 or 0123, say, and its spelling is lost",
+        "SELECT k.id, CAST(k.name AS TEXT) FROM kine AS k WHERE typeof(k.name) IN ('integer', 'real')",
+        "nothing to do: kine makes text of the number when it starts",
+        only_on="sqlite",
+    ),
+    Rule(
+        "unfinished-restore",
+        "a restore or migration into this database was interrupted: it holds only a part of the keys",
+        f"SELECT ttl, '' FROM kine_lease WHERE id = {UNFINISHED}",
+        "run the same kine snapshot restore or kine migrate again, or begin with an empty database",
+        "kine_lease",
+    ),
+    Rule(
         "extra-without-row",
         "lease and version are kept for a row that is gone",
         "SELECT x.id, '' FROM kine_extra AS x LEFT JOIN kine AS k ON k.id = x.id WHERE k.id IS NULL",
@@ -125,6 +157,13 @@ RULES = (
         "kine_extra",
     ),
 )
+
+# Where the database would give an id that a row has, or had; kine does it when it starts, too.
+ADVANCE = {
+    "sqlite": "UPDATE sqlite_sequence SET seq = {0} WHERE name = 'kine';",
+    "postgresql": "SELECT setval(pg_get_serial_sequence('kine', 'id'), {0});",
+    "mysql": "ALTER TABLE kine AUTO_INCREMENT = {0};",
+}
 
 INDEXES = {
     "kine_name_prev_revision_uindex": (

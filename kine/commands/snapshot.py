@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kine.commands import options
+from kine.drivers.base import DriverError
 
 if TYPE_CHECKING:
     from kine.commands.transfer import Spool
@@ -26,35 +28,35 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="The snapshot.")]
 
 @app.command("save")
 @options.asked()
-def save(file: File, asked: options.Asked) -> None:
+def save(
+    file: File,
+    asked: options.Asked,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+) -> None:
     """Save every key and lease, as of one revision, into FILE.
 
-    The endpoint is a database, or a kine or etcd that runs: http://127.0.0.1:2379. Nothing needs to stop.
-    FILE is whole when it is there at all, readable by its owner only, and ends with its checksum.
+    The endpoint is a kine or etcd that runs, http://127.0.0.1:2379 if none is given, or a database. Nothing
+    needs to stop. FILE is whole when it is there at all, readable by its owner only, and ends with its
+    checksum. An existing file is kept unless --force is given.
 
-    Exit codes: 0 saved; 1 failed; 2 wrong usage.
+    Exit codes: 0 saved; 1 failed; 2 wrong usage, or FILE exists.
     """
-    options.run(_save(asked.settings(), file, asked.output), options.FAILED)
+    _check_named(file)
+    asked.run(_save(asked.settings_of_server(), file, asked.output, force=force), options.FAILED)
 
 
-async def _save(settings: Settings, file: str, output: str) -> int:
-    from kine.cli import version
-    from kine.commands import snapshot_file
+async def _save(settings: Settings, file: str, output: str, *, force: bool) -> int:
     from kine.commands.api import check_there, opened
-    from kine.commands.transfer import Progressing, spool, take
+    from kine.commands.snapshot_file import Writer
+    from kine.commands.transfer import Progressing, take
+    from kine.version import version
 
     await check_there(settings)
-    with spool() as taken, Progressing() as progress:
+    with Progressing() as progress, Writer(file, f"kine {version()}", force=force) as written:
         async with opened(settings) as api:
-            await take(api, taken, progress)
-        await asyncio.to_thread(snapshot_file.save, taken, file, f"kine {version()}")
-        told = {
-            "file": file,
-            "revision": taken.revision,
-            "keys": len(taken.entries),
-            "leases": len(taken.leases),
-        }
-    return _answer(told, output, "saved {keys} keys and {leases} leases at revision {revision} in {file}")
+            await take(api, written, progress)
+    told = {"file": file, **{name: written.header[name] for name in ("revision", "keys", "leases")}}
+    return _answer(told, output, f"saved {_contents(told)} at revision {told['revision']} in {file}")
 
 
 @app.command("restore")
@@ -74,27 +76,60 @@ def restore(
 ) -> None:
     """Put the keys and leases of FILE into an empty database or etcd, and compare them.
 
-    Stop every kine on the target database first. Keys keep their versions and create revisions, and in
-    SQLite, PostgreSQL and MySQL their revisions; an etcd numbers them anew. The current revision goes on
-    1000000000 beyond the snapshot's, --bump-revision N beyond it, and everything up to there answers
-    "compacted": API servers that have seen what was written after the snapshot list anew, and no revision
-    means two things. Interrupted, it goes on where it was when run again.
+    FILE is one of kine snapshot save, one of etcdctl snapshot save, or the file member/snap/db of an etcd
+    that is stopped. Stop every kine on the target database first. Keys that the target cannot hold are named
+    before anything is written.
+
+    Keys keep their versions and create revisions, and in SQLite, PostgreSQL and MySQL their revisions; an
+    etcd numbers them anew. The current revision goes on 1000000000 beyond the snapshot's, --bump-revision N
+    beyond it, and everything up to there answers "compacted": API servers that have seen what was written
+    after the snapshot list anew, and no revision means two things. Interrupted, it goes on where it was when
+    run again.
 
     Exit codes: 0 restored and compared; 1 failed; 2 wrong usage.
     """
-    options.run(_restore(asked.settings(), file, bump_revision, asked.output), options.FAILED)
+    _check_named(file)
+    asked.run(_restore(asked.settings(), file, bump_revision, asked.output), options.FAILED)
 
 
 async def _restore(settings: Settings, file: str, bump: int, output: str) -> int:
-    from kine.commands import snapshot_file
     from kine.commands.giving import give
+    from kine.commands.snapshot_source import load
     from kine.commands.transfer import Progressing, spool
 
-    with spool() as loaded, Progressing() as progress:
-        await asyncio.to_thread(snapshot_file.load, file, loaded)
+    with spool(os.path.dirname(file) or ".", *_folders(settings)) as loaded, Progressing() as progress:
+        await load(file, loaded, progress)
         put = await give(loaded, settings, bump, progress)
         told = _given(loaded, put)
-    return _answer(told, output, "restored {keys} keys and {leases} leases, {put} put now; all compared")
+    return _answer(told, output, f"restored {_contents(told)}, {told['put']} put now; all compared")
+
+
+@app.command("status")
+@options.asked(endpoint=False)
+def status(file: File, asked: options.Asked) -> None:
+    """Check the checksum of FILE, and print its revision, keys, leases and size.
+
+    Exit codes: 0 whole; 1 damaged, or no snapshot; 2 wrong usage.
+    """
+    _check_named(file)
+    asked.run(_status(file, asked.output), options.FAILED)
+
+
+async def _status(file: str, output: str) -> int:
+    from kine.commands.snapshot_source import Contents, load
+    from kine.commands.transfer import Progressing
+
+    contents = Contents()
+    with Progressing() as progress:
+        kind = await load(file, contents, progress)
+    told: dict[str, Any] = {"file": file, "of": kind, "size": os.stat(file).st_size}
+    told |= {"revision": contents.revision, "keys": contents.keys, "leases": contents.leases}
+    if output == "json":
+        print(json.dumps(told))  # noqa: T201
+    else:
+        for name, value in told.items():
+            print(f"{name}: {value}")  # noqa: T201
+    return 0
 
 
 @options.asked(endpoint=False)
@@ -111,11 +146,16 @@ def migrate(
 
     Exit codes: 0 copied and compared; 1 failed; 2 wrong usage.
     """
-    chosen = [asked.settings(url) for url in (source, target)]
+    if not source or not target:
+        options.misused("--from and --to each name an endpoint; one of them is empty")
+    chosen = []
+    for name, url in (("--from", source), ("--to", target)):
+        with options.named(name):
+            chosen.append(asked.settings(url))
     options.hide(source, target)
     if source == target:
         options.misused("--from and --to are the same")
-    options.run(_migrate(chosen[0], chosen[1], asked.output), options.FAILED)
+    asked.run(_migrate(chosen[0], chosen[1], asked.output), options.FAILED)
 
 
 async def _migrate(source: Settings, target: Settings, output: str) -> int:
@@ -123,13 +163,32 @@ async def _migrate(source: Settings, target: Settings, output: str) -> int:
     from kine.commands.giving import give
     from kine.commands.transfer import Progressing, spool, take
 
-    await check_there(source)
-    with spool() as taken, Progressing() as progress:
-        async with opened(source) as api:
-            await take(api, taken, progress)
-        put = await give(taken, target, 0, progress)
+    with options.named("--from"):
+        await check_there(source)
+    with spool(*_folders(source, target)) as taken, Progressing() as progress:
+        with options.named("--from"):
+            async with opened(source) as api:
+                await take(api, taken, progress)
+        with options.named("--to"):
+            put = await give(taken, target, 0, progress)
         told = _given(taken, put)
-    return _answer(told, output, "copied {keys} keys and {leases} leases, {put} put now; all compared")
+    return _answer(told, output, f"copied {_contents(told)}, {told['put']} put now; all compared")
+
+
+def _folders(*places: Settings) -> list[str]:
+    """Where the data of these endpoints are on this machine, as far as they are there."""
+    from kine import drivers
+    from kine.forms import scheme
+
+    found = []
+    for place in places:
+        if scheme(place.endpoint) in drivers.REMOTE:
+            continue
+        with suppress(ValueError, OSError, DriverError):  # whoever opens it tells
+            folder = drivers.connect(place.endpoint, place.driver_options()).folder()
+            if folder and os.path.isdir(folder):
+                found.append(folder)
+    return found
 
 
 def _given(source: Spool, put: int) -> dict[str, Any]:
@@ -141,6 +200,16 @@ def _given(source: Spool, put: int) -> dict[str, Any]:
     }
 
 
+def _check_named(file: str) -> None:
+    if not file:  # a shell variable that is not set
+        options.misused("FILE is empty: name the snapshot's file")
+
+
+def _contents(told: dict[str, Any]) -> str:
+    keys, leases = (f"{told[name]} {name[:-1] if told[name] == 1 else name}" for name in ("keys", "leases"))
+    return f"{keys} and {leases}"
+
+
 def _answer(told: dict[str, Any], output: str, text: str) -> int:
-    print(json.dumps(told) if output == "json" else text.format(**told))  # noqa: T201
+    print(json.dumps(told) if output == "json" else text)  # noqa: T201
     return 0

@@ -2,9 +2,9 @@
 
 magic      8 bytes, "KINESNP1"
 records    gzip; each: 4 bytes length, big-endian, of what follows; 1 byte kind; the payload
-           H  JSON: revision, keys, leases, made (RFC 3339), by
-           L  etcdserverpb.LeaseGrantRequest
+           L  etcdserverpb.LeaseGrantRequest, before the first key that hangs on it
            K  mvccpb.KeyValue
+           H  JSON: revision, keys, leases, made (RFC 3339), by
            E  nothing: the last one
 trailer    32 bytes, SHA-256 of everything before it
 """
@@ -15,101 +15,170 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any
+from itertools import count
+from typing import IO, TYPE_CHECKING, Any, Self, cast
+
+from google.protobuf.message import DecodeError
 
 from kine.drivers.base import DriverError
 from kine.etcd.proto import kv_pb2 as kv
 from kine.etcd.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
-    from kine.commands.transfer import Spool
+    from kine.commands.transfer import Into
 
 MAGIC = b"KINESNP1"
 _DIGEST = 32
 _BLOCK = 1024 * 1024
+_STEP = 256  # records
 
 
-class _Hashed:
-    """A file that knows the checksum of what was written to it."""
+class Writer:
+    """A snapshot as it is written: whole or not at all, under another name until it is on disk. Mode 0600.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    A context manager; a `kine.commands.transfer.Into`.
+    """
+
+    def __init__(self, path: str, by: str, *, force: bool) -> None:
+        self._path = path
+        self._partial = f"{path}.partial"
+        self._force = force
+        self.header = {"revision": 0, "keys": 0, "leases": 0, "made": "", "by": by}
         self.digest = hashlib.sha256()
 
+    def __enter__(self) -> Self:
+        if os.path.lexists(self._path) and (os.path.islink(self._path) or not os.path.isfile(self._path)):
+            raise ValueError(f"{self._path} is not a regular file, and is never replaced; name another file")
+        if not self._force and os.path.lexists(self._path):
+            raise ValueError(f"{self._path} exists; name another file, or add --force to replace it")
+        folder = os.path.dirname(self._path)
+        if folder and not os.path.isdir(folder):
+            raise DriverError(f"there is no directory {folder} to write {self._path} in; make it first")
+        with self._named():
+            descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._file = open(descriptor, "wb")  # closed in __exit__
+            self.write(MAGIC)
+            self._packed = gzip.GzipFile("", "wb", 3, cast("IO[bytes]", self), 0)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._named():
+                if kind is None:
+                    self._finish()
+        finally:
+            with suppress(OSError):  # what it still holds need not be written
+                self._file.close()
+            with suppress(FileNotFoundError):
+                os.unlink(self._partial)
+
+    def begin(self, revision: int) -> None:
+        self.header["revision"] = revision
+
+    def lease(self, lease_id: int, ttl: int) -> None:
+        self.header["leases"] = cast("int", self.header["leases"]) + 1
+        self._record(b"L", rpc.LeaseGrantRequest(ID=lease_id, TTL=ttl).SerializeToString())
+
+    def add(self, item: Any) -> None:
+        self.header["keys"] = cast("int", self.header["keys"]) + 1
+        self._record(b"K", item.SerializeToString())
+
     def write(self, data: bytes) -> int:
+        """What comes out of the compression."""
         self.digest.update(data)
         return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()
 
+    def _record(self, kind: bytes, payload: bytes) -> None:
+        with self._named():
+            self._packed.write((len(payload) + 1).to_bytes(4, "big") + kind + payload)
 
-def save(spool: Spool, path: str, by: str) -> None:
-    """Whole or not at all: under another name until it is on disk. Mode 0600."""
-    partial = f"{path}.partial"
-    header = {
-        "revision": spool.revision,
-        "keys": len(spool.entries),
-        "leases": len(spool.leases),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "by": by,
-    }
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
-        hashed = _Hashed(file)
-        hashed.write(MAGIC)
-        with gzip.GzipFile("", "wb", 3, hashed, 0) as packed:
-            _record(packed, b"H", json.dumps(header).encode())
-            for lease, ttl in spool.leases.items():
-                _record(packed, b"L", rpc.LeaseGrantRequest(ID=lease, TTL=ttl).SerializeToString())
-            for entry in spool.entries.values():
-                _record(packed, b"K", spool.get(entry).SerializeToString())
-            _record(packed, b"E", b"")
-        file.write(hashed.digest.digest())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    def _finish(self) -> None:
+        self.header["made"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self._record(b"H", json.dumps(self.header).encode())
+        self._record(b"E", b"")
+        self._packed.close()
+        self._file.write(self.digest.digest())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._force:
+            os.replace(self._partial, self._path)
+        else:
+            try:
+                os.link(self._partial, self._path)  # unlike a rename, it replaces nothing
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                os.replace(self._partial, self._path)
+        folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that its name outlasts a loss of power too
+        finally:
+            os.close(folder)
 
-
-def _record(file: Any, kind: bytes, payload: bytes) -> None:
-    file.write((len(payload) + 1).to_bytes(4, "big") + kind + payload)
-
-
-def load(path: str, spool: Spool) -> dict[str, Any]:
-    """Its header; the rest goes into the spool. Raises DriverError for a file that is damaged or none."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size - _DIGEST
-        if size < len(MAGIC) or file.read(len(MAGIC)) != MAGIC:
-            raise DriverError(f"{path} is no snapshot of kine snapshot save")
-        file.seek(0)
-        digest = hashlib.sha256()
-        left = size
-        while left:
-            block = file.read(min(_BLOCK, left))
-            digest.update(block)
-            left -= len(block)
-        if digest.digest() != file.read(_DIGEST):
-            raise DriverError(f"{path} is damaged or cut short: its checksum is another; use another copy")
-        file.seek(len(MAGIC))
-        return _load(gzip.GzipFile(fileobj=file), spool)
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of the system names the file as it was given."""
+        try:
+            yield
+        except OSError as error:
+            raise DriverError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
-def _load(packed: gzip.GzipFile, spool: Spool) -> dict[str, Any]:
-    header: dict[str, Any] = {}
-    while True:
+def is_one(start: bytes) -> bool:
+    """Whether a file that starts so is such a snapshot."""
+    return start.startswith(MAGIC)
+
+
+def load(file: IO[bytes], into: Into) -> Iterator[int]:
+    """Reads it all, and yields the bytes read between its steps. Raises DriverError for a damaged file."""
+    yield from checked(file)
+    file.seek(len(MAGIC))
+    try:
+        yield from _load(file, into)
+    except (EOFError, zlib.error, gzip.BadGzipFile, DecodeError, KeyError):
+        raise DriverError(f"{file.name} is damaged: its records are cut short; use another copy") from None
+
+
+def checked(file: IO[bytes]) -> Iterator[int]:
+    """Compares a file that ends with its SHA-256 with that. Raises DriverError."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    left = os.fstat(file.fileno()).st_size - _DIGEST
+    while left > 0:
+        block = file.read(min(_BLOCK, left))
+        digest.update(block)
+        left -= len(block)
+        yield len(block)
+    if left < 0 or digest.digest() != file.read(_DIGEST):
+        raise DriverError(f"{file.name} is damaged or cut short: its checksum differs; use another copy")
+
+
+def _load(file: IO[bytes], into: Into) -> Iterator[int]:
+    packed, at = gzip.GzipFile(fileobj=file), 0
+    for number in count():
         size = int.from_bytes(packed.read(4), "big")
         record = packed.read(size)
         kind, payload = record[:1], record[1:]
-        if kind == b"H":
-            header = json.loads(payload)
-            spool.revision = header["revision"]
+        if kind == b"K":
+            into.add(kv.KeyValue.FromString(payload))
         elif kind == b"L":
             lease = rpc.LeaseGrantRequest.FromString(payload)
-            spool.leases[lease.ID] = lease.TTL
-        elif kind == b"K":
-            spool.add(kv.KeyValue.FromString(payload))
+            into.lease(lease.ID, lease.TTL)
+        elif kind == b"H":
+            into.begin(json.loads(payload)["revision"])
         elif kind == b"E":
-            return header
+            return
+        elif not kind:
+            raise EOFError
         else:
             raise DriverError("the snapshot was made by a newer kine: it holds a record of an unknown kind")
+        if number % _STEP == 0:
+            yield file.tell() - at
+            at = file.tell()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 import urllib.request
 from contextlib import aclosing
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from kine.commands.api import Api
     from kine.config import Settings
 
-DEFAULT_ENDPOINT = "http://127.0.0.1:2379"
 _PATIENCE = 10.0  # seconds
 _COMPACTED_WITHIN = 1.0  # seconds in which a watch from a compacted revision has been refused
 _METRICS = ("keys", "watchers", "watch_streams", "slow_watchers", "write_queue", "workers")
@@ -42,8 +40,7 @@ def status(
 
     Exit codes: 0 it answers; 1 it does not, or not in time; 2 wrong usage.
     """
-    named = asked.given.get("endpoint") or os.environ.get("KINE_ENDPOINT") or DEFAULT_ENDPOINT
-    options.run(_status(asked.settings(named), metrics, asked.output), options.FAILED)
+    asked.run(_status(asked.settings_of_server(), metrics, asked.output), options.FAILED)
 
 
 async def _status(settings: Settings, metrics: str | None, output: str) -> int:
@@ -135,14 +132,29 @@ async def _of_metrics(url: str, told: dict[str, Any]) -> dict[str, Any]:
     if not url.startswith(("http://", "https://")):
         raise ValueError("--metrics is a URL such as http://127.0.0.1:8080")
     address = url.rstrip("/").removesuffix("/metrics") + "/metrics"
-    text = await asyncio.to_thread(_fetch, address)
+    try:
+        text = await asyncio.to_thread(_fetch, address)
+    except OSError as error:  # what urllib raises holds the reason, or is it
+        reason = getattr(error, "reason", error)
+        raise DriverError(
+            f"no metrics at {address}: {getattr(reason, 'strerror', None) or reason}; name the server's"
+            " --metrics-bind-address with --metrics"
+        ) from None
+    families = list(text_string_to_metric_families(text))
     found = {
         sample.name: int(sample.value)
-        for family in text_string_to_metric_families(text)
+        for family in families
         for sample in family.samples
         if not sample.labels
     }
-    more: dict[str, Any] = {name: found[f"kine_{name}"] for name in _METRICS if f"kine_{name}" in found}
+    builds = [
+        sample.labels["version"]
+        for family in families
+        for sample in family.samples
+        if sample.name == "kine_build_info"
+    ]
+    more: dict[str, Any] = {"kine_version": builds[0]} if builds else {}
+    more |= {name: found[f"kine_{name}"] for name in _METRICS if f"kine_{name}" in found}
     if "lag" not in told and "kine_revision" in found:
         more["lag"] = max(0, told["revision"] - found["kine_revision"])
     return more

@@ -1,16 +1,24 @@
-"""What is taken from an endpoint: kept on disk, shown as it comes."""
+"""What is taken from an endpoint: kept on disk, its progress shown."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from kine.commands.api import SCRATCH
+from kine.drivers.base import DriverError
 from kine.etcd.proto import kv_pb2 as kv
 
 if TYPE_CHECKING:
     from kine.commands.api import Api
+
+_AT_ONCE = 64  # questions about leases under way
+_LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 
 class Entry(NamedTuple):
@@ -19,19 +27,48 @@ class Entry(NamedTuple):
     size: int
 
 
+class Into(Protocol):
+    """Where keys and leases go as they are read; a lease comes before the first key that hangs on it."""
+
+    def begin(self, revision: int) -> None: ...
+
+    def lease(self, lease_id: int, ttl: int) -> None: ...
+
+    def add(self, item: Any) -> None: ...
+
+
+class SpoolError(DriverError):
+    """The machine's own disk, neither of the endpoints, is what failed."""
+
+
 class Spool:
     """Key-values on disk, found by key; what is in memory is some 200 bytes a key."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="kine-")  # noqa: SIM115 - closed by `spool`
+    def __init__(self, folder: str | None = None) -> None:
+        try:
+            self._file = tempfile.TemporaryFile(prefix="kine-", dir=folder)  # noqa: SIM115 - see `spool`
+        except OSError as error:
+            raise SpoolError(str(error)) from None
         self.entries: dict[bytes, Entry] = {}
         self.leases: dict[int, int] = {}  # seconds granted, by id
         self.revision = 0
 
+    def begin(self, revision: int) -> None:
+        self.revision = revision
+
+    def lease(self, lease_id: int, ttl: int) -> None:
+        self.leases[lease_id] = ttl
+
     def add(self, item: Any) -> None:
         encoded = item.SerializeToString()
         self.entries[item.key] = Entry(item.mod_revision, self._file.tell(), len(encoded))
-        self._file.write(encoded)
+        try:
+            self._file.write(encoded)
+        except OSError as error:
+            raise SpoolError(
+                f"a temporary file could not be written: {error.strerror}; name a directory with more room"
+                " in TMPDIR"
+            ) from None
 
     def get(self, entry: Entry) -> Any:
         self._file.seek(entry.offset)
@@ -42,39 +79,68 @@ class Spool:
 
 
 @contextmanager
-def spool() -> Iterator[Spool]:
-    made = Spool()
+def spool(*beside: str) -> Iterator[Spool]:
+    """In the system's directory for temporary files; else in the first of these that will do."""
+    made: Spool | None = None
+    for folder in (None, *beside):
+        with suppress(SpoolError):
+            made = Spool(folder)
+            break
+    if made is None:
+        places = ", ".join(["any directory for temporary files", *beside])
+        raise SpoolError(f"no temporary file in {places}; name a writable directory in TMPDIR")
     try:
         yield made
     finally:
-        made.close()
+        with suppress(OSError):  # what is buffered cannot be written, and nobody reads it any more
+            made.close()
 
 
-async def take(api: Api, into: Spool, progress: Progressing) -> None:
+async def take(api: Api, into: Into, progress: Progressing) -> None:
     """Everything at the endpoint as of its current revision, with the leases that keys hang on."""
-    into.revision, count = await api.revision()
+    revision, count = await api.revision()
+    into.begin(revision)
+    leases: dict[int, int] = {}  # seconds granted; 0 for one that has expired
     progress.begin("reading", count)
-    async for page in api.pages(into.revision):
+    async for page in api.pages(revision):
+        await _ask_leases(api, page, leases)
         for item in page:
-            if item.lease and item.lease not in into.leases:
-                into.leases[item.lease] = await api.ttl(item)
-            if not item.lease or into.leases[item.lease]:  # else it has expired meanwhile
+            if item.key == SCRATCH:
+                raise DriverError(
+                    "the source holds only a part of the keys: kine snapshot restore or kine migrate into it"
+                    " was interrupted; run that command again first"
+                )
+            if not item.lease:
+                into.add(item)
+            elif ttl := leases[item.lease]:
+                if ttl > 0:
+                    into.lease(item.lease, ttl)
+                    leases[item.lease] = -ttl  # known there
                 into.add(item)
         progress.advance(len(page))
-    into.leases = {lease: ttl for lease, ttl in into.leases.items() if ttl}
+
+
+async def _ask_leases(api: Api, page: Sequence[Any], leases: dict[int, int]) -> None:
+    unknown = {item.lease: item for item in page if item.lease and item.lease not in leases}
+    items = list(unknown.values())
+    for start in range(0, len(items), _AT_ONCE):
+        block = items[start : start + _AT_ONCE]
+        found = await asyncio.gather(*(api.ttl(item) for item in block))
+        leases.update((item.lease, ttl) for item, ttl in zip(block, found, strict=True))
 
 
 class Progressing:
-    """A bar on stderr where that is a terminal; else nothing."""
+    """A bar on stderr where that is a terminal; else a line every few seconds."""
 
     def __init__(self) -> None:
-        import sys
-
         from rich.console import Console
         from rich.progress import Progress
 
-        self._progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._terminal = sys.stderr.isatty()
+        self._progress = Progress(console=Console(stderr=True), disable=not self._terminal)
         self._task: Any = None
+        self._what, self._total, self._count = "", 0, 0
+        self._next = time.monotonic() + _LINE_SECONDS
 
     def __enter__(self) -> Progressing:
         self._progress.start()
@@ -84,7 +150,12 @@ class Progressing:
         self._progress.stop()
 
     def begin(self, what: str, total: int) -> None:
+        self._what, self._total, self._count = what, total, 0
         self._task = self._progress.add_task(what, total=total)
 
     def advance(self, count: int) -> None:
         self._progress.advance(self._task, count)
+        self._count += count
+        if not self._terminal and (now := time.monotonic()) >= self._next:
+            sys.stderr.write(f"kine: {self._what}: {self._count} of {self._total}\n")
+            self._next = now + _LINE_SECONDS

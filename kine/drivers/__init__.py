@@ -25,9 +25,13 @@ MODULES = {
     "jetstream": "kine.drivers.nats",
     "memory": "kine.drivers.memory",
 }
+NO_T4 = (
+    "t4, Go kine's embedded store on S3, is not supported; use litestream://PATH with Litestream for SQLite"
+    " that is copied to S3, or postgres://, mysql:// or nats:// for several instances"
+)
 # Their modules also have `of_one_process(endpoint, options) -> bool`.
-_MAY_BE_OF_ONE_PROCESS = ("memory", "nats")
-DEFAULT_SCHEME = "sqlite"
+_MAY_BE_OF_ONE_PROCESS = ("memory", "nats", "sqlite")
+_DEFAULT = "sqlite://"
 # No log of ours behind these but a real etcd: `kine.remote` passes calls on to it.
 REMOTE = ("http", "https", "unix")
 
@@ -63,9 +67,19 @@ def of_one_process(endpoint: str, options: Options) -> bool:
     return bool(_module(endpoint).of_one_process(endpoint, options))
 
 
+def is_new(endpoint: str, options: Options) -> bool:
+    """It is a file that is not there yet: opening it makes it. Raises as `connect` does."""
+    module = _module(endpoint)
+    return bool(module.is_new(endpoint, options)) if hasattr(module, "is_new") else False
+
+
 def _module(endpoint: str) -> ModuleType:
-    scheme = endpoint.partition("://")[0] if "://" in endpoint else DEFAULT_SCHEME
+    scheme, separator, _ = (endpoint or _DEFAULT).partition("://")
+    known = ", ".join(sorted(f"{name}://" for name in (*MODULES, *REMOTE)))
+    if not separator:  # never a file's name: it may be a URL that was mistyped, password included
+        raise ValueError(f"the endpoint has no scheme; write sqlite://PATH for a file; known are {known}")
+    if scheme == "t4":
+        raise ValueError(NO_T4)
     if scheme not in MODULES:
-        known = ", ".join(sorted(f"{name}://" for name in (*MODULES, *REMOTE)))
         raise ValueError(f"the endpoint's scheme is not known; known are {known}")
     return import_module(MODULES[scheme])

@@ -9,9 +9,9 @@ Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 
 class DriverError(Exception):
@@ -22,6 +22,14 @@ class UnavailableError(DriverError):
     """The database cannot be reached or refuses for now. Nothing of the call was applied."""
 
 
+class RefusedError(UnavailableError):
+    """The database took the call and said no, perhaps for what is in one of the writes."""
+
+
+class OvertakenError(UnavailableError):
+    """What was read in parts was compacted meanwhile, so the parts do not belong together: begin again."""
+
+
 class UnknownOutcomeError(DriverError):
     """The connection went while a write was under way and could not be asked afterwards."""
 
@@ -30,8 +38,20 @@ class NoSpaceError(DriverError):
     """The database is full. Nothing of the call was applied."""
 
 
+class BusyError(DriverError):
+    """Refused for now, for a reason that passes: the text says which, and is shown to the client."""
+
+
+class OutOfRevisionsError(NoSpaceError):
+    """The table's id column has no number left; the text says what to do. Nothing of the call was applied."""
+
+
 class InvalidKeyError(DriverError):
     """This database cannot hold such a key; the text says why. Nothing of the call was applied."""
+
+
+class TooLargeError(InvalidKeyError):
+    """This database takes no row of this size; the text says whose limit that is. Nothing was applied."""
 
 
 class BehindError(DriverError):
@@ -81,6 +101,9 @@ class Write(NamedTuple):
     guarded: bool
 
 
+Outcome: TypeAlias = "Sequence[int] | DriverError | None"  # of one write: see `Log.append`
+
+
 class Tail(NamedTuple):
     rows: list[Row]  # in order of id, values included
     head: int  # every row up to here is among `rows`, known to the caller, or no more
@@ -94,27 +117,39 @@ class Lease(NamedTuple):
     renewals: int
 
 
+# A record among the leases of a database that is being restored into: it holds a part of what it is to hold.
+# No client may grant this id.
+UNFINISHED = -(1 << 63)
+
+
 class Size(NamedTuple):
-    allocated: int
+    allocated: int  # what the database takes of the disk, a log of its own included
     in_use: int
+    log: int = 0  # of what is allocated: a write-ahead log that belongs to this database alone
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says to every driver; each takes what concerns it."""
+    """What the command line says to every driver; each takes what concerns it.
+
+    Special values are translated once, in `kine.config`: here each number means what it says.
+    """
 
     ca_file: str = ""  # TLS towards the database
     cert_file: str = ""
     key_file: str = ""
     skip_verify: bool = False
     identity_provider: str = ""
-    max_idle_connections: int = 20
+    identity_timeout: float = 15.0  # how long a new connection waits for credentials
+    max_idle_connections: int = 20  # 0: none is kept
     max_open_connections: int = 0  # 0: no limit
     connection_max_lifetime: float = 0.0  # 0: no limit
-    connection_max_idle_time: float = 120.0
+    connection_max_idle_time: float = 120.0  # 0: no limit
     slow_sql_threshold: float = 1.0  # 0: off
-    slow_sql_warning_threshold: float = 5.0
+    slow_sql_warning_threshold: float = 5.0  # 0: whatever is logged is a warning
     compact_timeout: float = 5.0
+    max_request_bytes: int = 1536 * 1024  # the largest that clients may send: so large may a value be
+    poll_interval: float = 1.0  # the longest pause between looks for others' commits
 
 
 class Log(Protocol):
@@ -124,16 +159,35 @@ class Log(Protocol):
         """Connects, creates or checks the schema. Raises `DriverError` with what to do next."""
 
     def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
-        """Every row after `after` in order of id, without values, in blocks, as of one moment or later."""
+        """Every row after `after` in order of id, without values, in blocks, as of one moment.
 
-    async def compact_revision(self) -> int: ...
+        What is appended or compacted meanwhile does not show. Raises `OvertakenError`, after some blocks
+        maybe, where that cannot be kept.
+        """
 
-    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+    async def compact_revision(self) -> int:
+        """Up to where whatever is superseded is gone."""
+
+    def peek_recorded(self) -> int | None:
+        """As `recorded`, if that can be told at once (microseconds), else None."""
+
+    async def recorded(self) -> int:
+        """Up to where a compaction was begun, by whichever instance: nothing before is answered any more."""
+
+    async def append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
         """Appends all writes in one transaction, in order, and returns each one's ids in order.
 
         None stands for a write that was left out because a row it replaces has been replaced already:
-        tail the log and decide again. `head` is the last revision the caller has applied. In one call
-        a name occurs once. Raises `BehindError`, `NoSpaceError`, `InvalidKeyError`, `UnknownOutcomeError`.
+        tail the log and decide again. An error stands for one that was refused by itself.
+
+        `head` is the last revision the caller has applied. In one call a name occurs once. Raises
+        `BehindError`, `NoSpaceError`, `InvalidKeyError`, `RefusedError`, `UnknownOutcomeError`.
+        """
+
+    def check(self, row: NewRow) -> None:
+        """Asked about each row of a call that failed: raises InvalidKeyError if it is not for this database.
+
+        It may let pass what only the database itself can tell.
         """
 
     def peek(self) -> int | None:
@@ -173,7 +227,8 @@ class Log(Protocol):
 
     async def leases(self) -> list[Lease]: ...
 
-    async def lease(self, lease_id: int) -> Lease | None: ...
+    async def lease(self, lease_id: int) -> Lease | None:
+        """The record as it is now."""
 
     async def grant(self, lease_id: int, ttl: int) -> bool:
         """Records a lease; False if the id is taken. Raises `NoSpaceError`."""
@@ -193,8 +248,8 @@ class Log(Protocol):
 
     async def defragment(self) -> None: ...
 
-    def snapshot(self) -> AsyncIterator[bytes] | None:
-        """A consistent copy of the whole database in its own format; None where it cannot give one."""
+    def folder(self) -> str | None:
+        """The directory on this machine that holds the data, for large temporary files; None without one."""
 
     async def close(self) -> None:
         """Finishes what was begun; idempotent."""
@@ -211,6 +266,9 @@ class Restoring(Log, Protocol):
         again. Raises `DriverError` where that would cost keys that are there.
         """
 
+    async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
+        """The names among these rows that `place` would refuse, each with the reason; nothing is written."""
+
     async def place(self, rows: Sequence[Row]) -> None:
         """Adds rows of names that have none, as a compaction leaves them: with create revision and version.
 
@@ -218,6 +276,30 @@ class Restoring(Log, Protocol):
         compact revision; and it is all of them or none. In others they come last, one by one. Raises
         `NoSpaceError`, `InvalidKeyError`.
         """
+
+
+@runtime_checkable
+class Waiting(Protocol):
+    """What may wait for its database while it opens."""
+
+    # Set by the caller: hears what it waits for, fit for a user's eyes, and why each attempt has failed.
+    on_wait: Callable[[str], None]
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A log whose revisions may be used up."""
+
+    def exhausted(self, revision: int) -> str:
+        """Why nothing can be appended after this revision; empty where it can."""
+
+
+@runtime_checkable
+class Piecemeal(Log, Protocol):
+    """A log that is not loaded as of one moment: keys may be read whose deletion is compacted by then."""
+
+    async def gone(self, names: Sequence[bytes]) -> set[bytes]:
+        """Which of these names have no row any more."""
 
 
 @runtime_checkable

@@ -62,6 +62,8 @@ class _Rows:
         newest = self.newest.get(row.name)
         if newest is None:  # compacted: a tombstone then, so only a creation can follow
             return not row.created
+        if row.created and not row.prev_revision and newest <= self.compact_revision:
+            return not self.rows[newest].deleted  # a tombstone about to go: the store has forgotten it
         return newest != row.prev_revision
 
     def add(self, row: NewRow) -> int:
@@ -118,6 +120,12 @@ class MemoryLog:
     async def compact_revision(self) -> int:
         return self._open.compact_revision
 
+    def peek_recorded(self) -> int | None:
+        return None if self._rows is None else self._rows.compact_revision
+
+    async def recorded(self) -> int:
+        return self._open.compact_revision
+
     def peek(self) -> int | None:
         return None if self._rows is None else self._rows.head
 
@@ -158,6 +166,9 @@ class MemoryLog:
                 outcome.append([log.add(row) for row in write.rows])
         log.tell()
         return outcome
+
+    def check(self, row: NewRow) -> None:
+        """Any row will do."""
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
         log = self._open
@@ -219,7 +230,7 @@ class MemoryLog:
     async def defragment(self) -> None:
         pass
 
-    def snapshot(self) -> None:
+    def folder(self) -> None:
         return None
 
     async def close(self) -> None:

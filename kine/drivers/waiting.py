@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from kine.drivers.base import DriverError
 
@@ -13,6 +15,37 @@ log = logging.getLogger(__name__)
 PATIENCE = 300.0  # seconds, as Go kine
 _BETWEEN = 1.0
 _TELL_EVERY = 10.0
+_OPENING = ("kine.drivers.", "kine.store.")  # loggers whose lines an attempt repeats
+_SECONDS = re.compile(r"\d+\.\d+ s\b")  # a duration is another one each time
+
+
+class _Once(logging.Filter):
+    """Passes each text once. One for each handler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == __name__ or not record.name.startswith(_OPENING):
+            return True
+        text = _SECONDS.sub("", record.getMessage())
+        new = text not in self._passed
+        self._passed.add(text)
+        return new
+
+
+@contextmanager
+def _each_text_once() -> Iterator[None]:
+    """While it lasts, a line that the attempts log is logged again only when its text has changed."""
+    filters = [(handler, _Once()) for handler in logging.getLogger().handlers]
+    for handler, once in filters:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in filters:
+            handler.removeFilter(once)
 
 
 async def until_open(
@@ -22,27 +55,46 @@ async def until_open(
     advice: str = "",
     between: float = _BETWEEN,
     patience: float = PATIENCE,
+    on_wait: Callable[[str], None] = lambda why: None,
 ) -> None:
     """Repeats `attempt` until it no longer raises what `away` says, for `patience` seconds.
 
-    Raises DriverError with the last reason.
+    A reason is logged when it is new, and every ten seconds; `on_wait` hears it each time. What the attempts
+    themselves log is logged once. Raises DriverError with the last reason.
     """
+    with _each_text_once():
+        await _until_open(attempt, away, name, advice, between, patience, on_wait)
+
+
+async def _until_open(
+    attempt: Callable[[], Awaitable[None]],
+    away: type[Exception] | tuple[type[Exception], ...],
+    name: str,
+    advice: str,
+    between: float,
+    patience: float,
+    on_wait: Callable[[str], None],
+) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
-    told = ("", 0.0)
+    told: dict[str, float] = {}  # when, by reason
     while True:
         try:
             await attempt()
         except away as error:
             waited = loop.time() - start
+            on_wait(f"waiting for {name}: {error}")
             if waited >= patience:
-                long = f" for {waited:.0f} seconds" if patience else ""
-                raise DriverError(f"{name} did not let us in{long}: {error}{advice}") from None
-            if told[0] != str(error) or waited - told[1] >= _TELL_EVERY:
+                within = f" within {waited:.0f} s" if patience else ""
+                known = ";" in str(error)  # what to do, which is more than the general advice
+                raise DriverError(
+                    f"could not connect to {name}{within}: {error}{'' if known else advice}"
+                ) from None
+            if waited - told.get(str(error), -_TELL_EVERY) >= _TELL_EVERY:
                 log.warning(
                     "waiting for %s, %d s of %d s so far: %s", name, int(waited), int(patience), error
                 )
-                told = (str(error), waited)
+                told[str(error)] = waited
             await asyncio.sleep(between)
         else:
             return

@@ -9,18 +9,22 @@ from kine.transport.base import Call
 
 
 class Cluster:
-    def __init__(self, store: Store, headers: Headers, scheme: str, name: str) -> None:
+    def __init__(self, store: Store, headers: Headers, scheme: str, name: str, url: str = "") -> None:
         self._store = store
         self._headers = headers
         self._scheme = scheme
         self._name = name
+        self._url = url
 
     async def member_list(self, request: bytes, call: Call) -> bytes:
-        """The address is the one the client itself has used: it is reachable for certain."""
+        """The address is the one the client itself has used: it is reachable for certain.
+
+        On a Unix socket clients send no more than the last part of its path; there the address is known.
+        """
         if rpc.MemberListRequest.FromString(request).linearizable:
             await self._store.refresh()
         authority = call.metadata.get(":authority", "") or "localhost:2379"
-        url = f"{self._scheme}://{authority}"
+        url = self._url or f"{self._scheme}://{authority}"
         member = rpc.Member(ID=self._headers.member_id, name=self._name, peerURLs=[url], clientURLs=[url])
         answer = rpc.MemberListResponse(members=[member])
         return self._headers.at(self._store.index.revision) + answer.SerializeToString()

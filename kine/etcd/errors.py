@@ -5,6 +5,9 @@ Codes and texts: etcd, api/v3rpc/rpctypes/error.go.
 
 from __future__ import annotations
 
+import logging
+import time
+
 from google.protobuf.message import DecodeError
 
 from kine.drivers import base as drivers
@@ -48,6 +51,49 @@ def lease_ttl_too_large() -> RpcError:
     return RpcError(Code.OUT_OF_RANGE, "etcdserver: too large lease TTL")
 
 
+def auth_not_enabled() -> RpcError:
+    return RpcError(Code.FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
+
+
+def no_root_user() -> RpcError:
+    return RpcError(Code.FAILED_PRECONDITION, "etcdserver: root user does not exist")
+
+
+def empty_user() -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, "etcdserver: user name is empty")
+
+
+def user_not_found() -> RpcError:
+    return RpcError(Code.FAILED_PRECONDITION, "etcdserver: user name not found")
+
+
+def empty_role() -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, "etcdserver: role name is empty")
+
+
+def role_not_found() -> RpcError:
+    return RpcError(Code.FAILED_PRECONDITION, "etcdserver: role name not found")
+
+
+def permission_not_given() -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, "etcdserver: permission not given")
+
+
+def stream_order() -> RpcError:
+    return RpcError(Code.UNIMPLEMENTED, "RangeStream does not support custom sort orders")
+
+
+def stream_filters() -> RpcError:
+    return RpcError(Code.UNIMPLEMENTED, "RangeStream does not support revision filters")
+
+
+def snapshot_stalled(seconds: float) -> RpcError:
+    return RpcError(
+        Code.DEADLINE_EXCEEDED,
+        f"etcdserver: the snapshot was given up: its client took next to nothing for {seconds:.0f} s",
+    )
+
+
 def stopped() -> RpcError:
     return RpcError(Code.UNAVAILABLE, "etcdserver: server stopped")
 
@@ -56,6 +102,18 @@ def unsupported(what: str, why: str) -> RpcError:
     return RpcError(Code.UNIMPLEMENTED, f"etcdserver: {what} is not supported by kine: {why}")
 
 
+def too_many_watches(limit: int) -> str:
+    """The reason for which a watch is not created."""
+    return (
+        f"etcdserver: this connection has {limit} watches open already: "
+        "close some, use another connection, or raise --max-watches-per-connection"
+    )
+
+
+log = logging.getLogger(__name__)
+
+_QUIET = 10.0  # seconds between two lines of one reason
+_MOST = 100  # reasons
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
 _TABLE: dict[type[Exception], tuple[Code, str]] = {
@@ -66,6 +124,10 @@ _TABLE: dict[type[Exception], tuple[Code, str]] = {
     ),
     store.LeaseNotFoundError: (Code.NOT_FOUND, "etcdserver: requested lease not found"),
     store.LeaseExistsError: (Code.FAILED_PRECONDITION, "etcdserver: lease already exists"),
+    store.TooManyLeasesError: (
+        Code.RESOURCE_EXHAUSTED,
+        "etcdserver: too many leases are granted: revoke some, or raise kine's --max-leases",
+    ),
     store.KeyNotFoundError: (Code.INVALID_ARGUMENT, "etcdserver: key not found"),
     store.ReservedKeyError: (
         Code.INVALID_ARGUMENT,
@@ -78,6 +140,7 @@ _TABLE: dict[type[Exception], tuple[Code, str]] = {
     drivers.UnknownOutcomeError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
     drivers.BehindError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
     drivers.UnavailableError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
+    drivers.RefusedError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
     drivers.DriverError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
     DecodeError: (
         Code.INTERNAL,
@@ -90,7 +153,33 @@ KNOWN = (store.StoreError, drivers.DriverError, DecodeError)
 
 def rpc_error(error: Exception) -> RpcError:
     """For an error of one of the `KNOWN` kinds."""
+    if isinstance(error, drivers.TooLargeError):
+        return request_too_large()
     if isinstance(error, drivers.InvalidKeyError):
         return RpcError(Code.INVALID_ARGUMENT, f"etcdserver: {error}")
-    code, text = _TABLE[type(error)]
+    if isinstance(error, drivers.BusyError | drivers.OutOfRevisionsError):
+        return RpcError(Code.RESOURCE_EXHAUSTED, f"etcdserver: {error}")
+    if isinstance(error, store.AnswerTooLargeError | store.TooMuchWorkError):
+        return RpcError(Code.RESOURCE_EXHAUSTED, f"etcdserver: {error}")
+    if isinstance(error, drivers.DriverError):
+        _REASONS.note(str(error))
+    code, text = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     return RpcError(code, text)
+
+
+class _Reasons:
+    """Why clients get an error whose text, as etcd's, names no reason: each is logged once in a while."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, float] = {}
+
+    def note(self, reason: str) -> None:
+        now = time.monotonic()
+        if reason and now - self._noted.get(reason, -_QUIET) >= _QUIET:
+            if len(self._noted) >= _MOST:
+                self._noted.clear()
+            self._noted[reason] = now
+            log.warning("a call failed: %s", reason)
+
+
+_REASONS = _Reasons()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import zlib
+from contextlib import aclosing
 
 from kine.etcd import errors
 from kine.etcd.proto import rpc_pb2 as rpc
+from kine.etcd.snapshot import Snapshots
+from kine.etcd.versions import storage_version
 from kine.etcd.wire import Headers
 from kine.store.ops import Range, RangeResult
 from kine.store.store import Store
 from kine.transport.base import Call, Stream
+from kine.turns import Places
 
-_STORAGE_VERSION = "3.6.0"
-_HASH_BLOCK = 1000  # keys
+_HASH_LEAST, _HASH_MOST = 8, 1024  # keys read at once
+_HASH_BYTES = 1024 * 1024
+_STALLED = 60.0  # seconds for a snapshot's client to take what is queued, three quarters of a MiB
 
 
 class Maintenance:
@@ -22,6 +26,10 @@ class Maintenance:
         self._store = store
         self._headers = headers
         self._version = version
+        self._hashing = Places(1)
+        self._hashed = ((0, -1), 0)  # of which revision, and the checksum
+        self._storage_version = storage_version(version)
+        self._snapshots = Snapshots(store, self._storage_version)
 
     def _header(self) -> bytes:
         return self._headers.at(self._store.index.revision)
@@ -39,7 +47,7 @@ class Maintenance:
             raftIndex=revision,
             raftAppliedIndex=revision,
             raftTerm=self._headers.term,
-            storageVersion=_STORAGE_VERSION,
+            storageVersion=self._storage_version,
             errors=[f"memberID:{member} alarm:NOSPACE "] if self._store.no_space else [],
         )
         return self._header() + answer.SerializeToString()
@@ -63,49 +71,64 @@ class Maintenance:
     async def hash(self, request: bytes, call: Call) -> bytes:
         rpc.HashRequest.FromString(request)
         await self._store.refresh()
-        value = await self._hash(self._store.index.revision)
+        value = await self._hash(self._store.index.revision, call)
         return self._header() + rpc.HashResponse(hash=value).SerializeToString()
 
     async def hash_kv(self, request: bytes, call: Call) -> bytes:
         """A checksum of every key-value as of a revision: the same on every instance and backend."""
-        await self._store.refresh()
+        await self._store.refresh(past=True)
         index = self._store.index
         revision = rpc.HashKVRequest.FromString(request).revision or index.revision
-        value = await self._hash(revision)
+        value = await self._hash(revision, call)
         answer = rpc.HashKVResponse(
             hash=value, compact_revision=index.compact_revision, hash_revision=revision
         )
         return self._header() + answer.SerializeToString()
 
-    async def _hash(self, revision: int) -> int:
+    async def _hash(self, revision: int, call: Call) -> int:
+        """One at a time, as each reads the whole database; who waited for the same has its answer then."""
+        async with self._hashing.one(call.account):
+            index, known = self._store.index, (revision, self._store.lists.era)
+            if self._hashed[0] != known or revision < index.compact_revision:
+                self._hashed = known, await self._checksum(revision)
+            return self._hashed[1]
+
+    async def _checksum(self, revision: int) -> int:
         checksum = 0
-        key = b"\0"
+        key, most = b"\0", _HASH_LEAST
         while True:
-            result = self._store.range(Range(key, b"", _HASH_BLOCK, revision, serializable=True))
+            result = self._store.range(Range(key, b"", most, revision, serializable=True))
             block = result if isinstance(result, RangeResult) else await result
+            size = 0
             for encoded in block.frames:
                 checksum = zlib.crc32(encoded, checksum)
+                size += len(encoded)
             if not block.more:
                 return checksum
             key = _key_of(block.frames[-1]) + b"\0"
+            # So that a block of large values is no more in memory than one of small ones.
+            most = min(_HASH_MOST, most * 2) if size < _HASH_BYTES else max(_HASH_LEAST, most // 2)
             await asyncio.sleep(0)
 
     async def snapshot(self, stream: Stream, call: Call) -> None:
         rpc.SnapshotRequest.FromString(await stream.receive() or b"")
-        blocks = self._store.snapshot()
-        if blocks is None:
-            raise errors.unsupported("a snapshot", "this backend keeps its own; use the database's tools")
-        digest = hashlib.sha256()
-        async for block in blocks:
-            digest.update(block)
-            self._send_blob(stream, block)
-            if stream.full:
-                await stream.drain()
-        self._send_blob(stream, digest.digest())  # etcd ends its snapshots so, and etcdctl looks for it
+        async with aclosing(self._snapshots.blocks(call.account)) as blocks:
+            async for block, remaining in blocks:
+                answer = rpc.SnapshotResponse(
+                    blob=block, remaining_bytes=remaining, version=self._storage_version
+                )
+                stream.send(self._header() + answer.SerializeToString())
+                if stream.full:
+                    await _drained(stream)
 
-    def _send_blob(self, stream: Stream, blob: bytes) -> None:
-        answer = rpc.SnapshotResponse(blob=blob, version=self._version)
-        stream.send(self._header() + answer.SerializeToString())
+
+async def _drained(stream: Stream) -> None:
+    """A client that stands still must not keep a copy of the database, nor the others from theirs."""
+    try:
+        async with asyncio.timeout(_STALLED):
+            await stream.drain()
+    except TimeoutError:
+        raise errors.snapshot_stalled(_STALLED) from None
 
 
 def _key_of(encoded: bytes) -> bytes:

@@ -11,7 +11,7 @@ from kine.etcd import errors
 from kine.etcd.proto import rpc_pb2 as rpc
 from kine.store.index import in_range
 from kine.store.keys import COMPACT_REV_KEY
-from kine.store.ops import Compare, CompareTarget, Delete, Op, Put, Range, Swap, Txn
+from kine.store.ops import Compare, CompareTarget, Delete, Op, Put, Range, SortOrder, SortTarget, Swap, Txn
 
 MAX_TXN_OPS = 128
 _MOD = int(CompareTarget.MOD)
@@ -24,7 +24,7 @@ def range_end(end: bytes) -> bytes | None:
     return b"" if end == b"\0" else end
 
 
-def decode_range(message: rpc.RangeRequest) -> Range:
+def decode_range(message: rpc.RangeRequest, client: object = None) -> Range:
     if not message.key:
         raise errors.empty_key()
     if not (0 <= message.sort_order <= 2 and 0 <= message.sort_target <= 4):
@@ -43,7 +43,21 @@ def decode_range(message: rpc.RangeRequest) -> Range:
         message.max_mod_revision,
         message.min_create_revision,
         message.max_create_revision,
+        client,
     )
+
+
+def decode_range_stream(message: rpc.RangeRequest, client: object = None) -> Range:
+    """What etcd streams (checkRangeStreamRequest), but that no order by another target is let through.
+
+    etcd 3.7 takes one where no order is given, and then sorts each part by itself.
+    """
+    op = decode_range(message, client)
+    if op.target != SortTarget.KEY or op.order == SortOrder.DESCEND:
+        raise errors.stream_order()
+    if op.min_mod or op.max_mod or op.min_create or op.max_create:
+        raise errors.stream_filters()
+    return op
 
 
 def decode_put(message: rpc.PutRequest) -> Put:
@@ -101,35 +115,58 @@ def _size_of(key: bytes) -> int:
     return size + (2 if size < 128 else 3 if size < 16384 else 4)
 
 
-def decode_txn(message: rpc.TxnRequest) -> Txn:
-    txn = _txn(message, MAX_TXN_OPS)
+def decode_txn(message: rpc.TxnRequest, client: object = None) -> Txn:
+    txn = _txn(message, _Left(MAX_TXN_OPS), client)
     _check_overlaps(txn.success)
     _check_overlaps(txn.failure)
     return txn
 
 
-def _txn(message: rpc.TxnRequest, allowed: int) -> Txn:
+def operations(message: rpc.TxnRequest) -> int:
+    """As etcd counts them, those of all transactions within it too; or some number above `MAX_TXN_OPS`."""
     count = max(len(message.compare), len(message.success), len(message.failure))
-    if count > allowed:
+    if count > MAX_TXN_OPS:
+        return count
+    for op in (*message.success, *message.failure):
+        if op.HasField("request_txn"):
+            count += operations(op.request_txn)
+            if count > MAX_TXN_OPS:
+                break
+    return count
+
+
+class _Left:
+    """Operations that a transaction may have still, those of all transactions within it counted."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+def _txn(message: rpc.TxnRequest, left: _Left, client: object) -> Txn:
+    left.count -= max(len(message.compare), len(message.success), len(message.failure))
+    if left.count < 0:
         raise errors.too_many_ops()
     compares = [_compare(compare) for compare in message.compare]
     return Txn(
         compares,
-        [_op(op, allowed - count) for op in message.success],
-        [_op(op, allowed - count) for op in message.failure],
+        [_op(op, left, client) for op in message.success],
+        [_op(op, left, client) for op in message.failure],
+        client=client,
     )
 
 
-def _op(message: rpc.RequestOp, allowed: int) -> Op:
+def _op(message: rpc.RequestOp, left: _Left, client: object) -> Op:
     kind = message.WhichOneof("request")
     if kind == "request_put":
         return decode_put(message.request_put)
     if kind == "request_range":
-        return decode_range(message.request_range)
+        return decode_range(message.request_range, client)
     if kind == "request_delete_range":
         return decode_delete(message.request_delete_range)
     if kind == "request_txn":
-        return _txn(message.request_txn, allowed)
+        return _txn(message.request_txn, left, client)
     raise errors.key_not_found()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from kine.etcd import errors
+from kine.etcd.auth import Auth
 from kine.etcd.cluster import Cluster
 from kine.etcd.kv import Kv
 from kine.etcd.lease import Lease
@@ -31,7 +32,6 @@ from kine.transport.base import (
 _HEALTH = "grpc.health.v1.Health"
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _NO_RAFT = "there is no Raft group to change; instances share one database"
-_NO_AUTH = "use mTLS (--trusted-ca-file) to say who may connect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Identity:
     name: str
     version: str  # of etcd, as told to clients
     scheme: str  # of its clients' URLs
+    url: str = ""  # for its clients; empty: the host they have asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,22 @@ class Services:
         self.watch.stop()
 
 
-def services(store: Store, identity: Identity, progress_interval: float, max_request_bytes: int) -> Services:
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What requests may ask for."""
+
+    request_bytes: int
+    txn_answer_bytes: int
+    watches: int  # of one connection
+
+
+def services(store: Store, identity: Identity, progress_interval: float, bounds: Bounds) -> Services:
     headers = Headers(identity.cluster_id, identity.member_id)
-    kv = Kv(store, headers, max_request_bytes)
-    watch = Watch(store, headers, progress_interval, max_request_bytes)
+    kv = Kv(store, headers, bounds.request_bytes, bounds.txn_answer_bytes)
+    watch = Watch(store, headers, progress_interval, bounds.request_bytes, bounds.watches)
     lease = Lease(store, headers)
     maintenance = Maintenance(store, headers, identity.version)
-    cluster = Cluster(store, headers, identity.scheme, identity.name)
+    cluster = Cluster(store, headers, identity.scheme, identity.name, identity.url)
     described = [rpc.DESCRIPTOR.services_by_name[name].full_name for name in rpc.DESCRIPTOR.services_by_name]
     health = Health(described)
     reflection = Reflection([*described, _HEALTH, *_REFLECTION[1:]])
@@ -70,9 +80,7 @@ def services(store: Store, identity: Identity, progress_interval: float, max_req
     for name in rpc.DESCRIPTOR.services_by_name:
         service = rpc.DESCRIPTOR.services_by_name[name]
         for method in service.methods_by_name:
-            routes[f"/{service.full_name}/{method}"] = Unary(
-                _refusing(method, _NO_AUTH if name == "Auth" else _NO_RAFT)
-            )
+            routes[f"/{service.full_name}/{method}"] = Unary(_refusing(method, _NO_RAFT))
     unary = {
         "KV/Range": kv.range,
         "KV/Put": kv.put,
@@ -89,8 +97,10 @@ def services(store: Store, identity: Identity, progress_interval: float, max_req
         "Maintenance/Defragment": maintenance.defragment,
         "Maintenance/Hash": maintenance.hash,
         "Maintenance/HashKV": maintenance.hash_kv,
+        **{f"Auth/{name}": handler for name, handler in Auth(store, headers).handlers().items()},
     }
     streaming = {
+        "KV/RangeStream": kv.range_stream,
         "Watch/Watch": watch.watch,
         "Lease/LeaseKeepAlive": lease.keep_alive,
         "Maintenance/Snapshot": maintenance.snapshot,

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from grpc_health.v1 import health_pb2 as health
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from kine.transport.base import Call, Code, RpcError, Stream
 
@@ -46,10 +45,14 @@ class Reflection:
     """grpc.reflection.v1 and v1alpha, which differ in their package's name only."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._servicer: Any = reflection.ReflectionServicer(tuple(services))
+        self._services = tuple(services)
 
     async def info(self, stream: Stream, call: Call) -> None:
+        # Here, as it loads grpcio, 13 MB that a server does without.
+        from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+        servicer: Any = reflection.ReflectionServicer(self._services)
         while (request := await stream.receive()) is not None:
             message = reflection_pb2.ServerReflectionRequest.FromString(request)
-            for answer in self._servicer.ServerReflectionInfo(iter((message,)), None):
+            for answer in servicer.ServerReflectionInfo(iter((message,)), None):
                 stream.send(answer.SerializeToString())

@@ -7,7 +7,9 @@ watcher's first event, a progress notice only when everything up to its revision
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+from collections import Counter
 
 from kine.etcd import errors
 from kine.etcd.proto import rpc_pb2 as rpc
@@ -16,7 +18,8 @@ from kine.etcd.wire import Headers
 from kine.store.store import Store
 from kine.store.values import varint
 from kine.store.watcher import Events, Watcher
-from kine.transport.base import Call, Stream
+from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, Stream
+from kine.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +27,35 @@ NO_ID = -1  # answers on behalf of no watcher, or of all
 _CREATED = b"\x18\x01"
 _CANCELED = b"\x20\x01"
 _FRAGMENT = b"\x38\x01"
+_HEAD_BYTES = 56  # of an answer besides its events, at most: header, watch id and `fragment`
 _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _EMPTY_RANGE = "mvcc: watcher range is empty"
+_TICKED = 500  # watchers looked at in one turn of the loop
 
 
 class Watch:
     def __init__(
-        self, store: Store, headers: Headers, progress_interval: float, max_request_bytes: int
+        self,
+        store: Store,
+        headers: Headers,
+        progress_interval: float,
+        max_request_bytes: int,
+        max_watches: int,
     ) -> None:
         self._store = store
         self._headers = headers
         self._progress_interval = progress_interval
-        self._max_response_bytes = max_request_bytes  # of a fragment: as in etcd
+        self._max_response_bytes = max_request_bytes + GRPC_OVERHEAD_BYTES  # of a fragment: as in etcd
+        self.max_watches = max_watches  # of one connection
+        self.watches: Counter[object] = Counter()  # open, by connection
         self.sessions: set[Session] = set()
+        self._turns = Turns()
         self._stopping = False
 
     async def watch(self, stream: Stream, call: Call) -> None:
         if self._stopping:
             raise errors.stopped()
-        session = Session(self._store, self._headers, stream, self._max_response_bytes)
+        session = Session(self, self._store, self._headers, stream, call.account, self._max_response_bytes)
         self.sessions.add(session)
         try:
             await session.run()
@@ -54,8 +67,7 @@ class Watch:
         while True:
             await asyncio.sleep(self._progress_interval)
             for session in tuple(self.sessions):
-                session.tick()
-                await asyncio.sleep(0)
+                await session.tick(self._turns)
 
     def stop(self) -> None:
         """Ends every stream with a status that makes clients come again, from where they were."""
@@ -67,7 +79,17 @@ class Watch:
 class Session:
     """A `kine.store.watcher.Sink`: where the events of one stream's watchers go."""
 
-    def __init__(self, store: Store, headers: Headers, stream: Stream, max_response_bytes: int) -> None:
+    def __init__(
+        self,
+        service: Watch,
+        store: Store,
+        headers: Headers,
+        stream: Stream,
+        connection: object,
+        max_response_bytes: int,
+    ) -> None:
+        self._service = service
+        self.client = connection
         self._store = store
         self._hub = store.hub
         self._headers = headers
@@ -75,6 +97,9 @@ class Session:
         self._max_response_bytes = max_response_bytes
         self._watchers: dict[int, Watcher] = {}
         self._next_id = 0
+        self.lagging = 0
+        self._ahead: list[tuple[int, int]] = []  # watchers of revisions yet to come: revision, id; a heap
+        self._asked = False  # for progress, and not answered yet
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -89,7 +114,8 @@ class Session:
                 raise errors.stopped() from None
             raise
         finally:
-            for watcher in self._watchers.values():
+            for watcher in tuple(self._watchers.values()):
+                self._forget(watcher)
                 self._hub.remove(watcher)
 
     def end(self) -> None:
@@ -106,7 +132,7 @@ class Session:
         elif kind == "cancel_request":
             self._cancel(message.cancel_request.watch_id)
         elif kind == "progress_request":
-            self._progress_of_all()
+            self._ask_for_progress()
 
     def _create(self, message: rpc.WatchCreateRequest) -> None:
         key = message.key or b"\0"
@@ -118,6 +144,8 @@ class Session:
             refusal = _EMPTY_RANGE
         elif message.watch_id and message.watch_id in self._watchers:
             refusal = _DUPLICATE_ID
+        elif self._service.watches[self.client] >= self._service.max_watches:
+            refusal = errors.too_many_watches(self._service.max_watches)
         if refusal:
             reason = refusal.encode()
             self._send(NO_ID, _CREATED + _CANCELED + b"\x32" + varint(len(reason)) + reason)
@@ -135,7 +163,12 @@ class Session:
             fragment=message.fragment,
             progress=message.progress_notify,
         )
+        if message.fragment:
+            watcher.answer_bytes = self._max_response_bytes - _HEAD_BYTES
         self._watchers[watcher.id] = watcher
+        self._service.watches[self.client] += 1
+        if watcher.start > self._store.index.revision:
+            heapq.heappush(self._ahead, (watcher.start, watcher.id))
         self._send(watcher.id, _CREATED)
         self._hub.add(watcher)
 
@@ -146,22 +179,52 @@ class Session:
         return self._next_id - 1
 
     def _cancel(self, watch_id: int) -> None:
-        watcher = self._watchers.pop(watch_id, None)
+        watcher = self._watchers.get(watch_id)
         if watcher is not None:
+            self._forget(watcher)
             self._hub.remove(watcher)
             self._send(watch_id, _CANCELED)
 
+    def _forget(self, watcher: Watcher) -> None:
+        if self._watchers.pop(watcher.id, None) is None:
+            return
+        counts = self._service.watches
+        counts[self.client] -= 1
+        if not counts[self.client]:
+            del counts[self.client]
+
+    def _ask_for_progress(self) -> None:
+        """Requests that come at once have one answer: each would say the same."""
+        if not self._asked:
+            self._asked = True
+            asyncio.get_running_loop().call_soon(self._progress_of_all)
+
     def _progress_of_all(self) -> None:
         """One notice for the whole stream; none while any of its watchers is behind."""
-        watchers = self._watchers.values()
-        if watchers and all(self._hub.in_step(watcher) for watcher in watchers):
+        self._asked = False
+        if self._watchers and not self.lagging and not self._awaits_the_future():
             self._send(NO_ID, b"")
 
-    def tick(self) -> None:
-        for watcher in self._watchers.values():
+    def _awaits_the_future(self) -> bool:
+        """Has a watcher asked for a revision that is yet to come? A notice would be of one before."""
+        ahead, revision = self._ahead, self._store.index.revision
+        while ahead:
+            start, watch_id = ahead[0]
+            watcher = self._watchers.get(watch_id)
+            if start > revision and watcher is not None and watcher.start == start:
+                return True
+            heapq.heappop(ahead)
+        return False
+
+    async def tick(self, turns: Turns) -> None:
+        for count, watcher in enumerate(tuple(self._watchers.values()), 1):
+            if self.full:  # one that is not read from gets no notices besides
+                return
             if watcher.progress and not watcher.busy and self._hub.in_step(watcher):
                 self._send(watcher.id, b"")
             watcher.busy = False
+            if not count % _TICKED:
+                await turns.next()
 
     # ---- answers
 
@@ -173,10 +236,10 @@ class Session:
         await self._stream.drain()
 
     def events(self, watcher: Watcher, revision: int, events: Events) -> None:
-        if not watcher.fragment or len(events.joined) < self._max_response_bytes:
-            self._stream.send(self._head(watcher.id, revision) + events.joined)
-            return
         head = self._head(watcher.id, revision)
+        if not watcher.fragment or len(head) + len(events.joined) < self._max_response_bytes:
+            self._stream.send(head + events.joined)
+            return
         block: list[bytes] = []
         size = len(head) + len(_FRAGMENT)
         for event in events.framed:
@@ -188,7 +251,7 @@ class Session:
         self._stream.send(b"".join((head, *block)))
 
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
-        self._watchers.pop(watcher.id, None)
+        self._forget(watcher)
         self._stream.send(self._head(watcher.id, 0) + _CANCELED + b"\x28" + varint(compact_revision))
 
     def failed(self) -> None:

@@ -7,10 +7,12 @@ messages so made are checked against the generated classes in the tests.
 from __future__ import annotations
 
 from kine.store.ops import DeleteResult, PutResult, RangeResult, Result, TxnResult
+from kine.store.range_streams import Part
 from kine.store.values import varint
 from kine.transport.base import Pieces
 
 _SMALL = [bytes((number,)) for number in range(128)]
+_LONG = 64 * 1024  # bytes of an answer that stays in pieces
 _TERM = 2  # what a one-member etcd reports after its first election
 
 
@@ -62,6 +64,18 @@ def _range_parts(head: bytes, result: RangeResult) -> list[bytes]:
     return parts
 
 
+def range_part(head: bytes, part: Part) -> bytes:
+    """A RangeStreamResponse: header, more and count are in the last one only."""
+    parts = [*part.frames]
+    if part.end is not None:
+        parts.insert(0, head)
+        if part.end.more:
+            parts.append(b"\x18\x01")
+        if part.end.total:
+            parts.append(b"\x20" + varint(part.end.total))
+    return b"\x0a" + varint(sum(map(len, parts))) + b"".join(parts)
+
+
 def put_response(head: bytes, result: PutResult) -> bytes:
     return head if result.prev is None else head + result.prev
 
@@ -80,6 +94,44 @@ def txn_response(head: bytes, result: TxnResult) -> bytes:
         parts.append(b"\x10\x01")
     parts += [field(b"\x1a", _response_op(each)) for each in result.results]
     return b"".join(parts)
+
+
+def txn_answer(head: bytes, result: TxnResult) -> bytes | Pieces:
+    """A long one in pieces, as a range: nothing is copied, however deep it is nested."""
+    parts, size = _txn_parts(head, result)
+    return b"".join(parts) if size < _LONG else Pieces(parts)
+
+
+def _txn_parts(head: bytes, result: TxnResult) -> tuple[list[bytes], int]:
+    parts = [head + b"\x10\x01" if result.succeeded else head]
+    size = len(parts[0])
+    for each in result.results:
+        inner, length = _op_parts(each)
+        tag = b"\x1a" + varint(length)
+        parts.append(tag)
+        parts += inner
+        size += len(tag) + length
+    return parts, size
+
+
+def _op_parts(result: Result) -> tuple[list[bytes], int]:
+    head = header(result.revision)
+    if isinstance(result, RangeResult):
+        parts, kind = _range_parts(head, result), b"\x0a"
+        if not result.size and (length := sum(map(len, parts))) < _LONG:
+            parts = [b"".join(parts)]
+        else:
+            length = sum(map(len, parts))
+    elif isinstance(result, TxnResult):
+        (parts, length), kind = _txn_parts(head, result), b"\x22"
+    elif isinstance(result, PutResult):
+        parts, kind = [put_response(head, result)], b"\x12"
+        length = len(parts[0])
+    else:
+        parts, kind = [delete_response(head, result)], b"\x1a"
+        length = len(parts[0])
+    tag = kind + varint(length)
+    return [tag, *parts], len(tag) + length
 
 
 def swap_response(head: bytes, revision: int, *, deleted: bool) -> bytes:

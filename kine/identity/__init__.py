@@ -10,14 +10,16 @@ if TYPE_CHECKING:
 
     from kine.identity.base import Provider
 
-# A module has `provider() -> Provider`. Imported when asked for.
+# A module has `provider(limit: float) -> Provider`. Imported when asked for.
 MODULES = {"aws": "kine.identity.aws"}
 
+LIMIT = 15.0  # seconds
 
-def provider(name: str) -> Provider:
-    """Raises ValueError naming the known ones."""
+
+def provider(name: str, limit: float = LIMIT) -> Provider:
+    """Raises ValueError naming the known ones. `limit` is how long a new connection may wait, in seconds."""
     if name not in MODULES:
         raise ValueError(
             f"the identity provider {name!r} is not known; known are {', '.join(sorted(MODULES))}"
         )
-    return cast("Callable[[], Provider]", import_module(MODULES[name]).provider)()
+    return cast("Callable[[float], Provider]", import_module(MODULES[name]).provider)(limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +13,10 @@ T = TypeVar("T")
 
 
 async def aside(work: Callable[[], T]) -> T:
-    """`work()` in a thread of its own. Unlike a pool's, it holds up no exit of the process."""
+    """`work()` in a thread of its own. Unlike a pool's, it holds up no exit of the process.
+
+    Raises OSError where no thread can be had.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -33,5 +37,8 @@ async def aside(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell, result, failure)
 
-    threading.Thread(target=run, name="identity", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="identity", daemon=True).start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, "no thread can be started: raise the limit on threads") from None
     return await done

@@ -1,22 +1,33 @@
 """RDS IAM: the password is a presigned request, signed here with the machine's AWS credentials.
 
-Signing needs no network; finding the credentials may (instance metadata, STS, SSO), so both happen in a
-thread. A token is good for 15 minutes, and as signing costs a millisecond, each connection gets its own.
+Signing needs no network; finding the credentials may (instance metadata, STS, SSO), so that happens in a
+thread, within a limit. Credentials that expire are renewed ahead of that, and used until then whatever
+becomes of the renewal. Their absence is never kept: the chain is gone through from its beginning each time.
+A token is good for 15 minutes, and as signing costs a millisecond, each connection gets its own.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
+import contextlib
+import logging
 import re
-import threading
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING
 
 from kine.identity.aside import aside
-from kine.identity.base import IdentityError
+from kine.identity.aws_credentials import Credentials, load
+from kine.identity.base import CONNECTING, IdentityError
+from kine.observe import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kine.identity.base import Provider
+
+log = logging.getLogger(__name__)
 
 # NAME.ID.REGION.rds.DOMAIN, in China NAME.ID.rds.REGION.DOMAIN; the domain is the partition's.
 _DOMAINS = (
@@ -29,6 +40,15 @@ _HOST = re.compile(
     re.IGNORECASE,
 )
 
+_LIFETIME = 900  # seconds a token is good for
+_AHEAD = 900.0  # seconds before their end, half their life at most, from which credentials are renewed
+_MARGIN = 2.0  # seconds before their end in which credentials are taken for expired
+_LOOK = 60.0  # seconds between looks at the clock, which may be set
+_RETRY = 1.0  # seconds between a failure and the next try, doubled each time
+_RETRY_MOST = 15.0
+_DOUBT = 30.0  # seconds between replacements of credentials that the database has refused
+_REMIND = 60.0  # seconds between two lines on the same failure
+
 
 def region_of(host: str) -> str | None:
     """The region an RDS host's name tells, in any of AWS' partitions; None for other names, as an alias."""
@@ -38,70 +58,183 @@ def region_of(host: str) -> str | None:
 
 @dataclass(slots=True)
 class RdsIam:
-    """See `kine.identity.base.Provider`. Credentials come from boto3's default chain."""
+    """See `kine.identity.base.Provider`. Credentials come from the default chain of AWS' SDK."""
 
+    limit: float  # seconds a new connection waits for credentials
     advice: str = (
         "the IAM token was refused: check that the database user may log in with IAM (PostgreSQL: GRANT"
         " rds_iam; MySQL: IDENTIFIED WITH AWSAuthenticationPlugin), that the AWS identity is allowed"
         " rds-db:connect for this user, that region and host are the instance's own, and that this machine's"
         " clock is right"
     )
-    _clients: dict[str, Any] = field(default_factory=dict, repr=False)
-    _session: Any = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _on_wait: Callable[[str], None] = field(default=lambda why: None, repr=False)
+    _load: Callable[[str | None, float], Credentials] = field(default=load, repr=False)
+    _held: Credentials | None = field(default=None, repr=False)
+    _doubted: bool = False
+    _making: asyncio.Task[None] | None = None
+    _began: float = 0.0
+    _watching: asyncio.Task[None] | None = None
+    _failures: int = 0
+    _failed: tuple[str, float] = ("", -inf)  # the last failure, and when
+    _told: tuple[str, float] = ("", -inf)  # what was logged of it, and when
 
     async def credential(self, host: str, port: int, user: str) -> str:
-        return await aside(lambda: self._sign(host, port, user))
+        region = region_of(host)
+        held = await self._credentials(region)
+        region = region or held.region
+        if not region:
+            raise IdentityError(
+                "the database's host does not tell its AWS region: set AWS_REGION, or region in the AWS"
+                " profile"
+            )
+        try:
+            return await aside(lambda: _signed(held, host, port, user, region))
+        except OSError as error:
+            raise IdentityError(f"the database token cannot be signed: {error.strerror}") from None
+
+    def report_to(self, on_wait: Callable[[str], None]) -> None:
+        self._on_wait = on_wait
 
     def refused(self) -> None:
-        """Every token is a new one."""
+        """Every token is a new one; but the credentials may have been replaced where they came from."""
+        self._doubted = True
 
     async def close(self) -> None:
-        """Holds nothing open."""
+        tasks = [task for task in (self._watching, self._making) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _sign(self, host: str, port: int, user: str) -> str:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
+    async def _credentials(self, region: str | None) -> Credentials:
+        """Those at hand while they last, else new ones. Raises IdentityError."""
+        held = self._usable()
+        if held is not None and not (self._doubted and time.time() > held.found + _DOUBT):
+            return held
+        now = asyncio.get_running_loop().time()
+        if self._making is None and self._failures and now < self._failed[1] + self._pause():
+            if held is not None:
+                return held
+            raise IdentityError(self._failed[0])
+        making = self._renew(region)
+        self._on_wait("; last time ".join(filter(None, ("waiting for AWS credentials", self._failed[0]))))
+        # Who comes late waits no longer than who asked first.
+        left = max(_RETRY, self._began + self.limit - now)
         try:
-            client = self._client(region_of(host))
-            token = client.generate_db_auth_token(DBHostname=host, Port=port, DBUsername=user)
-        except NoCredentialsError:
-            raise IdentityError(
-                "no AWS credentials were found to sign the database token with: set AWS_ACCESS_KEY_ID and"
-                " AWS_SECRET_ACCESS_KEY, a profile, a web identity, or give the machine or pod a role"
-            ) from None
-        except ClientError as error:
-            raise IdentityError(
-                f"AWS refused the credentials to sign the database token with"
-                f" ({error.response.get('Error', {}).get('Code', 'unknown')}): check the role, its trust, and"
-                " this machine's clock"
-            ) from None
-        except (BotoCoreError, Boto3Error) as error:
-            # These name files, profiles and metadata addresses; no key.
-            raise IdentityError(f"no AWS credentials to sign the database token with: {error}") from None
-        if not isinstance(token, str):
-            raise IdentityError("boto3 gave no database token: is an old version installed?")
-        return token
+            async with asyncio.timeout(left):
+                await asyncio.shield(making)
+        except TimeoutError:
+            slow = f"no AWS credentials within {self.limit:.0f} s: {_SLOW}"
+            if making is self._making:  # left behind: who waits behind us is to fail at once
+                self._making = None
+                self._fail(slow)
+            if (held := self._usable()) is None:
+                raise IdentityError(slow) from None
+            return held
+        except IdentityError:
+            if (held := self._usable()) is None:
+                raise
+            return held
+        assert self._held is not None
+        self._on_wait(CONNECTING)
+        return self._held
 
-    def _client(self, region: str | None) -> Any:
-        """Made once a region: it takes a tenth of a second. Its credentials renew themselves."""
-        import boto3
+    def _pause(self) -> float:
+        """After so many failures in a row."""
+        return min(_RETRY_MOST, _RETRY * 2.0 ** min(self._failures - 1, 10))
 
-        with self._lock:
-            if self._session is None:
-                self._session = boto3.session.Session()
-            # Python's SDK reads only AWS_DEFAULT_REGION; the others, AWS_REGION first.
-            region = region or os.environ.get("AWS_REGION") or self._session.region_name
-            if not region:
+    def _usable(self) -> Credentials | None:
+        return self._held if self._left() > _MARGIN else None
+
+    def _left(self) -> float:
+        return self._held.expires - time.time() if self._held is not None else 0.0
+
+    def _renew(self, region: str | None) -> asyncio.Task[None]:
+        """One at a time; who comes while it lasts gets its outcome. It fails with IdentityError.
+
+        A thread that takes longer than the limit is left behind, and another begun.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._making is None or now > self._began + self.limit:  # the latter in a renewal
+            self._began = now
+            self._making = making = asyncio.create_task(self._make(region), name="aws credentials")
+            making.add_done_callback(self._made)
+        return self._making
+
+    def _made(self, making: asyncio.Task[None]) -> None:
+        if making is self._making:
+            self._making = None
+        if not making.cancelled():
+            making.exception()
+
+    async def _make(self, region: str | None) -> None:
+        try:
+            try:
+                found = await aside(lambda: self._load(region, self.limit))
+            except OSError as error:
+                raise IdentityError(f"AWS credentials cannot be looked for: {error.strerror}") from None
+            if found.expires - time.time() <= _MARGIN:
                 raise IdentityError(
-                    "the database's host does not tell its AWS region: set AWS_REGION, or region in the"
-                    " AWS profile"
+                    "the AWS credentials that were found have expired: renew them where they come from, and"
+                    " check this machine's clock"
                 )
-            if region not in self._clients:
-                self._clients[region] = self._session.client("rds", region_name=region)
-            return self._clients[region]
+        except IdentityError as error:
+            self._fail(str(error))
+            raise
+        if self._failures:
+            log.info("AWS credentials can be had again")
+        self._held, self._doubted, self._failures = found, False, 0
+        self._failed = self._told = "", -inf
+        if self._watching is None and found.expires < inf:
+            self._watching = asyncio.create_task(self._watch(region), name="aws renewal")
+
+    def _fail(self, failure: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._failures += 1
+        self._failed = failure, now
+        if failure == self._told[0] and now < self._told[1] + _REMIND:
+            return
+        self._told = failure, now
+        left = self._left()
+        log.warning("%s%s", failure, f"; those at hand are good for {left:.0f} s" if left > _MARGIN else "")
+
+    async def _watch(self, region: str | None) -> None:
+        """Renews ahead of expiry, so that no connection waits for it."""
+        while True:
+            held = self._held
+            assert held is not None
+            due = held.expires - min(_AHEAD, (held.expires - held.found) / 2) - time.time()
+            if due > 0:
+                await asyncio.sleep(min(_LOOK, due))
+                continue
+            with contextlib.suppress(IdentityError, TimeoutError):
+                async with asyncio.timeout(self.limit):
+                    await asyncio.shield(self._renew(region))
+            if self._held is held:
+                await asyncio.sleep(self._pause())
 
 
-def provider() -> Provider:
-    return RdsIam()
+_SLOW = (
+    "what they come from does not answer; check that the metadata service, STS, SSO or the credential_process"
+    " can be reached and is quick enough (--identity-timeout)"
+)
+
+
+def _signed(held: Credentials, host: str, port: int, user: str, region: str) -> str:
+    from botocore.auth import SigV4QueryAuth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import ReadOnlyCredentials
+
+    # In the case in which it is signed: the server is given the text of the token, not a name.
+    name = f"[{host}]" if ":" in host else host.lower()
+    request = AWSRequest("GET", f"https://{name}:{port}/", params={"Action": "connect", "DBUser": user})
+    keys = ReadOnlyCredentials(held.access_key, held.secret_key, held.session_token or None)
+    SigV4QueryAuth(keys, "rds-db", region, expires=_LIFETIME).add_auth(request)
+    return str(request.prepare().url).removeprefix("https://")
+
+
+def provider(limit: float) -> Provider:
+    # Its records hold what a credential provider has printed; each failure becomes a line of ours.
+    logging.getLogger("botocore").setLevel(logging.CRITICAL + 1)
+    made = RdsIam(limit)
+    metrics.read("kine_identity_expiry_seconds", made._left)
+    return made

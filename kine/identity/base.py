@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+CONNECTING = "connecting to the database"
 
 
 class IdentityError(Exception):
@@ -20,6 +23,9 @@ class Provider(Protocol):
         None: the connection's own handshake finds what it needs, which is ready now. `host` may be
         several names, comma-separated, where the provider's rules allow it.
         """
+
+    def report_to(self, on_wait: Callable[[str], None]) -> None:
+        """Has `on_wait` told what a connection waits for, and that it goes on."""
 
     def refused(self) -> None:
         """The database refused what was given last: the next one must be made anew."""

@@ -1,9 +1,9 @@
 """Kerberos: a private cache holds our ticket and the database's, ready before libpq's handshake looks there.
 
-libpq reads the cache that KRB5CCNAME names, on the event loop and without letting others run, so it must
-find there all it needs: no handshake of its asks a KDC. The variable is the process', therefore set once, to
-a file whose content is replaced at one stroke; a process has one such provider. Tickets are made by the
-system's libkrb5; libpq may bring its own. The two share files, never a cache in memory.
+libpq reads the cache that KRB5CCNAME names, and must find there all it needs: a handshake that asks a KDC
+lasts as long as the KDC likes. The variable is the process', therefore set once, to a file whose content is
+replaced at one stroke; a process has one such provider. Tickets are made by the system's libkrb5; libpq may
+bring its own. The two share files, never a cache in memory.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kine.identity import ccache
 from kine.identity.aside import aside
-from kine.identity.base import IdentityError
+from kine.identity.base import CONNECTING, IdentityError
+from kine.observe import metrics
 
 if TYPE_CHECKING:
     from kine.identity.base import Provider
@@ -30,7 +33,13 @@ log = logging.getLogger(__name__)
 
 _LOOK = 10.0  # seconds between looks at the keytab or cache, and between tries to renew
 _MARGIN = 5.0  # seconds before its end, a quarter of its life at most, in which a ticket is taken for expired
-_LIMIT = 15.0  # seconds a new connection waits for a KDC
+_RETRY = 1.0  # seconds between a failure and the next try, at least
+
+# Where libkrb5 looks for keys to renew a ticket by itself, as it does from 30 seconds before its end, in a
+# cache of somebody else's too. An empty table in memory ends that without asking a KDC. It is also what
+# leaks where libpq, from 16 on, acquires a credential twice for a connection: 17 KB a time, with a file.
+_CLIENT_KEYTAB = "KRB5_CLIENT_KTNAME"
+_NO_KEYTAB = "MEMORY:kine"
 
 _EXPIRED = -1765328352
 # krb5.h, as libkrb5 has them: what to check. The library's own words come first.
@@ -52,6 +61,7 @@ _ADVICE = {
 }
 
 
+_NO_NAME = "FILE:"  # of a cache: as if nothing were said
 _NO_CACHE = (-1765328189, -1765328243)
 
 
@@ -63,6 +73,7 @@ class Source:
     keytab: str = ""  # a path; empty: the cache
     cache: str = ""  # TYPE:NAME or a path; empty: KRB5CCNAME, else libkrb5's default
     service: str = "postgres"
+    spn: str = ""  # the database's principal, where it is not service/host
 
 
 def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, str]) -> Source | None:
@@ -71,6 +82,7 @@ def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, st
     `user` becomes the role, without its realm. Raises ValueError.
     """
     keytab, cache = parameters.pop("krb5_keytab", None), parameters.pop("krb5_ccache", None)
+    spn = parameters.pop("krbspn", "")
     if keytab is not None and cache is not None:
         raise ValueError("the endpoint sets both krb5_keytab and krb5_ccache: leave one out")
     if cache is None and not keytab:
@@ -79,7 +91,7 @@ def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, st
             return None
     user = parameters.get("user", "")
     role, at, realm = user.partition("@")
-    if not role or "@" in realm or bool(at) != bool(realm):
+    if not role or (cache is None and ("@" in realm or bool(at) != bool(realm))):
         raise ValueError(
             "with Kerberos the endpoint's user is the principal: write it as user or user%40REALM before"
             " the host"
@@ -93,8 +105,11 @@ def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, st
     parameters["user"] = role
     service = parameters.get("krbsrvname") or environ.get("PGKRBSRVNAME") or "postgres"
     if keytab:
-        return Source(user, keytab=keytab.removeprefix("FILE:"), service=service)
-    return Source(user, cache=cache or "", service=service)
+        path = keytab.removeprefix("FILE:")
+        if not path:
+            raise ValueError("the endpoint's krb5_keytab names no file: write its path")
+        return Source(user, keytab=path, service=service, spn=spn)
+    return Source(user, cache="" if cache in (None, _NO_NAME) else cache, service=service, spn=spn)
 
 
 def _from_environment(environ: MutableMapping[str, str]) -> str:
@@ -126,38 +141,67 @@ class _Tickets:
 class Kerberos:
     """See `kine.identity.base.Provider`."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, limit: float) -> None:
         self.advice = (
-            f"Kerberos as {source.principal}, service {source.service}: check that pg_hba.conf lets this"
-            " principal be this user (include_realm, krb_realm, pg_ident.conf), the server's own keytab, and"
-            " the clocks"
+            f"Kerberos as {source.principal}, service {source.spn or source.service}: check that pg_hba.conf"
+            " lets this principal be this user (include_realm, krb_realm, pg_ident.conf), the server's own"
+            " keytab, and the clocks"
         )
         self._source = source
+        self._limit = limit  # seconds a new connection waits for a KDC
         self._gssapi = _library()
         self._cache = source.cache or _default_cache(self._gssapi)
+        self._client_keytab = os.environ.get(_CLIENT_KEYTAB, "")
         self._directory: Path | None = None
         self._tickets: _Tickets | None = None
         self._refused = False
         self._making: asyncio.Task[None] | None = None
+        self._began = 0.0
         self._watching: asyncio.Task[None] | None = None
         self._failure = ""
+        self._on_wait: Callable[[str], None] = lambda why: None
+        metrics.read("kine_identity_expiry_seconds", self._shown)
+
+    def check_realm(self) -> None:
+        """Raises ValueError where a keytab's principal has no realm. A cache has its own."""
+        if not self._source.keytab or "@" in self._source.principal:
+            return
+        gssapi = self._gssapi
+        try:
+            name = gssapi.Name(self._source.principal, gssapi.NameType.kerberos_principal)
+            name.canonicalize(gssapi.MechType.kerberos)
+        except gssapi.exceptions.GSSError as error:
+            raise ValueError(f"no realm for {self._source.principal}: {self._said(error)}") from None
 
     async def credential(self, host: str, port: int, user: str) -> None:
         hosts = tuple(host.split(","))
         tickets = self._tickets
         fresh = tickets is not None and tickets.hosts == hosts and tickets.usable(time.time())
-        if not fresh or self._refused or tickets is None or tickets.mark != self._mark():
+        if not fresh or self._refused:
+            making = self._renew(hosts)
+            self._on_wait("; last time ".join(filter(None, ("waiting for Kerberos tickets", self._failure))))
+            # Who comes late waits no longer than who asked first.
+            left = max(_RETRY, self._began + self._limit - asyncio.get_running_loop().time())
             try:
-                async with asyncio.timeout(_LIMIT):
-                    await self._renew(hosts)
+                async with asyncio.timeout(left):
+                    await asyncio.shield(making)
             except TimeoutError:
                 if not fresh:
-                    raise IdentityError(f"no Kerberos ticket: no KDC answers within {_LIMIT:.0f} s") from None
+                    raise IdentityError(
+                        f"no Kerberos ticket: no KDC has answered within {self._limit:.0f} s; check that the"
+                        " KDC runs and can be reached"
+                    ) from None
             except IdentityError:
                 if not fresh:
                     raise
+            self._on_wait(CONNECTING)
+        elif tickets is not None and tickets.mark != self._mark():
+            self._renew(hosts)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(hosts), name="kerberos")
+
+    def report_to(self, on_wait: Callable[[str], None]) -> None:
+        self._on_wait = on_wait
 
     def refused(self) -> None:
         """A key of the server's may have changed, and our ticket for it is of the old one."""
@@ -172,7 +216,18 @@ class Kerberos:
             shutil.rmtree(self._directory, ignore_errors=True)
             if os.environ.get("KRB5CCNAME", "").startswith(f"FILE:{self._directory}/"):
                 del os.environ["KRB5CCNAME"]
+            if self._client_keytab:
+                os.environ[_CLIENT_KEYTAB] = self._client_keytab
+            else:
+                os.environ.pop(_CLIENT_KEYTAB, None)
             self._directory = None
+
+    def _shown(self) -> float:
+        """Without end as long as nobody has asked: the database is content with a password."""
+        return self._left() if self._making or self._tickets else inf
+
+    def _left(self) -> float:
+        return self._tickets.end - time.time() if self._tickets else 0.0
 
     async def _watch(self, hosts: tuple[str, ...]) -> None:
         """Renews ahead of expiry, from half the life on, and when the keytab or cache is another one."""
@@ -181,34 +236,44 @@ class Kerberos:
             tickets = self._tickets
             assert tickets is not None
             halfway = (tickets.made + tickets.end) / 2 - now
-            await asyncio.sleep(min(_LOOK, max(0.2, halfway)))
+            pause = halfway if halfway > 0 else max(_RETRY, (tickets.end - now) / 4)
+            await asyncio.sleep(min(_LOOK, max(0.2, pause)))
             if tickets.due(time.time()) or tickets.mark != self._mark():
                 with contextlib.suppress(IdentityError):
-                    await self._renew(hosts)
+                    await asyncio.shield(self._renew(hosts))
 
-    async def _renew(self, hosts: tuple[str, ...]) -> None:
-        """One at a time; who comes while it lasts gets its outcome. Raises IdentityError."""
+    def _renew(self, hosts: tuple[str, ...]) -> asyncio.Task[None]:
+        """One at a time; who comes while it lasts gets its outcome. It fails with IdentityError."""
         if self._making is None or self._making.done():
+            self._began = asyncio.get_running_loop().time()
             self._making = asyncio.create_task(self._make(hosts), name="kerberos tickets")
             self._making.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._making)
+        return self._making
 
     async def _make(self, hosts: tuple[str, ...]) -> None:
-        directory = self._private()
         mark = self._mark()
         try:
-            end = await aside(lambda: self._acquire(directory, hosts))
+            directory = self._private()
+            try:
+                end = await aside(lambda: self._acquire(directory, hosts))
+            except (OSError, ValueError) as error:
+                raise IdentityError(
+                    f"no Kerberos ticket for {self._source.principal}: {error}; check TMPDIR, its space, and"
+                    " the limit on threads"
+                ) from None
         except IdentityError as error:
             if str(error) != self._failure:
                 self._failure = str(error)
-                left = self._tickets.end - time.time() if self._tickets else 0.0
+                left = self._left()
                 log.warning("%s%s", error, f"; the old ticket is good for {left:.0f} s" if left > 0 else "")
             raise
+        if self._failure:
+            log.info("Kerberos tickets can be had again")
         self._tickets, self._refused, self._failure = _Tickets(time.time(), end, mark, hosts), False, ""
         log.debug("Kerberos tickets for %s, good for %.0f s", self._source.principal, end - time.time())
 
     def _private(self) -> Path:
-        if self._directory is None:
+        if self._directory is None or not self._directory.is_dir():
             try:
                 self._directory = Path(tempfile.mkdtemp(prefix="kine-krb5-"))
             except OSError as error:
@@ -216,6 +281,7 @@ class Kerberos:
                     f"no place for Kerberos tickets ({error.strerror}): set TMPDIR to a directory of ours"
                 ) from None
             os.environ["KRB5CCNAME"] = f"FILE:{self._directory / 'tickets'}"
+            os.environ[_CLIENT_KEYTAB] = _NO_KEYTAB
         return self._directory
 
     def _mark(self) -> object:
@@ -242,8 +308,7 @@ class Kerberos:
             held = self._from_keytab(made) if self._source.keytab else self._from_cache(made)
             end = time.time() + held.lifetime
             failures = []
-            for host in hosts:
-                service = gssapi.Name(f"{self._source.service}@{host}", gssapi.NameType.hostbased_service)
+            for service in self._services(hosts):
                 # Our side of a handshake that is never sent: it leaves the ticket in the cache. Not asking
                 # for the server's proof, it is complete after one step, and tells the ticket's life.
                 context = gssapi.SecurityContext(
@@ -255,8 +320,9 @@ class Kerberos:
                     failures.append(error)
                 else:
                     end = min(end, time.time() + context.lifetime)
-            if len(failures) == len(hosts):
+            if failures and len(failures) == len(self._services(hosts)):
                 raise failures[0]
+            self._prepare(made, hosts)
         except gssapi.exceptions.GSSError as error:
             made.unlink(missing_ok=True)
             raise IdentityError(
@@ -275,11 +341,50 @@ class Kerberos:
 
     def _from_cache(self, made: Path) -> Any:
         gssapi = self._gssapi
+        kept = {"client_keytab": self._client_keytab} if self._client_keytab else {}
         copied = {"ccache": f"FILE:{made}"}
-        gssapi.Credentials(usage="initiate", store={"ccache": self._cache}).store(
+        gssapi.Credentials(usage="initiate", store={"ccache": self._cache} | kept).store(
             store=copied, usage="initiate", overwrite=True
         )
         return gssapi.Credentials(usage="initiate", store=copied)
+
+    def _services(self, hosts: tuple[str, ...]) -> list[Any]:
+        """The database's principals, of which libpq will look for the ticket."""
+        gssapi = self._gssapi
+        if self._source.spn:
+            return [gssapi.Name(self._named(hosts), gssapi.NameType.kerberos_principal)]
+        return [self._looked_for(host) for host in hosts]
+
+    def _looked_for(self, host: str) -> Any:
+        gssapi = self._gssapi
+        return gssapi.Name(f"{self._source.service}@{host}", gssapi.NameType.hostbased_service)
+
+    def _named(self, hosts: tuple[str, ...]) -> str:
+        """krbspn with its realm: where it names none, that of its host by krb5.conf, as in Go kine."""
+        spn = self._source.spn
+        service, slash, host = spn.partition("/")
+        if "@" in spn or not slash:
+            return spn
+        gssapi = self._gssapi
+        found = gssapi.Name(f"{service}@{host}", gssapi.NameType.hostbased_service)
+        realm = str(found.canonicalize(gssapi.MechType.kerberos)).rpartition("@")[2]
+        return f"{spn}@{realm}" if realm else spn
+
+    def _prepare(self, made: Path, hosts: tuple[str, ...]) -> None:
+        """Makes the cache what libpq needs. Raises ValueError."""
+        content = made.read_bytes()
+        aliases = {}
+        if self._source.spn:
+            gssapi = self._gssapi
+            name = gssapi.Name(self._named(hosts), gssapi.NameType.kerberos_principal)
+            target = ccache.principal(str(name.canonicalize(gssapi.MechType.kerberos)))
+            for host in hosts:
+                alias = ccache.principal(str(self._looked_for(host).canonicalize(gssapi.MechType.kerberos)))
+                # Without a mapping in krb5.conf the realm is empty, and looked for in ours.
+                for realm in {alias.realm, b"", target.realm}:
+                    aliases[replace(alias, realm=realm)] = target
+        if aliases or content.startswith(ccache.VERSION):
+            made.write_bytes(ccache.prepared(content, aliases))
 
     def _said(self, error: Any) -> str:
         code = error.min_code - (1 << 32) if error.min_code >= 1 << 31 else error.min_code
@@ -305,7 +410,8 @@ def _library() -> Any:
     except (ImportError, OSError) as error:
         raise ValueError(
             "the endpoint asks for Kerberos, which needs the Python package gssapi on the system's libkrb5:"
-            f" install libkrb5-dev and a C compiler, then kine[kerberos] ({type(error).__name__})"
+            " install libkrb5-dev and a C compiler, then gssapi, as kine's extra kerberos does"
+            f" ({type(error).__name__})"
         ) from None
     return gssapi
 
@@ -313,9 +419,21 @@ def _library() -> Any:
 def _default_cache(gssapi: Any) -> str:
     """Before KRB5CCNAME becomes ours."""
     told = os.environ.get("KRB5CCNAME")
+    if told in ("", _NO_NAME):  # libkrb5 itself would look for a file without a name
+        return f"FILE:/tmp/krb5cc_{os.getuid()}"
     return told or gssapi.raw.krb5_ccache_name(None).decode()
 
 
-def provider(source: Source) -> Provider:
-    """Raises ValueError where gssapi is missing. Reads KRB5CCNAME, and later sets it."""
-    return Kerberos(source)
+def provider(source: Source, limit: float) -> Provider:
+    """Raises ValueError where gssapi or the keytab is missing. Reads KRB5CCNAME, and later sets it."""
+    if source.keytab:
+        try:
+            Path(source.keytab).open("rb").close()
+        except OSError as error:
+            raise ValueError(
+                f"the keytab {source.keytab} cannot be read by this process, of user id {os.geteuid()}"
+                f" ({error.strerror}): check krb5_keytab or KRB5_KTNAME, and the file's owner and mode"
+            ) from None
+    made = Kerberos(source, limit)
+    made.check_realm()
+    return made

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 MASK = "***"
 
@@ -62,6 +62,8 @@ HINTS = re.compile(
     r"|\bS[ACNOUX][A-Z2-7]{56}"
 )
 WORD = re.compile(r"[^\s\"'<>]+")
+# What our own hints have in a secret's place: the user part is this and nothing else.
+_PLACEHOLDER = re.compile(r"(?:[^:@]{0,64}://)?(?:USER:PASSWORD|USER|TOKEN)@")
 
 # A field so named holds a secret, whatever it looks like.
 SECRET_NAMES = re.compile(
@@ -101,7 +103,7 @@ def _word(found: re.Match[str]) -> str:
     """URLs without their user part, and no JSON web token."""
     word = found[0]
     at = word.rfind("@")
-    if at >= 0:
+    if at >= 0 and not _PLACEHOLDER.fullmatch(word, 0, at + 1):
         # To the last @: a password may hold any unescaped character.
         scheme = word.find("://", 0, at)
         if scheme >= 0:
@@ -113,6 +115,9 @@ def _word(found: re.Match[str]) -> str:
     return f"{word[:token]}{MASK}" if token >= 0 and word.count(".", token) >= 2 else word
 
 
+_SCHEMES = re.compile(
+    r"[A-Za-z0-9+]*:?/{0,2}(,[A-Za-z0-9+]*:?/{0,2})*"
+)  # alone: no secret, and in many a message
 _NAMED_USERS = ("postgres://", "postgresql://", "mysql://")
 
 
@@ -123,14 +128,20 @@ def secrets_of(endpoint: str) -> list[str]:
     garble every line, and no filter makes it a secret.
     """
     _, separator, rest = endpoint.partition("://")
-    found = [endpoint, *endpoint.split(",")] if separator else []
+    found = [part for part in (endpoint, *endpoint.split(",")) if separator and not _SCHEMES.fullmatch(part)]
     for url in (rest or endpoint).split(","):
         user, at, _ = url.rpartition("@")
+        user = user.rpartition("://")[2]  # of several addresses, each may have its scheme
         # NATS takes a token where others have a user.
         password = user.partition(":")[2] or ("" if endpoint.startswith(_NAMED_USERS) else user)
         if at:
             found += [password, unquote(password)]
-    return sorted({secret for secret in found if len(secret) >= 4}, key=len, reverse=True)
+    return list(longest_first(secret for secret in found if len(secret) >= 4))
+
+
+def longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
+    """The order to mask them in: after one that begins another, the other's rest would be left to read."""
+    return tuple(sorted(set(secrets), key=len, reverse=True))
 
 
 def escape(text: str) -> str:
@@ -145,7 +156,7 @@ def _escaped(character: str) -> str:
 class _Formatter(logging.Formatter):
     def __init__(self, known: Sequence[str] = (), always: Mapping[str, object] | None = None) -> None:
         super().__init__()
-        self.known = tuple(known)
+        self.known = longest_first(known)
         self.always = dict(always or {})
 
     def entries(self, record: logging.LogRecord) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from kine.version import version
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
@@ -46,8 +48,27 @@ READINGS: dict[str, tuple[Literal["gauge", "counter"], str]] = {
     "kine_list_cache_bytes": ("gauge", "Memory held by long lists asked for more than once"),
     "kine_list_cache_hits_total": ("counter", "Long lists answered from what was kept of them"),
     "kine_list_cache_misses_total": ("counter", "Long lists put together from their values"),
+    "kine_loading_seconds": ("gauge", "Seconds for which the index is being loaded, 0 when it is not"),
     "kine_write_queue": ("gauge", "Writes waiting for a transaction"),
+    "kine_connections": ("gauge", "Clients' connections that are open, or shaking hands"),
+    "kine_connections_turned_away_total": (
+        "counter",
+        "Connections refused, or closed to make room, as --max-connections were open",
+    ),
+    "kine_queued_bytes": ("gauge", "Memory held by answers that clients have yet to take"),
+    "kine_received_bytes": ("gauge", "Memory held by requests that are half sent, or being answered"),
+    "kine_requests_dropped_total": (
+        "counter",
+        "Half sent requests dropped, as too many were held",
+    ),
+    "kine_slow_clients_closed_total": ("counter", "Connections closed as their clients took no answers"),
+    "kine_leases": ("gauge", "Leases that are granted, as far as this server knows"),
     "kine_db_size_bytes": ("gauge", "Size of the database, as Status tells it"),
+    "kine_wal_bytes": ("gauge", "SQLite's write-ahead log, part of kine_db_size_bytes"),
+    "kine_identity_expiry_seconds": (
+        "gauge",
+        "Seconds until the AWS credentials or Kerberos tickets for new connections expire",
+    ),
 }
 READING_TIMEOUT = 2.0  # seconds; then a scrape shows the last known figure
 
@@ -162,6 +183,15 @@ class _Readings:
             yield family(name, about, value=value)
 
 
+class _BuildInfo:
+    """Always 1; which build it is stands in the label."""
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("kine_build_info", "The release that runs here", labels=["version"])
+        family.add_metric([version()], 1)
+        yield family
+
+
 registry = CollectorRegistry(auto_describe=False)
 _sql = _Sql()
 _readings = _Readings()
@@ -188,6 +218,7 @@ for _counts in (compactions, insert_errors, gap_fills):
     registry.register(_counts)
 registry.register(_sql)
 registry.register(_readings)
+registry.register(_BuildInfo())
 registry.register(_WriteBatches(write_batch_size))
 ProcessCollector(registry=registry)
 PlatformCollector(registry=registry)

@@ -25,6 +25,7 @@ CODES |= {Code.OK: "OK", Code.CANCELLED: "Canceled"}  # as Go's codes.Code spell
 # Streaming calls whose client sends one message; the rest are bidirectional.
 SERVER_STREAMS = frozenset(
     {
+        "/etcdserverpb.KV/RangeStream",
         "/etcdserverpb.Maintenance/Snapshot",
         "/grpc.health.v1.Health/Watch",
         "/v3electionpb.Election/Observe",

@@ -12,6 +12,7 @@ import grpc.aio
 
 from kine import tls
 from kine.observe.logging import fields
+from kine.remote.failures import reason
 from kine.remote.relay import Relay
 from kine.transport.base import Tls
 
@@ -82,6 +83,10 @@ class Upstream:
     def state(self) -> grpc.ChannelConnectivity:
         return self.channel.get_state()
 
+    def why_not(self, said: str) -> str:
+        """The endpoint, and why it is not connected; `said` is what a call ended with."""
+        return reason(self.endpoint, (self._relay.trouble if self._relay else "") or said)
+
     def unary(self, path: str) -> Any:
         """grpcio's callable of this method; it takes and gives bytes."""
         call = self._unary.get(path)
@@ -142,7 +147,7 @@ def credentials(options: Options) -> grpc.ChannelCredentials:
         # grpcio would find out when it connects, and not say why.
         context.load_cert_chain(options.cert_file, options.key_file, password=lambda: b"")
     # grpcio's own list of authorities is as old as the package; the system's is what its owner trusts.
-    authorities = options.ca_file or ssl.get_default_verify_paths().cafile
+    authorities = options.ca_file or tls.system_authorities()
     return grpc.ssl_channel_credentials(
         _read(authorities) if authorities else None,
         _read(options.key_file) if options.key_file else None,

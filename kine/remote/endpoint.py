@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+
+from kine.forms import host_and_port
 
 SCHEMES = frozenset({"http", "https", "unix"})
 DEFAULT_PORT = 2379
+LOCAL = "localhost"  # where a port stands alone, as for etcd's own clients
 
 _FORM = "write it like http://10.0.0.1:2379,http://10.0.0.2:2379"
 
@@ -44,16 +47,16 @@ def _one(url: str) -> Endpoint:
         if not rest:
             raise ValueError("the endpoint's unix socket has no path; write it like unix:///run/etcd.sock")
         return Endpoint(path=rest)
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError(f"the endpoint holds no host and port; {_FORM}") from None
-    if parts.username is not None or parts.password is not None:
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in rest:
         raise ValueError(
             "the endpoint of an etcd takes no user and password: clients log in themselves, and their tokens"
             f" are passed on; {_FORM}"
         )
-    if not host or parts.path.strip("/") or parts.query or parts.fragment:
+    try:
+        host, port = host_and_port(authority, DEFAULT_PORT)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_FORM}") from None
+    if not authority.strip(":") or rest[len(authority) :].strip("/"):
         raise ValueError(f"the endpoint of an etcd is a host and a port, nothing more; {_FORM}")
-    return Endpoint(host, DEFAULT_PORT if port is None else port, tls=scheme == "https")
+    return Endpoint(host.lower() or LOCAL, port, tls=scheme == "https")

@@ -27,6 +27,7 @@ class Relay:
         self._directory = ""
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self.trouble = ""  # of the last connection, of which grpcio sees only that it is closed
 
     @property
     def target(self) -> str:
@@ -66,12 +67,15 @@ class Relay:
                 there = await asyncio.open_connection(
                     self._endpoint.host, self._endpoint.port, ssl=self._context(), limit=_BLOCK
                 )
+            self.trouble = ""
             try:
                 await self._carry((reader, writer), there)
             finally:
                 there[1].transport.abort()
-        except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # grpcio sees its connection closed, and connects anew
+        except asyncio.CancelledError:
+            pass
+        except (OSError, TimeoutError) as error:  # grpcio sees its connection closed, and connects anew
+            self.trouble = _named(error)
         finally:
             self._connections.discard(task)
             writer.transport.abort()
@@ -92,6 +96,12 @@ class Relay:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+
+
+def _named(error: OSError | TimeoutError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "Connection refused"
+    return str(error) or f"no answer within {_CONNECT_TIMEOUT:.0f} s"
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import grpc
@@ -10,6 +11,7 @@ import grpc.aio
 
 from kine.drivers.base import UnavailableError
 from kine.drivers.waiting import PATIENCE, until_open
+from kine.etcd import versions
 from kine.etcd.proto import rpc_pb2 as rpc
 from kine.observe import metrics
 from kine.remote.cluster import Cluster
@@ -20,7 +22,7 @@ from kine.transport.base import Call, Routes, RpcError
 if TYPE_CHECKING:
     from kine.drivers.base import Options
 
-_ADVICE = "; check that it runs, the endpoint's hosts and ports, and --ca-file, --cert-file and --key-file"
+_ADVICE = "; check that it runs, and the endpoint's hosts and ports"
 _PROBE_TIMEOUT = 3.0
 
 _RANGE = "/etcdserverpb.KV/Range"
@@ -39,6 +41,7 @@ _NO_ANSWER = frozenset(
 )
 
 _STREAMING = (
+    "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Watch/Watch",
     "/etcdserverpb.Lease/LeaseKeepAlive",
     "/etcdserverpb.Maintenance/Snapshot",
@@ -77,12 +80,20 @@ class Remote:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._forwarder = Forwarder(cluster)
+        self.on_wait: Callable[[str], None] = lambda why: None
         self.routes: Routes = self._forwarder.routes(methods(), _STREAMING)
 
-    async def open(self, patience: float = PATIENCE) -> None:
+    async def open(self, patience: float = PATIENCE, name: str = "etcd", advice: str = _ADVICE) -> None:
         """Connects, and waits until etcd answers. Raises DriverError with what to do next."""
         await self._cluster.open()
-        await until_open(self._answers, UnavailableError, "etcd", _ADVICE, patience=patience)
+        await until_open(
+            self._answers,
+            UnavailableError,
+            name,
+            advice,
+            patience=patience,
+            on_wait=lambda why: self.on_wait(why),
+        )
         metrics.read("kine_revision", self._revision)
         metrics.read("kine_db_size_bytes", self._size)
 
@@ -95,7 +106,7 @@ class Remote:
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _NO_ANSWER:
                     return
-                reasons.append(f"{upstream.endpoint}: {error.details() or error.code().name}")
+                reasons.append(upstream.why_not(error.details() or error.code().name))
             else:
                 return
         raise UnavailableError("; ".join(reasons))
@@ -117,6 +128,18 @@ class Remote:
 
     def about(self) -> dict[str, object]:
         return {"etcd": ",".join(str(upstream.endpoint) for upstream in self._cluster.upstreams)}
+
+    async def version(self) -> bytes:
+        """As the etcd itself would answer, as far as its members can be asked. Raises UnavailableError."""
+        try:
+            server = await self._status()
+        except RpcError as error:
+            raise UnavailableError(f"etcd does not tell its version: {error.message}") from None
+        asked = (upstream.unary(_STATUS)(b"", timeout=_PROBE_TIMEOUT) for upstream in self._cluster.upstreams)
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        members = [rpc.StatusResponse.FromString(one).version for one in told if isinstance(one, bytes)]
+        cluster = versions.cluster_version(versions.oldest([server.version, *members]))
+        return versions.page(server.version, cluster, server.storageVersion)
 
     async def _status(self) -> rpc.StatusResponse:
         answer = await self._forwarder.unary(b"", Call(_STATUS))

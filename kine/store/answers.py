@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kine.store.ops import CompactedError, Delete, DeleteResult, Put, PutResult, Range, RangeResult, TxnResult
+from kine.store.ops import (
+    AnswerTooLargeError,
+    CompactedError,
+    Delete,
+    DeleteResult,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    TxnResult,
+)
 from kine.store.reads import GoneError
 
 if TYPE_CHECKING:
@@ -13,6 +23,32 @@ if TYPE_CHECKING:
     from kine.store.plan import Branch, Step
     from kine.store.reads import Reads
     from kine.store.request import Done
+    from kine.turns import Turns
+
+
+class Meter:
+    """Bytes that one transaction's answer may take still. Between ranges others have their turn."""
+
+    __slots__ = ("_client", "_limit", "_turns", "left")
+
+    def __init__(self, limit: int, turns: Turns, client: object) -> None:
+        self._client = client
+        self._limit = limit
+        self._turns = turns
+        self.left = limit
+
+    def take(self, frames: list[bytes]) -> None:
+        """Raises AnswerTooLargeError."""
+        self.left -= sum(map(len, frames))
+        self.check()
+
+    def check(self) -> None:
+        """Raises AnswerTooLargeError."""
+        if self.left < 0:
+            raise AnswerTooLargeError(self._limit)
+
+    async def pause(self) -> None:
+        await self._turns.next(self._client)
 
 
 class Answers:
@@ -22,36 +58,45 @@ class Answers:
         self._index = index
         self._reads = reads
 
-    async def branch(self, branch: Branch, done: Done) -> TxnResult:
-        """Of the branch taken. Raises CompactedError, DriverError."""
-        results = [await self._step(step, done) for step in branch.steps]
+    async def branch(self, branch: Branch, done: Done, meter: Meter) -> TxnResult:
+        """Of the branch taken. Raises CompactedError, AnswerTooLargeError, DriverError."""
+        results = [await self._step(step, done, meter) for step in branch.steps]
         end = done.ids[-1] if done.ids else done.revision
         return TxnResult(end, branch.succeeded, results)
 
-    async def _step(self, step: Step, done: Done) -> Result:
+    async def _step(self, step: Step, done: Done, meter: Meter) -> Result:
         op = step.op
         reached = done.ids[step.after - 1] if step.after else done.revision
         if isinstance(op, Put):
-            prev = await self._frames(step.replaced) if op.prev_kv else []
+            prev = await self._frames(step.replaced, meter) if op.prev_kv else []
             return PutResult(reached, prev[0] if prev else None)
         if isinstance(op, Delete):
-            prev = await self._frames(step.replaced) if op.prev_kv else []
+            prev = await self._frames(step.replaced, meter) if op.prev_kv else []
             return DeleteResult(reached, len(step.replaced), prev)
         if isinstance(op, Range):
-            answer = self._reads.range(op, op.revision or reached, reached)
-            if isinstance(answer, RangeResult):
-                return answer
-            try:
-                return await answer
-            except GoneError:
-                raise CompactedError(self._index.compact_revision) from None
+            return await self.range(op, op.revision or reached, reached, meter)
         assert step.branch is not None
-        nested = await self.branch(step.branch, done)
+        nested = await self.branch(step.branch, done, meter)
         nested.revision = 0  # etcd leaves the header of a nested transaction empty
         return nested
 
-    async def _frames(self, entries: list[Entry]) -> list[bytes]:
+    async def range(self, op: Range, revision: int, header: int, meter: Meter) -> RangeResult:
+        """Raises CompactedError, AnswerTooLargeError, DriverError."""
+        found = self._reads.range(op, revision, header, meter.left)
+        if not isinstance(found, RangeResult):
+            try:
+                found = await found
+            except GoneError:
+                raise CompactedError(self._index.compact_revision) from None
+        meter.take(found.frames)
+        if op.end is not None:
+            await meter.pause()
+        return found
+
+    async def _frames(self, entries: list[Entry], meter: Meter) -> list[bytes]:
         try:
-            return [encoded for _, encoded in await self._reads.frames(entries)]
+            found = [encoded for _, encoded in await self._reads.frames(entries, meter.left)]
         except GoneError:
             return []
+        meter.take(found)
+        return found

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from kine.drivers.base import NewRow, Row, Tail
-from kine.store.index import Entry, Index
+from kine.store.index import Entry, Index, Void
 from kine.store.keys import COMPACT_REV_KEY, COMPACT_REV_ROW, key_of, split_version
 from kine.store.lists import Lists
 from kine.store.values import Values, frame
 
 
 class Applier:
-    __slots__ = ("_lists", "_publish", "_seen", "_values", "compact_row", "index")
+    __slots__ = ("_keep", "_lists", "_publish", "_seen", "_values", "compact_row", "index")
 
     def __init__(
         self,
@@ -25,12 +25,14 @@ class Applier:
         lists: Lists,
         publish: Callable[[Sequence[Entry]], None],
         seen: Callable[[Row, Entry], None],
+        keep: Callable[[int], None],
     ) -> None:
         self.index = index
         self._values = values
         self._lists = lists
         self._publish = publish  # tells the watchers
         self._seen = seen  # tells the leases: see `kine.store.expiry`
+        self._keep = keep  # tells the range streams what the index is about to forget
         self.compact_row = False  # the row in which kine keeps its compact revision was met
 
     def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
@@ -87,6 +89,8 @@ class Applier:
             if entry.key == COMPACT_REV_KEY:
                 entry.version, value = split_version(value)
             self._values.put(entry.mod, frame(entry, value))
+        elif isinstance(entry, Void):
+            return
         entries.append(entry)
 
     def entry(self, row: Row, index: Index, *, anew: bool = False) -> Entry | None:
@@ -101,13 +105,24 @@ class Applier:
             return None
         below = index.newest.get(key)
         if row.deleted:
-            entry = Entry(key, row.id, 0, 0, 0, below)
+            if below is None:
+                kind = Entry if row.prev_revision else Void  # what it replaces may be compacted
+                entry = kind(key, row.id, 0, 0, 0, None)
+            elif not below.version:
+                entry = Void(key, row.id, 0, 0, 0, below)
+            elif not row.prev_revision:  # it fills a gap, and a client has a key of its name
+                return None
+            else:
+                entry = Entry(key, row.id, 0, 0, 0, below)
         elif row.created:
             entry = Entry(key, row.id, row.id, 1, row.lease or row.ttl, below)
         else:
+            create = row.create_revision
+            if not create or (below is not None and not below.version):
+                create = row.id  # an update of what was deleted, which Go kine accepts: it makes the key
             # Nothing recorded and nothing below: Go kine compacted it, at least one change was before.
-            version = row.version or (below.version + 1 if below is not None else 2)
-            entry = Entry(key, row.id, row.create_revision, version, row.lease or row.ttl, below)
+            version = row.version or (1 if create == row.id else 2 if below is None else below.version + 1)
+            entry = Entry(key, row.id, create, version, row.lease or row.ttl, below)
         leased = row.lease or row.ttl or (below is not None and below.lease)
         if leased and (anew or row.id > self.index.revision):
             self._seen(row, entry)
@@ -117,6 +132,7 @@ class Applier:
         """Compacts to a revision that is applied; what is left of the keys concerned."""
         if revision <= self.index.compact_revision:
             return []
+        self._keep(revision)
         left, forgotten = self.index.compact(revision)
         self._values.drop_all(forgotten)
         self._lists.compacted()

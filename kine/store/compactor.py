@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,14 +35,20 @@ class Compactor:
         forget: Callable[[int], list[Entry]],
         policy: Policy,
         observe: Callable[[str], None],
+        no_space: Callable[[], bool],
+        save: Callable[[], Awaitable[None]],
     ) -> None:
+        self._no_space = no_space  # the database is full
         self._driver = driver
         self._index = index
         self._forget = forget  # compacts the index and what hangs on it
+        self._save = save  # reads what is needed still of what the index has forgotten
         self._policy = policy
         self._observe = observe
         self._one = asyncio.Lock()
         self._asked: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Task[None] | None = None  # begins when the one under way has ended
+        self._next_revision = 0
         # Versions of survivors that the database has not recorded yet, by id: kept over a failed step.
         self._versions: dict[int, int] = {}
 
@@ -56,10 +62,12 @@ class Compactor:
         if not self._policy.interval:
             # As in etcd, what was begun goes on when the client has gone or has lost patience: a compaction
             # that were given up halfway, time after time, would never catch up with the writes.
-            task = asyncio.create_task(self._compact(revision), name="compaction")
-            self._asked.add(task)
-            task.add_done_callback(self._asked.discard)
-            await asyncio.shield(task)
+            self._next_revision = max(self._next_revision, revision)
+            if self._next is None:
+                self._next = asyncio.create_task(self._compact_next(), name="compaction")
+                self._asked.add(self._next)
+                self._next.add_done_callback(self._asked.discard)
+            await asyncio.shield(self._next)
 
     async def close(self) -> None:
         """Gives up what clients have asked for."""
@@ -83,24 +91,42 @@ class Compactor:
                 log.exception("compaction failed, the next one will make up for it")
             target = current
 
-    async def _compact(self, revision: int) -> None:
-        index = self._index
+    async def _compact_next(self) -> None:
+        """One for all clients that ask while another is under way, to the last revision of theirs."""
         async with self._one:
-            target = min(revision, index.revision - self._policy.min_retain)
-            try:
-                # From where the database is: the index is ahead of it after a step that failed, and what
-                # that has left undone must neither wait for more to compact nor make the next step larger.
-                start = reached = await self._driver.compact_revision()
-                while reached < target:
-                    reached = await self._step(min(reached + self._policy.batch_size, target))
-                    await asyncio.sleep(0)
-                if reached > start:
-                    await self._driver.compacted()
-                    log.info("compacted revisions %d to %d", start, reached)
-            except BaseException:
-                self._observe("error")
-                raise
-            self._observe("success")
+            revision, self._next_revision, self._next = self._next_revision, 0, None
+            await self._compact_alone(revision)
+
+    async def _compact(self, revision: int) -> None:
+        async with self._one:
+            await self._compact_alone(revision)
+
+    async def _compact_alone(self, revision: int) -> None:
+        index = self._index
+        # What is kept back for slow readers must not keep a full database full.
+        retain = 0 if self._no_space() else self._policy.min_retain
+        target = min(revision, index.revision - retain)
+        try:
+            # From where the database is: the index is ahead of it after a step that failed, and what
+            # that has left undone must neither wait for more to compact nor make the next step larger.
+            start = reached = await self._driver.compact_revision()
+            while reached < target:
+                reached = await self._step(min(self._end_of_step(reached), target))
+                await asyncio.sleep(0)
+            if reached > start:
+                await self._driver.compacted()
+                log.info("compacted revisions %d to %d", start, reached)
+        except BaseException:
+            self._observe("error")
+            raise
+        self._observe("success")
+
+    def _end_of_step(self, reached: int) -> int:
+        """After so many changes: of ids, a leap may leave out millions."""
+        index, size = self._index, self._policy.batch_size
+        if reached < index.compact_revision:  # the index is ahead by a step that failed
+            return index.compact_revision
+        return index.nth_change(reached, size) or index.revision
 
     async def _step(self, revision: int) -> int:
         """What the database has recorded then."""
@@ -108,6 +134,7 @@ class Compactor:
         for entry in self._forget(revision):
             if entry.version > 1 and entry.mod > before:
                 self._versions[entry.mod] = entry.version
+        await self._save()
         recorded = await self._driver.compact(revision, list(self._versions.items()))
         self._versions.clear()
         if recorded > self._index.compact_revision:  # another instance has gone further

@@ -21,12 +21,14 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from time import monotonic  # the event loop's own clock stands still for milliseconds
 from typing import TYPE_CHECKING, Protocol
 
-from kine.drivers.base import DriverError, Log, NewRow
+from kine.drivers.base import UNFINISHED, DriverError, Log, NewRow
 from kine.store.keys import name_of
-from kine.store.ops import LeaseExistsError, LeaseNotFoundError, StoreError
+from kine.store.ops import LeaseExistsError, LeaseNotFoundError, StoreError, TooManyLeasesError
 from kine.store.plan import Plan
+from kine.store.questions import Questions
 
 if TYPE_CHECKING:
     from kine.drivers.base import Lease as Record
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 MIN_TTL = 2  # seconds: etcd's, with its default election timeout
 MAX_TTL = 9_000_000_000  # etcd's
 _RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to this instance alone
+_RECOUNT = 2.0  # seconds, at least, between two counts of the leases that there are
+_PAST = 4096  # leases
 _AT_ONCE = 256  # keys of one lease
 _MARGIN = 1.0  # seconds besides, for a renewal that is being recorded
 _RETRY = 1.0  # seconds, when the database does not answer
@@ -49,10 +53,13 @@ class Lease:
     id: int
     ttl: int
     renewals: int
-    deadline: float  # event-loop time
+    deadline: float  # by `monotonic`
     keys: set[bytes] = field(default_factory=set)
     recorded: float = 0.0  # when its last renewal was written down
+    mine: bool = False  # granted here
     ended: bool = False  # for good: its keys are about to go, if they have not
+    gone: bool = False  # from the database, where another lease may have its id by now
+    finishing: asyncio.Task[None] | None = None  # its end, once begun
 
 
 class Submit(Protocol):
@@ -61,13 +68,28 @@ class Submit(Protocol):
 
 class Leases:
     def __init__(
-        self, driver: Log, index: Index, submit: Submit, refresh: Callable[[], Awaitable[None]]
+        self,
+        driver: Log,
+        index: Index,
+        submit: Submit,
+        refresh: Callable[[], Awaitable[None]],
+        *,
+        most: int = 0,
+        processes: int = 1,
     ) -> None:
+        """Of `processes` that share `most`, each may have its part granted, whatever the others have."""
         self._driver = driver
+        self._records = Questions(driver.lease)
         self._index = index
         self._submit = submit
         self._refresh = refresh  # applies what others have committed
+        self._most = most  # leases, those of other instances that are known here included; 0: no limit
+        self._part = -(-most // processes)
+        self._granting = 0  # whose record is being written
+        self._counted = 0.0  # when the records were counted last; 0: never
         self._leases: dict[int, Lease] = {}
+        self._past: dict[int, None] = {}  # ids of those that ended here last
+        self._ends = 0  # how many have
         self._orphans: dict[bytes, int] = {}  # keys with a TTL of their own, and the revision that set it
         # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
         self._due: list[tuple[float, int, bytes, int]] = []
@@ -93,10 +115,13 @@ class Leases:
             lease = self._leases.get(row.lease)
             if lease is None:  # granted by another instance: its record is read when it seems due
                 lease = self._add(row.lease, row.ttl, 0)
+                if row.lease in self._past:  # another instance took the put while it ended here
+                    lease.gone = True
+                    self._end(lease)
             lease.keys.add(key)
         elif row.ttl > 0:
             self._orphans[key] = entry.mod
-            self._push(asyncio.get_running_loop().time() + row.ttl, 0, key, entry.mod)
+            self._push(monotonic() + row.ttl, 0, key, entry.mod)
 
     async def load(self) -> None:
         """Records of leases, once at start: each has its whole TTL again, as after an etcd election."""
@@ -118,35 +143,91 @@ class Leases:
             raise LeaseNotFoundError
         return lease.ttl
 
-    def known(self, lease_id: int) -> bool:
-        return lease_id in self._leases
-
     async def find(self, lease_id: int) -> Lease:
-        """The lease, from the database if another instance granted it. Raises LeaseNotFoundError."""
-        lease = self._leases.get(lease_id)
+        """The lease, if the database has it now: another instance may have granted it, or revoked it.
+
+        Raises LeaseNotFoundError, DriverError.
+        """
+        while True:
+            ends = self._ends
+            record = await self._records.answer(lease_id)
+            lease = self._leases.get(lease_id)
+            if lease is not None or ends == self._ends:
+                break
+            # One has ended here meanwhile; if it is this one, the answer may be older than that.
+        if record is None or record.renewals < 0:
+            if lease is not None and not lease.ended:
+                lease.gone = record is None
+                self._end(lease)
+            raise LeaseNotFoundError
         if lease is None:
-            record = await self._driver.lease(lease_id)
-            if record is None or record.renewals < 0:
-                raise LeaseNotFoundError
-            lease = self._leases.get(lease_id) or self._add(record.id, record.ttl, record.renewals)
+            lease = self._add(record.id, record.ttl, record.renewals)
+            self._past.pop(lease_id, None)
         if lease.ended:
             raise LeaseNotFoundError
+        lease.ttl = record.ttl
         return lease
 
     async def grant(self, ttl: int, lease_id: int = 0) -> Lease:
-        """Raises LeaseExistsError."""
+        """Raises LeaseExistsError, TooManyLeasesError."""
         ttl = max(ttl, MIN_TTL)
-        while True:
-            wanted = lease_id or secrets.randbits(63) or 1
-            if wanted not in self._leases and await self._driver.grant(wanted, ttl):
-                return self._add(wanted, ttl, 0, margin=0.0)
-            if lease_id:
+        if lease_id == UNFINISHED:
+            raise LeaseExistsError
+        if (former := self._leases.get(lease_id)) is not None:
+            with contextlib.suppress(LeaseNotFoundError):
+                await self.find(lease_id)
                 raise LeaseExistsError
+            if former.gone:
+                await self._finish(former)
+        if self._most and self._spent():
+            await self._recount()
+            if self._spent():
+                raise TooManyLeasesError
+        self._granting += 1
+        try:
+            while True:
+                wanted = lease_id or secrets.randbits(63) or 1
+                if wanted not in self._leases and await self._driver.grant(wanted, ttl):
+                    self._past.pop(wanted, None)
+                    lease = self._add(wanted, ttl, 0, margin=0.0)
+                    lease.mine = True
+                    return lease
+                if lease_id:
+                    raise LeaseExistsError
+        finally:
+            self._granting -= 1
+
+    async def _recount(self) -> None:
+        """Forgets what others have revoked, which this instance has not heard of. Raises DriverError."""
+        if self._counted and monotonic() - self._counted < _RECOUNT:
+            return
+        self._counted = monotonic()
+        known = tuple(self._leases)  # those that are granted meanwhile may not be in the answer
+        there = {record.id for record in await self._driver.leases() if record.renewals >= 0}
+        for lease_id in known:
+            lease = self._leases.get(lease_id)
+            if lease is not None and not lease.ended and lease_id not in there:
+                lease.gone = True
+                self._end(lease)
+
+    def _spent(self) -> bool:
+        """Are as many granted as may be? Those of other processes are known here by their keys only."""
+        known = len(self._leases) + self._granting
+        if known >= self._most:
+            return True
+        if known < self._part or self._part == self._most:
+            return False
+        return sum(lease.mine for lease in self._leases.values()) + self._granting >= self._part
+
+    def __len__(self) -> int:
+        return len(self._leases)
 
     async def renew(self, lease_id: int) -> Lease:
         """Raises LeaseNotFoundError."""
-        lease = await self.find(lease_id)
-        now = asyncio.get_running_loop().time()
+        lease = self._leases.get(lease_id) or await self.find(lease_id)
+        if lease.ended:
+            raise LeaseNotFoundError
+        now = monotonic()
         if lease.deadline < now:
             raise LeaseNotFoundError  # too late: its expiry is under way
         if lease.deadline > now + lease.ttl:  # it had a margin, which this answer ends
@@ -156,10 +237,7 @@ class Leases:
             await self._driver.renew([lease.id])
             lease.recorded = now
             lease.renewals += 1
-            record = await self._driver.lease(lease.id)
-            if record is None or record.renewals < 0:  # another instance has revoked or expired it
-                self._end(lease)
-                raise LeaseNotFoundError
+        await self.find(lease_id)  # another instance may have revoked or expired it
         return lease
 
     async def revoke(self, lease_id: int) -> None:
@@ -172,7 +250,7 @@ class Leases:
             raise
 
     def remaining(self, lease: Lease) -> float:
-        return min(lease.ttl, max(0.0, lease.deadline - asyncio.get_running_loop().time()))
+        return min(lease.ttl, max(0.0, lease.deadline - monotonic()))
 
     async def all(self) -> list[int]:
         """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError."""
@@ -180,17 +258,16 @@ class Leases:
         for record in await self._driver.leases():
             lease = self._leases.get(record.id)
             if record.renewals >= 0 and not (lease is not None and lease.ended):
-                unknown = asyncio.get_running_loop().time() + record.ttl
+                unknown = monotonic() + record.ttl
                 deadlines[record.id] = unknown if lease is None else lease.deadline
         return sorted(deadlines, key=deadlines.__getitem__)
 
     # ---- expiry
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            now = loop.time()
+            now = monotonic()
             while self._due and self._due[0][0] <= now:
                 _, lease_id, key, revision = heapq.heappop(self._due)
                 if lease_id:
@@ -212,7 +289,7 @@ class Leases:
 
     async def _expire(self, lease: Lease) -> None:
         try:
-            while not await self._driver.expire(lease.id, lease.renewals):
+            while not lease.gone and not await self._driver.expire(lease.id, lease.renewals):
                 record = await self._driver.lease(lease.id)
                 if record is not None and record.renewals >= 0:
                     self._renewed_elsewhere(lease, record)
@@ -223,13 +300,13 @@ class Leases:
 
     def _renewed_elsewhere(self, lease: Lease, record: Record) -> None:
         lease.ttl, lease.renewals, lease.ended = record.ttl, record.renewals, False
-        lease.deadline = asyncio.get_running_loop().time() + record.ttl + _margin(record.ttl)
+        lease.deadline = monotonic() + record.ttl + _margin(record.ttl)
         self._push(lease.deadline, lease.id)
 
     def _end(self, lease: Lease) -> None:
         """Its record says so; should it hold keys yet, they go now."""
         lease.ended = True
-        lease.deadline = asyncio.get_running_loop().time()
+        lease.deadline = monotonic()
         self._push(lease.deadline, lease.id)
 
     async def _expire_orphan(self, key: bytes, revision: int) -> None:
@@ -245,14 +322,37 @@ class Leases:
             self._orphans.pop(key, None)
 
     async def _finish(self, lease: Lease) -> None:
-        """Ends a lease: deletes its keys, then its record. Raises DriverError, StoreError."""
+        """Ends a lease: deletes its keys, then its record. Raises DriverError, StoreError.
+
+        Once, whoever asks: a second end, going on after the id was granted again, would take the new lease's
+        keys.
+        """
+        task = lease.finishing
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = lease.finishing = asyncio.ensure_future(self._finish_once(lease))
+            self._work.add(task)
+            task.add_done_callback(self._finished)
+        await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        if not task.cancelled():
+            task.exception()  # raised where it is awaited, if anybody still does
+
+    async def _finish_once(self, lease: Lease) -> None:
         lease.ended = True  # it takes no more puts
         await self._refresh()  # another instance may just have given it keys
         await self._submit(lambda _: Plan())  # a put that was accepted before the end is applied by then
         await self._delete_keys(lease)
-        await self._driver.forget(lease.id)
+        if not lease.gone:
+            await self._driver.forget(lease.id)
         await self._delete_keys(lease)  # what others gave it meanwhile
-        self._leases.pop(lease.id, None)
+        if self._leases.get(lease.id) is lease:
+            del self._leases[lease.id]
+        self._ends += 1
+        self._past[lease.id] = None
+        if len(self._past) > _PAST:
+            del self._past[next(iter(self._past))]
 
     async def _delete_keys(self, lease: Lease) -> None:
         """Each by itself: they need not go at one moment, and not every database could do that."""
@@ -277,12 +377,12 @@ class Leases:
             log.warning("%s could not be expired yet, trying again: %s", what, error or type(error).__name__)
         else:  # none may stay for good
             log.error("%s could not be expired, trying again", what, exc_info=error)
-        self._push(asyncio.get_running_loop().time() + _RETRY, lease_id, key, revision)
+        self._push(monotonic() + _RETRY, lease_id, key, revision)
 
     # ---- bookkeeping
 
     def _add(self, lease_id: int, ttl: int, renewals: int, *, margin: float | None = None) -> Lease:
-        deadline = asyncio.get_running_loop().time() + ttl + (_margin(ttl) if margin is None else margin)
+        deadline = monotonic() + ttl + (_margin(ttl) if margin is None else margin)
         lease = self._leases[lease_id] = Lease(lease_id, ttl, renewals, deadline)
         self._push(deadline, lease_id)
         return lease

@@ -35,6 +35,15 @@ class Entry:
         self.below = below  # the change before this one, unless compacted
 
 
+class Void(Entry):
+    """A deletion of what was not there. Go kine writes such a row, and the key's next row replaces it.
+
+    It is no event: nothing has changed, and a client would look in vain for what was there before.
+    """
+
+    __slots__ = ()
+
+
 def in_range(key: bytes, start: bytes, end: bytes | None) -> bool:
     if end is None:
         return key == start
@@ -42,7 +51,7 @@ def in_range(key: bytes, start: bytes, end: bytes | None) -> bool:
 
 
 class Index:
-    __slots__ = ("_dead", "_keys", "_turns", "compact_revision", "log", "newest", "revision")
+    __slots__ = ("_dead", "_keys", "_turns", "_void", "compact_revision", "log", "newest", "revision")
 
     def __init__(self) -> None:
         self.revision = 0  # everything up to here has been applied
@@ -54,6 +63,7 @@ class Index:
         self._dead = SortedList()  # those whose newest entry is a tombstone
         # Those of `log` that make a key or end it: revision, key, and by how many it changes the count.
         self._turns: list[tuple[int, bytes, int]] = []
+        self._void: list[Void] = []  # since the compact revision, in order: they are in no log
 
     def __len__(self) -> int:
         """Live keys."""
@@ -75,12 +85,15 @@ class Index:
         elif below.version:
             self._dead.add(key)
         self.newest[key] = entry
+        if not entry.version and isinstance(entry, Void):
+            self._void.append(entry)
+            return
         self.log.append(entry)
         self._turn(entry)
 
     def _turn(self, entry: Entry) -> None:
         if entry.version:
-            if entry.create == entry.mod:
+            if entry.create == entry.mod and (entry.below is None or not entry.below.version):
                 self._turns.append((entry.mod, entry.key, 1))
         elif entry.below is not None and entry.below.version:
             self._turns.append((entry.mod, entry.key, -1))
@@ -89,6 +102,9 @@ class Index:
         """Fills an empty index with changes in order: one sort instead of an insertion a key."""
         for entry in entries:
             self.newest[entry.key] = entry
+            if isinstance(entry, Void):
+                self._void.append(entry)
+                continue
             self.log.append(entry)
             self._turn(entry)
 
@@ -96,10 +112,23 @@ class Index:
         self._keys = SortedList(self.newest)
         self._dead = SortedList(key for key, entry in self.newest.items() if not entry.version)
 
+    def names_up_to(self, revision: int) -> list[bytes]:
+        """Of an index being loaded: keys whose newest change is before a revision, and no deletion."""
+        return [key for key, entry in self.newest.items() if entry.version and entry.mod < revision]
+
+    def leave_out(self, keys: set[bytes]) -> None:
+        """Of an index being loaded: as if these keys had never been."""
+        if keys:
+            for key in keys:
+                del self.newest[key]
+            self.log = [entry for entry in self.log if entry.key not in keys]
+            self._turns = [turn for turn in self._turns if turn[1] not in keys]
+
     def adopt(self, other: Index) -> None:
         """Becomes what `other` is, which is given up. The revision does not go back."""
         self.newest, self.log = other.newest, other.log
         self._keys, self._dead, self._turns = other._keys, other._dead, other._turns
+        self._void = other._void
         self.revision = max(self.revision, other.revision)
         self.compact_revision = max(self.compact_revision, other.compact_revision)
 
@@ -111,6 +140,8 @@ class Index:
         """
         cut = bisect_left(self.log, revision + 1, key=_mod)
         touched = {entry.key for entry in self.log[:cut]}
+        void = bisect_left(self._void, revision + 1, key=_mod)
+        touched.update(entry.key for entry in self._void[:void])
         left = []
         forgotten = []
         for key in touched:
@@ -136,6 +167,9 @@ class Index:
         if cut and self.log[cut - 1].mod == revision:
             cut -= 1
         del self.log[:cut]
+        if void and self._void[void - 1].mod == revision:
+            void -= 1
+        del self._void[:void]
         del self._turns[: bisect_left(self._turns, (revision + 1,))]
         self.compact_revision = revision
         return left, forgotten
@@ -196,6 +230,15 @@ class Index:
         if not log or log[-1].mod < revision:
             return len(log)
         return bisect_left(log, revision, key=_mod)
+
+    def nth_change(self, after: int, count: int) -> int:
+        """The revision of that change after `after`; 0 if there are fewer. Ids may leap by millions."""
+        found = []
+        for changes in (self.log, self._void):
+            position = bisect_left(changes, after + 1, key=_mod) + count - 1
+            if position < len(changes):
+                found.append(changes[position].mod)
+        return min(found, default=0)
 
     def _between(self, key: bytes, end: bytes) -> Iterator[bytes]:
         if not end:

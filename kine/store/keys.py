@@ -30,9 +30,7 @@ def key_of(row: Row) -> bytes | None:
         return COMPACT_REV_KEY
     if name == COMPACT_REV_KEY:
         return None
-    # A client's deletion always replaces something, whatever its key is called.
-    if row.deleted and not row.prev_revision and name.startswith(b"gap-"):
-        return None
+    # A row that fills a gap counts as a deletion of the key of its name: that key's first row replaces it.
     return name
 
 

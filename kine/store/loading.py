@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from kine.drivers.base import Log, NewRow, Row, Write
+from kine.drivers.base import DriverError, Log, NewRow, OvertakenError, Piecemeal, Row, Write
 from kine.store.index import Entry, Index
 from kine.store.keys import COMPACT_REV_KEY, HEALTH_KEY, HEALTH_VALUE, split_version
 
@@ -16,39 +18,70 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_EVERY = 100_000  # rows, in the log while loading
+_PROGRESS_EVERY = 5.0  # seconds, in the log while loading
 
 EntryOf = Callable[[Row, Index], Entry | None]  # see `kine.store.applying.Applier.entry`
 
 
-async def whole_index(driver: Log, entry_of: EntryOf) -> Index:
+@dataclass(slots=True)
+class Progress:
+    """How far the index is loaded, and why it is; of no loading, the end of the last."""
+
+    why: str = ""
+    rows: int = 0
+    began: float = 0.0  # by `monotonic`; 0: nothing is being loaded
+
+    @property
+    def seconds(self) -> float:
+        return monotonic() - self.began if self.began else 0.0
+
+    @property
+    def reason(self) -> str:
+        """Why nothing can be answered, as long as it is loading."""
+        if not self.began:
+            return ""
+        why = f" anew, as {self.why}" if self.why else ""
+        return f"loading the index{why}: {self.rows} rows so far, for {self.seconds:.0f} s"
+
+
+async def whole_index(driver: Log, entry_of: EntryOf, progress: Progress, why: str = "") -> Index:
     """Raises DriverError."""
-    while True:
-        compacted = await driver.compact_revision()
-        index = await _read(driver, entry_of)
-        # Blocks are of different moments: a key may be read whose deletion is compacted before its turn.
-        if await driver.compact_revision() == compacted:
-            break
-    # What the log drops of its past by itself shows in its tail.
-    tail = await driver.tail(index.revision, 1)
-    compacted = max(compacted, tail.compact_revision)
-    if compacted:
-        index.compact(min(compacted, index.revision))
-    return index
+    progress.why, progress.rows, progress.began = why, 0, monotonic()
+    try:
+        while True:
+            try:
+                index = await _read(driver, entry_of, progress)
+                break
+            except OvertakenError as error:
+                log.warning("loading the index once more: %s", error)
+                progress.why, progress.rows = str(error), 0
+        # What was superseded up to here is not answered any more, whether or not it was still there.
+        compacted = await driver.recorded()
+        if isinstance(driver, Piecemeal):
+            index.leave_out(await driver.gone(index.names_up_to(compacted)))
+        index.loaded()
+        await _read_compact_version(driver, index)
+        # What the log drops of its past by itself shows in its tail.
+        tail = await driver.tail(index.revision, 1)
+        compacted = max(compacted, tail.compact_revision)
+        if compacted:
+            index.compact(min(compacted, index.revision))
+        return index
+    finally:
+        progress.began = 0.0
 
 
-async def _read(driver: Log, entry_of: EntryOf) -> Index:
+async def _read(driver: Log, entry_of: EntryOf, progress: Progress) -> Index:
     index = Index()
-    count = 0
+    told = monotonic()
     async for rows in driver.load():
         index.load(_entries(rows, index, entry_of))
         index.revision = rows[-1].id
-        count += len(rows)
-        if count // _PROGRESS_EVERY > (count - len(rows)) // _PROGRESS_EVERY:
-            log.info("loading the index: %d rows so far", count)
+        progress.rows += len(rows)
+        if monotonic() - told > _PROGRESS_EVERY:
+            log.info("%s", progress.reason)
+            told = monotonic()
         await asyncio.sleep(0)
-    index.loaded()
-    await _read_compact_version(driver, index)
     return index
 
 
@@ -85,5 +118,7 @@ async def bootstrap(driver: Log, applier: Applier, catch_up: Callable[[int], Awa
             prev = below.mod if below is not None else 0
             rows.append(NewRow(HEALTH_KEY, True, False, 0, prev, 0, HEALTH_VALUE, 0))
         # A conflict means that another instance starts at this moment: its rows come with the tail.
-        await driver.append([Write((row,), False) for row in rows], index.revision)
+        for outcome in await driver.append([Write((row,), False) for row in rows], index.revision):
+            if isinstance(outcome, DriverError):
+                raise outcome
         await catch_up(await driver.newest())

@@ -6,7 +6,7 @@ carries. A range is `key, end` as in `index`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -55,6 +55,7 @@ class Range:
     max_mod: int = 0
     min_create: int = 0
     max_create: int = 0
+    client: object = field(default=None, compare=False)  # takes turns with others: see `kine.turns`
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ class Txn:
     success: list[Op]
     failure: list[Op]
     alone: bool = False  # one change, not sent as a transaction
+    client: object = field(default=None, compare=False)  # takes turns with others: see `kine.turns`
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class Swap:
     value: bytes | None  # None: the key is deleted
     lease: int
     tell: bool  # what is there instead, if it is another one
+    client: object = field(default=None, compare=False)  # takes turns with others: see `kine.turns`
 
 
 Op: TypeAlias = Range | Put | Delete | Txn
@@ -134,6 +137,8 @@ class TxnResult:
     results: list[Result]
 
 
+LARGEST_ANSWER = 2**31 - 1  # bytes of a message that gRPC's peers take at most
+
 Result: TypeAlias = RangeResult | PutResult | DeleteResult | TxnResult
 
 
@@ -159,6 +164,10 @@ class LeaseExistsError(StoreError):
     pass
 
 
+class TooManyLeasesError(StoreError):
+    """As many leases are granted as the settings allow."""
+
+
 class KeyNotFoundError(StoreError):
     """ignore_value or ignore_lease on a key that is not there."""
 
@@ -173,6 +182,23 @@ class DuplicateKeyError(StoreError):
 
 class TooManyRequestsError(StoreError):
     """The queue of writes is full."""
+
+
+class AnswerTooLargeError(StoreError):
+    """The answer would take more bytes than one may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the answer would take more than {limit} bytes: ask for fewer keys at once")
+
+
+class TooMuchWorkError(StoreError):
+    """A transaction's compares and deletes look at too many keys."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the ranges that the transaction compares and deletes hold more than {limit} keys: "
+            "make several transactions of it"
+        )
 
 
 class TimedOutError(StoreError):

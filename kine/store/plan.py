@@ -30,8 +30,12 @@ from kine.store.ops import (
     Range,
     ReservedKeyError,
     StoreError,
+    TooMuchWorkError,
     Txn,
 )
+
+_LOOKED_AT = 250_000  # keys in the ranges of one transaction, if it has several: some 100 ms
+_LIKE_A_KEY = 1024  # bytes of values that are compared
 
 
 class MissingValuesError(Exception):
@@ -63,6 +67,29 @@ class Plan:
     keys: set[bytes] = field(default_factory=set)  # decided upon or changed
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
     branch: Branch = field(default_factory=lambda: Branch(False, []))
+    looked_at: int = 0  # keys in its ranges
+    values: dict[int, bytes] = field(default_factory=dict)  # that were compared, by revision
+
+    def look(self, key: bytes, end: bytes, index: Index) -> list[Entry]:
+        """The keys of a range that is decided upon. Raises TooMuchWorkError."""
+        before = self.looked_at
+        self.looked_at += index.count(key, end, index.revision)
+        if before and self.looked_at > _LOOKED_AT:
+            raise TooMuchWorkError(_LOOKED_AT)
+        self.ranges.append((key, end))
+        return index.scan(key, end, index.revision)
+
+    def value(self, entry: Entry, value_of: ValueOf) -> bytes | None:
+        """Each is copied once, however often it is compared. Raises TooMuchWorkError."""
+        found = self.values.get(entry.mod)
+        if found is None:
+            found = value_of(entry)
+            if found is not None:
+                if self.looked_at > _LOOKED_AT:
+                    raise TooMuchWorkError(_LOOKED_AT)
+                self.looked_at += len(found) // _LIKE_A_KEY
+                self.values[entry.mod] = found
+        return found
 
 
 ValueOf = Callable[[Entry], bytes | None]
@@ -79,6 +106,7 @@ def plan(txn: Txn, index: Index, value_of: ValueOf, ttl_of: TtlOf) -> Plan:
     made.branch = run.branch(txn, path)
     if run.refused is not None:
         raise run.refused
+    made.values.clear()
     if len(made.rows) > 1:
         made.rows[:-1] = [row._replace(more=True) for row in made.rows[:-1]]
     changed = {row.name for row in made.rows}
@@ -108,11 +136,10 @@ def _holds(compare: Compare, index: Index, value_of: ValueOf, made: Plan) -> boo
         entry = index.live(compare.key)
         entries = [entry] if entry is not None else []
     else:
-        made.ranges.append((compare.key, compare.end))
-        entries = index.scan(compare.key, compare.end, index.revision)
+        entries = made.look(compare.key, compare.end, index)
     target = compare.target
     if target == CompareTarget.VALUE:
-        values = [value_of(entry) for entry in entries]
+        values = [made.value(entry, value_of) for entry in entries]
         missing = [entry for entry, value in zip(entries, values, strict=True) if value is None]
         if missing:
             raise MissingValuesError(missing)
@@ -234,8 +261,7 @@ class _Run:
             if op.key in self.put:
                 raise DuplicateKeyError
         else:
-            self.made.ranges.append((op.key, op.end))
-            entries = index.scan(op.key, op.end, index.revision)
+            entries = self.made.look(op.key, op.end, index)
             if any(in_range(key, op.key, op.end) for key in self.put):
                 raise DuplicateKeyError
         replaced = [entry for entry in entries if entry.key not in self.removed]

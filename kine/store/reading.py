@@ -4,61 +4,66 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from kine.futures import pass_on
 from kine.store.ops import Range, RangeResult
 
 RangeNow = Callable[[Range], RangeResult | Awaitable[RangeResult]]
-Failed = Callable[[Exception], Exception]
+C = TypeVar("C", contravariant=True)
+T = TypeVar("T", covariant=True)
+
+
+class RangeCodec(Protocol[C, T]):
+    """What becomes of the result, for whoever has asked for it in some context."""
+
+    def ranged(self, context: C, result: RangeResult) -> T | Awaitable[T]: ...
+
+    def ranged_later(self, context: C, op: Range, waiting: Awaitable[RangeResult]) -> Awaitable[T]:
+        """Of a result that has to be waited for: it is read or put together while one does."""
+
+    def failed(self, error: Exception) -> Exception: ...
 
 
 class Reading:
-    """Its future is not for the result but for what `encode` makes of it, errors included.
+    """Its future is not for the result but for what the codec makes of it, errors included.
 
     Told by a plain call that the index is fresh, it mostly has its answer at once: no task, no coroutine.
     """
 
-    __slots__ = ("_encode", "_failed", "_op", "_range", "future")
+    __slots__ = ("_codec", "_context", "_op", "_range", "future")
 
     def __init__(
         self,
         op: Range,
         range_now: RangeNow,
-        encode: Callable[[RangeResult], Any],
-        failed: Failed,
+        codec: RangeCodec[C, object],
+        context: C,
         future: asyncio.Future[Any],
     ) -> None:
         self._op = op
         self._range = range_now
-        self._encode = encode  # into the answer, or what to await for it
-        self._failed = failed
+        self._codec: RangeCodec[Any, object] = codec
+        self._context = context
         self.future = future
 
     def __call__(self, error: Exception | None) -> None:
         """See `kine.store.freshness.Told`."""
-        future = self.future
+        future, codec = self.future, self._codec
         if future.done():  # its client has gone
             return
         if error is None:
             try:
                 result = self._range(self._op)
-                if type(result) is not RangeResult:
-                    self._later(result)  # type: ignore[arg-type]  # type() does not narrow the union
-                    return
-                answer = self._encode(result)
+                if type(result) is RangeResult:
+                    answer = codec.ranged(self._context, result)
+                else:
+                    answer = codec.ranged_later(self._context, self._op, result)  # type: ignore[arg-type]  # type() does not narrow
                 if isinstance(answer, Awaitable):
-                    pass_on(answer, future, self._failed)
+                    pass_on(answer, future, codec.failed)
                 else:
                     future.set_result(answer)
                 return
             except Exception as raised:
                 error = raised
-        future.set_exception(self._failed(error))
-
-    def _later(self, result: Awaitable[RangeResult]) -> None:
-        async def answer() -> Any:
-            answer = self._encode(await result)
-            return await answer if isinstance(answer, Awaitable) else answer
-
-        pass_on(answer(), self.future, self._failed)
+        future.set_exception(codec.failed(error))

@@ -8,18 +8,25 @@ asks for the same meanwhile waits for the same answer. Long ones are kept for a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from itertools import pairwise
 from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 from kine.store.index import Entry, Index
 from kine.store.keys import shown
 from kine.store.lists import LONG, Kept, Lists, cuts_of, joined
-from kine.store.ops import Range, RangeResult, SortOrder, SortTarget
+from kine.store.ops import LARGEST_ANSWER, AnswerTooLargeError, Range, RangeResult, SortOrder, SortTarget
 from kine.store.values import Values, bare_frame, frame, value_of
+from kine.turns import Places, Turns
 
 _SLICE = 4_000  # keys: about 1 ms of scanning
+_AT_ONCE = 16  # long ranges that are sorted or filtered
+_PORTION = 8 * 1024 * 1024  # bytes of rows that are read at once, by what is known of their size
+_LEAST_ROWS = 16
+_USUAL = 32 * 1024  # bytes of a row, while nothing is known
+_MANY = 500  # keys; fewer are not added up before they are joined
 _ORDERS = {
     SortTarget.KEY: attrgetter("key"),
     SortTarget.VERSION: attrgetter("version"),
@@ -30,25 +37,86 @@ _ORDERS = {
 FetchValues = Callable[[Sequence[int]], Awaitable[dict[int, bytes]]]
 
 
+_Name = tuple[bytes, bytes | None, int, int, int, int]
+
+
+class _Building:
+    """A long range that is being put together, and how many wait for it."""
+
+    __slots__ = ("client", "task", "wanted")
+
+    def __init__(self, client: object) -> None:
+        self.client = client  # whose turn it takes; its own once several clients want it
+        self.task: asyncio.Task[RangeResult] | None = None
+        self.wanted = 0
+
+    def join(self, client: object) -> None:
+        self.wanted += 1
+        if client is not self.client:
+            self.client = self
+
+
 class GoneError(Exception):
     """A row that was to be read has been compacted meanwhile."""
 
 
+class Unread:
+    """A range that is read once it is awaited; whoever does not await it closes it."""
+
+    __slots__ = ("_answer", "_read")
+
+    def __init__(
+        self,
+        answer: Awaitable[RangeResult],
+        read: Callable[[Awaitable[RangeResult]], Coroutine[Any, Any, RangeResult]],
+    ) -> None:
+        self._answer = answer
+        self._read = read
+
+    def __await__(self) -> Generator[Any, None, RangeResult]:
+        return self._read(self._answer).__await__()
+
+    def close(self) -> None:
+        if inspect.iscoroutine(self._answer):
+            self._answer.close()
+
+
 class Reads:
     def __init__(
-        self, index: Index, values: Values, fetch: FetchValues, gone: Callable[[], Awaitable[None]]
+        self,
+        index: Index,
+        values: Values,
+        fetch: FetchValues,
+        learn_compaction: Callable[[], Awaitable[None]],
+        turns: Turns,
     ) -> None:
         self._index = index
         self._values = values
         self._fetch_rows = fetch
-        self._gone = gone  # learns from the database how far it is compacted
+        self.learn_compaction = learn_compaction  # from the database
+        self._turns = turns
+        self._few = Places(_AT_ONCE)
         self._wanted: dict[int, Entry] = {}
         self._flush: asyncio.Task[dict[int, bytes]] | None = None
         self.lists = Lists(index, values)
-        self._building: dict[tuple[bytes, bytes | None, int, int, int], asyncio.Task[RangeResult]] = {}
+        self._building: dict[_Name, _Building] = {}
 
-    def range(self, op: Range, revision: int, header: int) -> RangeResult | Awaitable[RangeResult]:
-        """The range as of `revision`; the answer says `header`. Raises GoneError."""
+    def expected(self, op: Range) -> int:
+        """About how many bytes the range will take."""
+        count = self._index.count(op.key, op.end, self._index.revision)
+        return (min(op.limit, count) if op.limit > 0 else count) * self._usual()
+
+    def _usual(self) -> int:
+        values = self._values
+        return values.size // len(values) if len(values) else _USUAL
+
+    def range(
+        self, op: Range, revision: int, header: int, most: int = LARGEST_ANSWER
+    ) -> RangeResult | Awaitable[RangeResult]:
+        """The range as of `revision`; the answer says `header`, and takes `most` bytes at most.
+
+        Raises GoneError, AnswerTooLargeError.
+        """
         index = self._index
         if op.count_only:
             count = index.count(op.key, op.end, revision)
@@ -64,7 +132,7 @@ class Reads:
                 if cached is not None:
                     self._values.hits += 1
                     return RangeResult(header, [cached], False, 1)
-            return self._answer(op, header, [entry], 1)
+            return self._answer(op, header, [entry], 1, most)
         plain = _plain(op)
         whole = plain and op.target == SortTarget.KEY and not op.keys_only
         if whole and (kept := self.lists.find(op, revision)) is not None:
@@ -74,18 +142,21 @@ class Reads:
         limit = op.limit + 1 if op.limit > 0 and plain else 0
         if (not limit or limit > _SLICE) and index.count(op.key, op.end, index.revision) > _SLICE:
             if whole:
-                return self._built(op, revision, header)
-            return self._range_in_slices(op, revision, header, limit)
+                return self._built(op, revision, header, most)
+            return self._one_of_few(op, revision, header, limit, most)
         entries = index.scan(op.key, op.end, revision, limit)
-        answer = self._answer(op, header, entries, self._count(op, revision, entries, limit, self.lists.era))
+        count = self._count(op, revision, entries, limit, self.lists.era)
+        answer = self._answer(op, header, entries, count, most)
         if whole and isinstance(answer, RangeResult):
-            self._chunk(op, revision, entries, answer)
+            self._chunk(op, revision, entries, answer, most)
         return answer
 
-    def _chunk(self, op: Range, revision: int, entries: list[Entry], answer: RangeResult) -> None:
+    def _chunk(self, op: Range, revision: int, entries: list[Entry], answer: RangeResult, most: int) -> None:
         frames = answer.frames
         if (size := sum(map(len, frames))) < LONG:
             return
+        if size > most:
+            raise AnswerTooLargeError(most)
         cuts = cuts_of(frames)
         answer.frames, answer.size = joined(frames, cuts), size
         counts = [end - begin for begin, end in pairwise((0, *cuts))]
@@ -93,23 +164,34 @@ class Reads:
         after = _after(entries[op.limit - 1]) if answer.more else b""
         self.lists.offer(op, Kept(revision, answer.frames, counts, starts, after, answer.count))
 
-    async def _built(self, op: Range, revision: int, header: int) -> RangeResult:
-        """A long range, put together once for all who ask for it meanwhile."""
-        name = (op.key, op.end, op.limit, revision, self.lists.era)
-        task = self._building.get(name)
-        if task is None:
-            task = self._building[name] = asyncio.ensure_future(self._build(op, revision))
-            task.add_done_callback(lambda _: self._building.pop(name))
-        built = await asyncio.shield(task)
+    async def _built(self, op: Range, revision: int, header: int, most: int) -> RangeResult:
+        """A long range, put together once for all who ask for it meanwhile, as long as anyone does."""
+        name = (op.key, op.end, op.limit, revision, self.lists.era, most)
+        building = self._building.get(name)
+        if building is None:
+            building = self._building[name] = _Building(op.client)
+            building.task = asyncio.ensure_future(self._build(op, revision, most, building))
+        task = building.task
+        assert task is not None
+        building.join(op.client)
+        try:
+            built = await asyncio.shield(task)
+        finally:
+            building.wanted -= 1
+            if not building.wanted:
+                task.cancel()
+            ended = not building.wanted or task.done()
+            if ended and self._building.get(name) is building:
+                del self._building[name]
         return RangeResult(header, built.frames, built.more, built.count, built.size)
 
-    async def _build(self, op: Range, revision: int) -> RangeResult:
+    async def _build(self, op: Range, revision: int, allowed: int, building: _Building) -> RangeResult:
         index, era = self._index, self.lists.era
         chunks: list[bytes] = []
         counts: list[int] = []
         starts: list[bytes] = []
         start = op.key
-        found = 0
+        found = size = 0
         more = False
         while True:
             if revision < index.compact_revision:
@@ -121,7 +203,8 @@ class Reads:
                 entries.pop()
                 more = last = True
             found += len(entries)
-            frames = [encoded for _, encoded in await self.frames(entries)]
+            frames = [encoded for _, encoded in await self.frames(entries, allowed - size)]
+            size += sum(map(len, frames))
             cuts = cuts_of(frames)
             chunks += joined(frames, cuts)
             counts += [end - begin for begin, end in pairwise((0, *cuts))]
@@ -129,14 +212,14 @@ class Reads:
             if last:
                 break
             start = _after(entries[-1])
-            await asyncio.sleep(0)
+            await self._turns.next(building.client)
         if more and revision < index.compact_revision:
             raise GoneError
         after = (_after(entries[-1]) if entries else start) if more else b""
         count = self._counted(op, revision, after, era) if more else found
         if era == self.lists.era:
             self.lists.offer(op, Kept(revision, chunks, counts, starts[1:], after, count))
-        return RangeResult(0, chunks, more, count, sum(map(len, chunks)))
+        return RangeResult(0, chunks, more, count, size)
 
     def _count(self, op: Range, revision: int, entries: list[Entry], limit: int, era: int) -> int:
         if limit and len(entries) == limit:
@@ -152,11 +235,19 @@ class Reads:
             self.lists.ended(op, revision, after, count - op.limit)
         return count
 
-    async def _range_in_slices(self, op: Range, revision: int, header: int, limit: int) -> RangeResult:
+    async def _one_of_few(self, op: Range, revision: int, header: int, limit: int, most: int) -> RangeResult:
+        """Each holds the entries of all it looks at, however little it answers."""
+        async with self._few.one(op.client):
+            return await self._range_in_slices(op, revision, header, limit, most)
+
+    async def _range_in_slices(
+        self, op: Range, revision: int, header: int, limit: int, most: int
+    ) -> RangeResult:
         index, era = self._index, self.lists.era
         entries: list[Entry] = []
         start = op.key
         while True:
+            await self._turns.next(op.client)  # before the first slice too: a thousand may begin in one turn
             if revision < index.compact_revision:
                 raise GoneError
             block = index.scan(
@@ -166,13 +257,12 @@ class Reads:
             if len(block) < _SLICE or len(entries) == limit:
                 break
             start = _after(block[-1])
-            await asyncio.sleep(0)
         count = self._count(op, revision, entries, limit, era)
-        answer = self._answer(op, header, entries, count)
+        answer = self._answer(op, header, entries, count, most)
         return answer if isinstance(answer, RangeResult) else await answer
 
     def _answer(
-        self, op: Range, header: int, entries: list[Entry], count: int
+        self, op: Range, header: int, entries: list[Entry], count: int, most: int
     ) -> RangeResult | Awaitable[RangeResult]:
         if _filtered(op):
             entries = _filter(op, entries)
@@ -180,18 +270,32 @@ class Reads:
         if op.target != SortTarget.KEY or op.order == SortOrder.DESCEND:
             descending = op.order == SortOrder.DESCEND
             if op.target == SortTarget.VALUE:
-                return self._answer_by_value(op, header, entries, count, descending)
+                return self._answer_by_value(op, header, entries, count, descending, most)
             entries = sorted(entries, key=_ORDERS[SortTarget(op.target)], reverse=descending)
         more = 0 < op.limit < len(entries)
         if more:
             entries = entries[: op.limit]
         if op.keys_only:
+            if len(entries) > _SLICE:
+                return self._answer_bare(op, header, entries, more, count)
             return RangeResult(header, [bare_frame(entry) for entry in entries], more, count)
         frames: list[bytes | None] = []
         missing = self._values.collect(entries, frames)
         if not missing:
-            return RangeResult(header, cast("list[bytes]", frames), more, count)
-        return self._answer_fetched(header, entries, frames, missing, more, count)
+            complete = cast("list[bytes]", frames)
+            if len(complete) > _MANY and sum(map(len, complete)) > most:
+                raise AnswerTooLargeError(most)
+            return RangeResult(header, complete, more, count)
+        return self._answer_fetched(header, entries, frames, missing, more, count, most)
+
+    async def _answer_bare(
+        self, op: Range, header: int, entries: list[Entry], more: bool, count: int
+    ) -> RangeResult:
+        frames: list[bytes] = []
+        for position in range(0, len(entries), _SLICE):
+            frames += [bare_frame(entry) for entry in entries[position : position + _SLICE]]
+            await self._turns.next(op.client)
+        return RangeResult(header, frames, more, count)
 
     async def _answer_fetched(
         self,
@@ -201,18 +305,16 @@ class Reads:
         missing: list[Entry],
         more: bool,
         count: int,
+        most: int,
     ) -> RangeResult:
-        fetched = await self.fetch(missing)
-        complete = [
-            fetched[entry.mod] if cached is None else cached
-            for entry, cached in zip(entries, frames, strict=True)
-        ]
-        return RangeResult(header, complete, more, count)
+        return RangeResult(header, await self._complete(entries, frames, missing, most), more, count)
 
     async def _answer_by_value(
-        self, op: Range, header: int, entries: list[Entry], count: int, descending: bool
+        self, op: Range, header: int, entries: list[Entry], count: int, descending: bool, most: int
     ) -> RangeResult:
-        pairs = [(value_of(encoded), entry, encoded) for entry, encoded in await self.frames(entries)]
+        await self._turns.next(op.client)  # a copy of each value, of thousands of calls perhaps
+        found = await self.frames(entries, most)
+        pairs = [(value_of(encoded), entry, encoded) for entry, encoded in found]
         pairs.sort(key=lambda pair: pair[0], reverse=descending)
         more = 0 < op.limit < len(pairs)
         if more:
@@ -222,13 +324,35 @@ class Reads:
 
     # ---- frames by entry
 
-    async def frames(self, entries: list[Entry]) -> list[tuple[Entry, bytes]]:
-        """Raises GoneError."""
+    async def frames(self, entries: list[Entry], most: int = LARGEST_ANSWER) -> list[tuple[Entry, bytes]]:
+        """Raises GoneError, AnswerTooLargeError."""
         cached: list[bytes | None] = []
         missing = self._values.collect(entries, cached)
-        fetched = await self.fetch(missing) if missing else {}
+        return list(zip(entries, await self._complete(entries, cached, missing, most), strict=True))
+
+    async def _complete(
+        self, entries: list[Entry], cached: list[bytes | None], missing: list[Entry], most: int
+    ) -> list[bytes]:
+        """With what is missing read, a portion at a time: what is too large is found out early."""
+        left = most - sum([len(found) for found in cached if found is not None])
+        fetched: dict[int, bytes] = {}
+        position, rows = 0, _portion(self._usual())
+        while position < len(missing):
+            if left < 0:
+                break
+            portion = missing[position : position + rows]
+            got = await self.fetch(portion)
+            size = 0
+            for entry in portion:
+                encoded = fetched[entry.mod] = got[entry.mod]
+                size += len(encoded)
+            left -= size
+            position += len(portion)
+            rows = _portion(size // len(portion))
+        if left < 0:
+            raise AnswerTooLargeError(most)
         return [
-            (entry, fetched[entry.mod] if found is None else found)
+            fetched[entry.mod] if found is None else found
             for entry, found in zip(entries, cached, strict=True)
         ]
 
@@ -242,7 +366,7 @@ class Reads:
             self._flush = asyncio.ensure_future(self._fetch())
         fetched = await asyncio.shield(self._flush)
         if not all(entry.mod in fetched for entry in entries):
-            await self._gone()
+            await self.learn_compaction()
             raise GoneError
         return fetched
 
@@ -260,6 +384,11 @@ class Reads:
             if not count % _SLICE:
                 await asyncio.sleep(0)
         return frames
+
+
+def _portion(usual: int) -> int:
+    """Rows to be read at once, when they take so many bytes each."""
+    return min(_SLICE, max(_LEAST_ROWS, _PORTION // max(1, usual)))
 
 
 def _after(entry: Entry) -> bytes:

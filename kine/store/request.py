@@ -24,14 +24,15 @@ class Done(NamedTuple):
 class Request:
     """A write on its way."""
 
-    __slots__ = ("attempts", "future", "pinned", "plan", "planner")
+    __slots__ = ("client", "future", "pinned", "plan", "planner", "until")
 
-    def __init__(self, planner: Planner, future: asyncio.Future[Any]) -> None:
+    def __init__(self, planner: Planner, future: asyncio.Future[Any], client: object = None) -> None:
+        self.client = client
         self.planner = planner
         self.future = future
         self.plan = _NOTHING
         self.pinned: Frames | None = None
-        self.attempts = 0
+        self.until = 0.0  # event-loop time at which it is given up; set when it is first tried again
 
     def decide(self) -> Plan:
         """Raises StoreError, MissingValuesError."""

@@ -10,48 +10,65 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from kine.drivers.base import DriverError, Log, Recalling, Size, UnavailableError, UnknownOutcomeError
+from kine.drivers.base import (
+    Bounded,
+    DriverError,
+    Log,
+    Recalling,
+    Size,
+    UnavailableError,
+    UnknownOutcomeError,
+)
 from kine.drivers.waiting import until_open
 from kine.futures import settle
-from kine.store.answers import Answers
+from kine.store.answers import Answers, Meter
 from kine.store.applying import Applier
 from kine.store.compactor import Compactor, Policy
+from kine.store.defragmentation import Defragmenter
 from kine.store.expiry import Leases
 from kine.store.freshness import Freshness
 from kine.store.hub import Hub
 from kine.store.index import Entry, Index
-from kine.store.loading import bootstrap, whole_index
+from kine.store.loading import Progress, bootstrap, whole_index
 from kine.store.ops import (
+    LARGEST_ANSWER,
+    AnswerTooLargeError,
     CompactedError,
     LeaseNotFoundError,
     Op,
     Put,
     Range,
     RangeResult,
+    StoreError,
     Swap,
     TimedOutError,
     Txn,
     TxnResult,
 )
 from kine.store.plan import MissingValuesError, Plan, check_revision, plan
-from kine.store.reading import Reading
-from kine.store.reads import GoneError, Reads
+from kine.store.questions import Questions
+from kine.store.range_streams import Part, RangeStreams
+from kine.store.reading import RangeCodec, Reading
+from kine.store.reads import GoneError, Reads, Unread
 from kine.store.request import Done, Frames, Planner
 from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
 from kine.store.values import Values, stored_value, value_of
 from kine.store.watcher import Watcher
 from kine.store.writer import Writer
+from kine.turns import Turns
 
 log = logging.getLogger(__name__)
+C = TypeVar("C")
 T = TypeVar("T")
 
-_RETRIES = 8  # of a read that compaction overtook
+_PATIENCE = 30.0  # seconds for which a read that compaction overtakes is tried again
+_EVERYTHING_BLOCK = 4_000  # keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,8 @@ class Settings:
     value_cache_bytes: int = 256 * 1024 * 1024
     poll_batch_size: int = 500
     compaction: Policy = field(default_factory=Policy)
+    max_leases: int = 0  # 0: no limit
+    processes: int = 1  # that serve clients of one address
 
 
 @dataclass(slots=True)
@@ -67,24 +86,40 @@ class Observers:
 
     batch: Callable[[int], None] = lambda size: None
     compaction: Callable[[str], None] = lambda result: None
+    waiting: Callable[[str], None] = lambda why: None
 
 
 class Store:
     def __init__(self, driver: Log, settings: Settings, observers: Observers | None = None) -> None:
         observers = observers or Observers()
         self._driver = driver
+        self._recorded: Questions[None, int] = Questions(lambda _: driver.recorded())
         self._settings = settings
+        self._waiting = observers.waiting
         self.index = Index()
         self.values = Values(settings.value_cache_bytes)
         if isinstance(driver, Recalling):
             driver.recall = self._recall
-        self._reads = Reads(self.index, self.values, driver.values, self._learn_compaction)
+        self.turns = Turns()
+        self._reads = Reads(self.index, self.values, driver.values, self._learn_compaction, self.turns)
         self.lists = self._reads.lists
         self._answers = Answers(self.index, self._reads)
-        self.hub = Hub(self.index, self.values, self._reads)
+        self.hub = Hub(self.index, self.values, self._reads, self.turns)
         self.writer = Writer(driver, self, observers.batch)
-        self.leases = Leases(driver, self.index, self.writer.submit, self.refresh)
-        self._applier = Applier(self.index, self.values, self.lists, self.hub.publish, self.leases.seen)
+        self.leases = Leases(
+            driver,
+            self.index,
+            self.writer.submit,
+            self.refresh,
+            most=settings.max_leases,
+            processes=settings.processes,
+        )
+        self._streams = RangeStreams(
+            self.index, self.values, self._reads, driver.values, self.range, self.turns
+        )
+        self._applier = Applier(
+            self.index, self.values, self.lists, self.hub.publish, self.leases.seen, self._streams.keep
+        )
         self.committed = self._applier.committed  # as the writer's `State` has it, without a call in between
         self._tailer = Tailer(
             driver,
@@ -96,10 +131,18 @@ class Store:
             settings.poll_batch_size,
         )
         self._freshness = Freshness(driver, self.index, self._tailer)
-        self._compactor = Compactor(
-            driver, self.index, self._applier.forget, settings.compaction, observers.compaction
-        )
         self.no_space = False  # the database was full at the last write
+        self._compactor = Compactor(
+            driver,
+            self.index,
+            self._applier.forget,
+            settings.compaction,
+            observers.compaction,
+            lambda: self.no_space,
+            self._streams.save,
+        )
+        self._defragmenter = Defragmenter(driver.defragment, settings.processes)
+        self.loading = Progress()
         self._tasks: list[asyncio.Task[None]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -110,7 +153,12 @@ class Store:
 
         A database that goes away meanwhile is waited for, as for one that is not there yet.
         """
-        await until_open(self._begin, (UnavailableError, UnknownOutcomeError), "the database")
+        await until_open(
+            self._begin,
+            (UnavailableError, UnknownOutcomeError),
+            "the database",
+            on_wait=self._waiting,
+        )
         self._writing = asyncio.create_task(self.writer.run(), name="writer")
         self._tasks = [
             asyncio.create_task(self._tailer.run(), name="tailer"),
@@ -128,6 +176,7 @@ class Store:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._compactor.close()
+        await self._defragmenter.close()
 
     async def _begin(self) -> None:
         await self._load()
@@ -139,7 +188,7 @@ class Store:
         tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
         while tail.rows or overtaken(tail, index.revision):
             if overtaken(tail, index.revision):
-                await self._reload()
+                await self._reload(f"others have compacted to revision {tail.compact_revision} meanwhile")
             else:
                 self._applier.tailed(tail)
             tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
@@ -151,21 +200,24 @@ class Store:
             len(index), len(index.log), index.revision, index.compact_revision,
         )  # fmt: skip
 
-    async def _reload(self) -> None:
+    async def _reload(self, why: str = "") -> None:
         """Reads the whole index from the database, at the start and when compaction has overtaken us."""
-        index = await whole_index(self._driver, self._applier.entry)
+        index = await whole_index(self._driver, self._applier.entry, self.loading, why)
         before = self.index.revision
         self.index.adopt(index)
+        self._streams.lose(self.index.compact_revision)
         self.hub.overtaken(before)
 
     async def _rewind(self) -> None:
         """Commits that were seen here are no more: whoever was told of them must be told to look again."""
-        index = await whole_index(self._driver, partial(self._applier.entry, anew=True))
+        entry_of = partial(self._applier.entry, anew=True)
+        index = await whole_index(self._driver, entry_of, self.loading, "the database has gone back")
         before = self.index.revision
         self.index.revision = self.index.compact_revision = 0
         self.index.adopt(index)
         self.values.clear()
         self.lists.clear()
+        self._streams.lose(before + 1)
         self.hub.rewound(before)
 
     # ---- freshness
@@ -183,72 +235,134 @@ class Store:
     async def rewind(self) -> None:
         await self._tailer.rewind()
 
-    async def refresh(self) -> None:
-        """Returns when everything that was committed at the call is applied. Raises DriverError."""
+    async def refresh(self, *, past: bool = False) -> None:
+        """Returns when everything that was committed at the call is applied. Raises DriverError.
+
+        `past`: compactions too, which only those need to know who ask for a revision.
+        """
+        if past and not self.knows_compaction():
+            await asyncio.gather(self._learn_compaction(), self.refresh())
+            return
         lacking = self._freshness.lacking()
         if lacking is not None:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._freshness.wait(lacking, partial(settle, done, None))
             await done
 
+    @property
+    def exhausted(self) -> str:
+        """Why no write can succeed until somebody mends it; empty while that is not known."""
+        return self._driver.exhausted(self.index.revision) if isinstance(self._driver, Bounded) else ""
+
+    def knows_compaction(self) -> bool:
+        """Whether it could be told at once how far any instance has compacted; it is applied then."""
+        recorded = self._driver.peek_recorded()
+        if recorded is None:
+            return False
+        if recorded > self.index.compact_revision:
+            self._applier.forget(min(recorded, self.index.revision))
+        return True
+
     # ---- reads
 
-    def range(self, op: Range) -> RangeResult | Awaitable[RangeResult]:
+    def range(self, op: Range, most: int = LARGEST_ANSWER) -> RangeResult | Awaitable[RangeResult]:
         """As of what is applied here; at once where it can. Raises StoreError, DriverError."""
         index = self.index
         if op.revision > 0:
             check_revision(op, index)
         revision = _revision(op, index)
-        answer = self._reads.range(op, revision, index.revision)
-        return answer if type(answer) is RangeResult else self._range_retried(answer, op)  # type: ignore[arg-type]
+        answer = self._reads.range(op, revision, index.revision, most)
+        if type(answer) is RangeResult:
+            return answer
+        return Unread(answer, partial(self._range_retried, op=op, most=most))  # type: ignore[arg-type]
+
+    def stream(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
+        """As of what is applied here, in parts: see `RangeStreams.parts`. Raises StoreError, DriverError."""
+        return self._streams.parts(op, most)
+
+    def expected(self, op: Range) -> int:
+        """About how many bytes the range's answer will take."""
+        return self._reads.expected(op)
 
     def read(
         self,
         lacking: int,
         op: Range,
-        encode: Callable[[RangeResult], T | Awaitable[T]],
-        failed: Callable[[Exception], Exception],
+        codec: RangeCodec[C, T],
+        context: C,
     ) -> asyncio.Future[T]:
         """As of everything committed by now, where `lacking` says that it is not all applied.
 
-        A future for what `encode` makes of the result; it fails with what `failed` makes of an error.
+        A future for what the codec makes of the result, errors included.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._freshness.wait(lacking, Reading(op, self.range, encode, failed, future))
+        self._freshness.wait(lacking, Reading(op, self.range, codec, context, future))
         return future
 
-    async def _range_retried(self, answer: Awaitable[RangeResult], op: Range) -> RangeResult:
-        for _ in range(_RETRIES):
+    async def everything(self) -> tuple[int, list[Entry]]:
+        """The revision of everything committed by now, and what there is at it in order of revision.
+
+        Raises CompactedError, DriverError.
+        """
+        await self.refresh()
+        revision, found, start = self.index.revision, list[Entry](), b"\0"
+        while block := self.index.scan(start, b"", revision, _EVERYTHING_BLOCK):
+            found += block
+            start = block[-1].key + b"\0"
+            await asyncio.sleep(0)
+            if revision < self.index.compact_revision:
+                raise CompactedError(self.index.compact_revision)
+        found.sort(key=lambda entry: entry.mod)
+        return revision, found
+
+    async def frames(self, entries: list[Entry]) -> list[tuple[Entry, bytes]]:
+        """Raises CompactedError where one of them is no more, DriverError."""
+        try:
+            return await self._reads.frames(entries)
+        except GoneError:
+            raise CompactedError(self.index.compact_revision) from None
+
+    async def _range_retried(self, answer: Awaitable[RangeResult], op: Range, most: int) -> RangeResult:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE
+        while True:
             try:
                 return await answer
             except GoneError:
+                if loop.time() > until:
+                    raise TimedOutError from None
                 # Compaction came between the index and the rows: look again at what is there now.
                 index = self.index
                 check_revision(op, index)
-                again = self._reads.range(op, _revision(op, index), index.revision)
+                again = self._reads.range(op, _revision(op, index), index.revision, most)
                 if isinstance(again, RangeResult):
                     return again
                 answer = again
-        raise TimedOutError
 
     # ---- writes
 
-    async def txn(self, txn: Txn) -> TxnResult:
-        """Raises StoreError, DriverError."""
+    async def txn(self, txn: Txn, most: int = LARGEST_ANSWER) -> TxnResult:
+        """With an answer of `most` bytes at most. Raises StoreError, DriverError."""
         index = self.index
+        meter = Meter(most, self.turns, txn.client)
         ttl_of = self.leases.ttl_of
         value_of = self._value_of
 
         def planner(pinned: Frames) -> Plan:
             return plan(txn, index, lambda entry: value_of(entry, pinned), ttl_of)
 
+        past = _of_the_past(txn)
         if _read_only(txn):
-            return await self._read(planner)
+            return await self._read(planner, meter, most, _compares_ranges(txn), txn.client, past=past)
+        if past:
+            await self.refresh(past=True)
         await self._find_leases(txn)
-        done = await self.writer.submit(planner)
+        if has_ranges(txn):
+            await self._rehearse(txn, most)
+        done = await self.writer.submit(planner, txn.client)
         try:
-            return await self._answers.branch(done.plan.branch, done)
-        except (DriverError, CompactedError) as error:
+            return await self._answers.branch(done.plan.branch, done, meter)
+        except (DriverError, CompactedError, AnswerTooLargeError) as error:
             if not done.ids:
                 raise
             # It has landed; what it should tell besides cannot be read. That is no refusal.
@@ -263,25 +377,56 @@ class Store:
         self.writer.queue(Swapping(op, self.index, self._reads, self.leases.ttl_of, codec, future))
         return future
 
-    async def _read(self, planner: Planner) -> TxnResult:
+    async def _rehearse(self, txn: Txn, most: int) -> None:
+        """Finds out whether its answer will be too large before anything is written.
+
+        Raises AnswerTooLargeError.
+        """
+        for ops in (txn.success, txn.failure):
+            meter = Meter(most, self.turns, txn.client)
+            for op in ops:
+                if isinstance(op, Range) and op.end is not None:
+                    revision = _revision(op, self.index)
+                    try:
+                        check_revision(op, self.index)
+                        await self._answers.range(op, revision, revision, meter)
+                    except AnswerTooLargeError:
+                        raise
+                    except (StoreError, DriverError):
+                        pass  # the transaction itself will find out
+                elif isinstance(op, Txn):
+                    await self._rehearse(op, meter.left)
+
+    async def _read(
+        self, planner: Planner, meter: Meter, most: int, compares: bool, client: object, *, past: bool
+    ) -> TxnResult:
         """A transaction without writes: it need not queue behind those of others."""
         pinned: Frames = {}
-        await self.refresh()
+        await self.refresh(past=past)
         while True:
+            if compares:  # many keys perhaps, or large values: one transaction in a turn of the loop
+                await self.turns.next(client)
             try:
                 made = planner(pinned)
             except MissingValuesError as missing:
-                pinned = await self.fetch_for_plan(missing.entries)
+                pinned = await self.fetch_for_plan(missing.entries, most)
             else:
-                return await self._answers.branch(made.branch, Done(made, (), self.index.revision))
+                done = Done(made, (), self.index.revision)
+                return await self._answers.branch(made.branch, done, meter)
+
+    async def find_lease(self, lease_id: int) -> None:
+        """Another instance may have granted or revoked what a put names; the plan refuses what is not known.
+
+        Raises DriverError.
+        """
+        with contextlib.suppress(LeaseNotFoundError):
+            await self.leases.find(lease_id)
 
     async def _find_leases(self, txn: Txn) -> None:
-        """Another instance may have granted what a put names; unknown ones are refused by the plan."""
         for op in (*txn.success, *txn.failure):
             if isinstance(op, Put):
-                if op.lease and not self.leases.known(op.lease):
-                    with contextlib.suppress(LeaseNotFoundError):
-                        await self.leases.find(op.lease)
+                if op.lease:
+                    await self.find_lease(op.lease)
             elif isinstance(op, Txn):
                 await self._find_leases(op)
 
@@ -289,9 +434,9 @@ class Store:
         cached = self.values.get(entry.mod) or pinned.get(entry.mod)
         return None if cached is None else value_of(cached)
 
-    async def fetch_for_plan(self, entries: list[Entry]) -> Frames:
+    async def fetch_for_plan(self, entries: list[Entry], most: int = LARGEST_ANSWER) -> Frames:
         try:
-            return await self._reads.fetch(entries)
+            return {entry.mod: encoded for entry, encoded in await self._reads.frames(entries, most)}
         except GoneError:
             return {}  # the plan is made anew, on what is there then
 
@@ -299,11 +444,11 @@ class Store:
 
     async def compact(self, revision: int) -> None:
         """Raises FutureRevisionError, CompactedError, DriverError."""
-        await self.refresh()
+        await self.refresh(past=True)
         await self._compactor.request(revision)
 
     async def _learn_compaction(self) -> None:
-        recorded = await self._driver.compact_revision()
+        recorded = await self._recorded.answer(None)
         self._applier.forget(min(recorded, self.index.revision))
 
     # ---- the rest
@@ -315,10 +460,10 @@ class Store:
         return await self._driver.size()
 
     async def defragment(self) -> None:
-        await self._driver.defragment()
+        await self._defragmenter.request()
 
-    def snapshot(self) -> AsyncIterator[bytes] | None:
-        return self._driver.snapshot()
+    def folder(self) -> str | None:
+        return self._driver.folder()
 
     def _recall(self, revision: int) -> bytes | None:
         encoded = self.values.get(revision)
@@ -328,6 +473,27 @@ class Store:
 def _revision(op: Range, index: Index) -> int:
     """As in etcd, a negative revision asks for the present, too."""
     return op.revision if op.revision > 0 else index.revision
+
+
+def has_ranges(txn: Txn) -> bool:
+    """Does it read more than single keys?"""
+    return any(
+        has_ranges(op) if isinstance(op, Txn) else isinstance(op, Range) and op.end is not None
+        for op in (*txn.success, *txn.failure)
+    )
+
+
+def _of_the_past(txn: Txn) -> bool:
+    return any(
+        _of_the_past(op) if isinstance(op, Txn) else isinstance(op, Range) and op.revision > 0
+        for op in (*txn.success, *txn.failure)
+    )
+
+
+def _compares_ranges(txn: Txn) -> bool:
+    return any(compare.end is not None for compare in txn.compares) or any(
+        isinstance(op, Txn) and _compares_ranges(op) for op in (*txn.success, *txn.failure)
+    )
 
 
 def _read_only(txn: Txn) -> bool:

@@ -54,7 +54,7 @@ class Swapping(Request):
         codec: Codec[object],
         future: asyncio.Future[Any],
     ) -> None:
-        super().__init__(_never, future)
+        super().__init__(_never, future, op.client)
         self._op = op
         self._index = index
         self._reads = reads

@@ -30,7 +30,7 @@ class Tailer:
         index: Index,
         writer: Writer,
         apply: Callable[[Tail], None],
-        reload: Callable[[], Awaitable[None]],
+        reload: Callable[[str], Awaitable[None]],
         rewind: Callable[[], Awaitable[None]],
         batch: int,
     ) -> None:
@@ -87,12 +87,12 @@ class Tailer:
         after = self._index.revision
         tail = await self._whole_writes(after)
         if overtaken(tail, after):
-            log.warning(
-                "others have compacted to revision %d while this instance was away at %d: loading anew",
-                tail.compact_revision,
-                after,
+            why = (
+                f"others have compacted to revision {tail.compact_revision} while this instance was away"
+                f" at {after}"
             )
-            await self._reload()
+            log.warning("loading the index anew, as %s", why)
+            await self._reload(why)
         elif tail.rows:
             self._apply(tail)
         else:

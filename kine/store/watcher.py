@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -26,6 +25,9 @@ class Events:
 
 class Sink(Protocol):
     """Where a watcher's events go: one client stream, shared by all its watchers."""
+
+    lagging: int  # watchers of it that are unsynced; the hub counts
+    client: object  # takes turns with others: see `kine.turns`
 
     @property
     def full(self) -> bool: ...
@@ -60,10 +62,10 @@ class Watcher:
     prev_kv: bool = False
     fragment: bool = False
     progress: bool = False
+    answer_bytes: int = 1024 * 1024  # of events in one answer about the past, if it holds more than one
     busy: bool = False  # was sent events since the last progress tick
     epoch: int = 0  # of the hub, when it was added
     state: State = State.UNSYNCED
-    task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[bool, bool, bool]:

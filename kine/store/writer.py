@@ -13,16 +13,27 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from time import thread_time
 from typing import TYPE_CHECKING, Protocol
 
-from kine.drivers.base import BehindError, DriverError, InvalidKeyError, Log, NoSpaceError, Write
+from kine.drivers.base import (
+    BehindError,
+    DriverError,
+    InvalidKeyError,
+    Log,
+    NoSpaceError,
+    RefusedError,
+    TooLargeError,
+    Write,
+)
 from kine.store.index import in_range
 from kine.store.ops import StoreError, TimedOutError, TooManyRequestsError
 from kine.store.plan import MissingValuesError
 from kine.store.request import Done, Frames, Planner, Request
+from kine.turns import Rotating
 
 if TYPE_CHECKING:
-    from kine.drivers.base import NewRow
+    from kine.drivers.base import NewRow, Outcome
     from kine.store.index import Entry, Index
 
 log = logging.getLogger(__name__)
@@ -30,7 +41,13 @@ log = logging.getLogger(__name__)
 MAX_QUEUE = 20_000  # requests
 _MAX_ROWS = 512  # in one group
 _MAX_BYTES = 8 * 1024 * 1024
-_MAX_ATTEMPTS = 64  # at one request, before other writers are taken to be too many
+# Seconds of CPU in which requests are decided upon, before the event loop has its turn: many may end without
+# a row, or wait for a later group, and some look at thousands of keys.
+_DECIDING = 0.010
+# Seconds for which a request is tried again, should other writers always come first. Clients that set a
+# deadline mostly set an earlier one, and count: the transport takes the request back then.
+_PATIENCE = 30.0
+_SPLITS = 16  # of a group that fails, in a row, until the fault is taken to be everybody's
 
 
 class State(Protocol):
@@ -64,7 +81,7 @@ class Writer:
         self._driver = driver
         self._state = state
         self._observe = observe
-        self._queue: deque[Request] = deque()
+        self._queue: Rotating[Request] = Rotating()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -77,20 +94,21 @@ class Writer:
 
     # ---- from outside
 
-    def submit(self, planner: Planner) -> asyncio.Future[Done]:
+    def submit(self, planner: Planner, client: object = None) -> asyncio.Future[Done]:
         """Queues a write.
 
         Raises TooManyRequestsError at once; the future fails with StoreError or DriverError.
         """
         done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self.queue(Request(planner, done))
+        self.queue(Request(planner, done, client))
         return done
 
     def queue(self, request: Request) -> None:
         """Raises TooManyRequestsError."""
-        if len(self._queue) >= MAX_QUEUE:
-            raise TooManyRequestsError
-        self._queue.append(request)
+        queue, client = self._queue, request.client
+        if len(queue) >= MAX_QUEUE and queue.held(client) * queue.clients >= MAX_QUEUE:
+            raise TooManyRequestsError  # the clients that have less than their share waiting are let in
+        queue.put(client, request)
         self._wake.set()
 
     @property
@@ -134,10 +152,17 @@ class Writer:
         rows = size = 0
         changing: set[bytes] = set()
         queue = self._queue
+        until = thread_time() + _DECIDING
         while queue and rows < _MAX_ROWS and size < _MAX_BYTES and len(later) < _MAX_ROWS:
-            request = queue.popleft()
+            request = queue.take()
             if request.future.done():  # its client has gone
                 continue
+            if not request.plan.keys.isdisjoint(changing):  # as it was planned last: it waits again
+                later.append(request)
+                continue
+            if thread_time() > until:
+                later.append(request)
+                break
             if not self._decided(request):
                 continue
             plan = request.plan
@@ -149,10 +174,75 @@ class Writer:
             for row in plan.rows:
                 rows += 1
                 size += len(row.name) + len(row.value or b"")
-        queue.extendleft(reversed(later))
+        for request in reversed(later):
+            queue.put_back(request.client, request)
         return group
 
     async def _commit(self, group: list[Request]) -> None:
+        error = await self._try(group)
+        if error is None:
+            return
+        if len(group) == 1 or not isinstance(error, _MAY_BE_OF_ONE):
+            self._failed(group, error)
+            return
+        guilty, rest = self._checked(group) if isinstance(error, InvalidKeyError) else ([], group)
+        for request, its in guilty:
+            self._failed([request], its)
+        if guilty:
+            if rest:
+                await self._commit(rest)
+        else:
+            await self._commit_in_parts(group, error)
+
+    def _checked(self, group: list[Request]) -> tuple[list[tuple[Request, DriverError]], list[Request]]:
+        """Which of them this database cannot take, and why; and the others."""
+        guilty: list[tuple[Request, DriverError]] = []
+        rest: list[Request] = []
+        for request in group:
+            try:
+                for row in request.plan.rows:
+                    self._driver.check(row)
+            except DriverError as error:
+                guilty.append((request, error))
+            else:
+                rest.append(request)
+        return guilty, rest
+
+    async def _commit_in_parts(self, group: list[Request], error: DriverError) -> None:
+        """The database refuses the group, perhaps for one of its members: halves of it, and halves of those.
+
+        The small ones first: what is too much for a database that is nearly full is found last.
+        """
+        parts = deque(_halves(sorted(group, key=_size)))
+        failures = 0  # in a row
+        while parts:
+            part = parts.popleft()
+            found = await self._try(part)
+            if found is None:
+                failures = 0
+                continue
+            error, failures = found, failures + 1
+            if failures > _SPLITS or not isinstance(error, _MAY_BE_OF_ONE):
+                self._failed([*part, *(request for later in parts for request in later)], error)
+                return
+            if len(part) == 1:
+                self._failed(part, error)
+            else:
+                parts.extendleft(reversed(_halves(part)))
+
+    def _failed(self, group: list[Request], error: DriverError) -> None:
+        if isinstance(error, NoSpaceError):
+            self._state.no_space = True
+        if not isinstance(error, InvalidKeyError):
+            if self._failing != str(error):
+                self._failing = str(error)
+                log.warning("writing to the database failed: %s", error)
+        elif isinstance(error, TooLargeError):
+            log.warning("a write was refused as too large: %s", error)
+        self._fail(group, error)
+
+    async def _try(self, group: list[Request]) -> DriverError | None:
+        """What the database refuses the group for; None if it is done, and its requests are answered."""
         writes = [Write(tuple(request.plan.rows), request.plan.guarded) for request in group]
         self._observe(len(writes))
         state = self._state
@@ -163,22 +253,13 @@ class Writer:
         except BehindError:
             self._again(group)
             await self._catch_up(group)
-            return
-        except InvalidKeyError as error:
-            await self._commit_apart(group, error)
-            return
+            return None
         except DriverError as error:
-            state.no_space = isinstance(error, NoSpaceError)
-            if self._failing != str(error):
-                self._failing = str(error)
-                log.warning("writing to the database failed: %s", error)
-            self._fail(group, error)
-            return
+            return error
         except Exception as error:
             log.exception("committing a group of writes failed")
             self._fail(group, error)
-            return
-        state.no_space = False
+            return None
         self._failing = ""
         rows: list[NewRow] = []
         ids: list[int] = []
@@ -186,9 +267,13 @@ class Writer:
         for request, its in zip(group, outcome, strict=True):
             if its is None:
                 conflicts.append(request)
+            elif isinstance(its, DriverError):
+                self._failed([request], its)
             else:
                 rows += request.plan.rows
                 ids += its
+        if state.no_space and not all(row.deleted for row in rows):
+            state.no_space = False  # deletions alone may have used a reserve
         state.committed(rows, ids)
         if ids and ids[0] <= head:
             await self._went_back()
@@ -203,11 +288,12 @@ class Writer:
         if conflicts:
             self._again(conflicts)
             await self._catch_up(conflicts)
+        return None
 
     @staticmethod
-    def _tell(group: list[Request], outcome: list[Sequence[int] | None], applied: int) -> None:
+    def _tell(group: list[Request], outcome: Sequence[Outcome], applied: int) -> None:
         for request, its in zip(group, outcome, strict=True):
-            if its is None:
+            if its is None or isinstance(its, DriverError):
                 continue
             try:
                 if its[-1] <= applied:
@@ -225,14 +311,6 @@ class Writer:
         except Exception as error:
             log.warning("loading the index anew failed: %s", error)
 
-    async def _commit_apart(self, group: list[Request], error: DriverError) -> None:
-        """One of the keys is not for this database: the others' writes must not suffer for it."""
-        if len(group) == 1:
-            self._fail(group, error)
-            return
-        for request in group:
-            await self._commit([request])
-
     async def _catch_up(self, group: list[Request]) -> None:
         try:
             head = self._state.index.revision
@@ -241,16 +319,15 @@ class Writer:
                 await self._state.doubt()
             await self._state.catch_up(newest)
         except DriverError as error:
-            for request in group:
-                if request in self._queue:
-                    self._queue.remove(request)
-            self._fail(group, error)
+            self._fail(group, error)  # `_gather` passes over those that are queued again
 
     def _again(self, group: list[Request]) -> None:
+        now = asyncio.get_running_loop().time()
         for request in reversed(group):
-            request.attempts += 1
-            if request.attempts < _MAX_ATTEMPTS:
-                self._queue.appendleft(request)
+            if not request.until:
+                request.until = now + _PATIENCE
+            if now < request.until:
+                self._queue.put_back(request.client, request)
             else:
                 request.fail(TimedOutError())
 
@@ -318,6 +395,19 @@ class Writer:
         task = asyncio.ensure_future(work)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
+
+
+# Errors that one write may bring about, and the others of its group must not suffer for.
+_MAY_BE_OF_ONE = (InvalidKeyError, NoSpaceError, RefusedError)
+
+
+def _halves(group: list[Request]) -> list[list[Request]]:
+    middle = len(group) // 2
+    return [group[:middle], group[middle:]]
+
+
+def _size(request: Request) -> int:
+    return sum(len(row.name) + len(row.value or b"") for row in request.plan.rows)
 
 
 def _touches(ranges: list[tuple[bytes, bytes]], changing: set[bytes]) -> bool:

@@ -8,9 +8,13 @@ same table of routes is served by every transport.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kine.transport.budget import Account, Budget
 
 
 class Code(IntEnum):
@@ -74,7 +78,14 @@ class Call:
     # Waits until an answer of so many bytes may be made: many large ones asked for at once would be in
     # memory at once. Where the transport has no such bound, it does not wait.
     room: Callable[[int], Awaitable[None]] | None = None
+    # Likewise, and counts them as queued until it is left: for an answer that takes time to make.
+    hold: Callable[[int], AbstractAsyncContextManager[None]] | None = None
+    account: Account | None = None  # of the call's connection: calls with the same one come from one client
 
+
+# etcd leaves this much beside its request limit for gRPC's framing and the rest of a message
+# (server/config, grpcOverheadBytes).
+GRPC_OVERHEAD_BYTES = 512 * 1024
 
 HIGH_WATER = 1024 * 1024  # bytes queued on one stream before its producer should pause
 LOW_WATER = 256 * 1024  # and below which it goes on
@@ -96,10 +107,13 @@ class Stream(Protocol):
 
     @property
     def full(self) -> bool:
-        """True while more bytes are queued, not yet taken by the client, than `HIGH_WATER`."""
+        """True while more bytes are queued than `HIGH_WATER`, or its connection's account is over."""
 
     async def drain(self) -> None:
-        """Returns as soon as the queue is below `LOW_WATER`, or the call is over."""
+        """Returns once the queue is below `LOW_WATER` and the account has room, or the call is over.
+
+        Others may have filled it again by the time the caller goes on: look at `full` again.
+        """
 
 
 class Pieces:
@@ -139,12 +153,29 @@ Routes = Mapping[str, Unary | Streaming]  # by path: "/etcdserverpb.KV/Range"
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """What a plain HTTP request is answered with."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+
+
+# Answers a request that is no gRPC call: method, target with its query, and the Accept header.
+Pages = Callable[[str, str, str], Awaitable[Page]]
+
+
+@dataclass(frozen=True, slots=True)
 class Tls:
-    """The server's side of TLS. With `client_ca_file`, clients must present a certificate it signed."""
+    """The server's side of TLS. With `client_ca_file`, clients must present a certificate it signed.
+
+    Unless that is optional: whoever presents one has it checked, the others come without.
+    """
 
     cert_file: str
     key_file: str
     client_ca_file: str = ""
+    certificate_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +188,25 @@ class Limits:
     keepalive_interval: float = 7200.0  # we ping an idle connection after this
     keepalive_timeout: float = 20.0
     handshake_timeout: float = 10.0  # until TLS is agreed on, and until HTTP/2's first frame has come
+    max_queued_bytes: int = 256 * 1024 * 1024  # over all connections; one may hold a quarter of it
+    max_connections: int = 10_000  # at the bound the longest idle one makes room; without one, none is let in
+    drain_timeout: float = 20.0  # a client over its budget that takes too little for so long is cut off
 
 
 class Server(Protocol):
     """A running transport."""
+
+    @property
+    def budget(self) -> Budget:
+        """What its connections hold of answers that are not taken yet."""
+
+    @property
+    def connected(self) -> int:
+        """Connections of clients that are open, or being opened."""
+
+    @property
+    def turned_away(self) -> int:
+        """Connections that were refused, or closed to make room, as the most that may be were open."""
 
     async def start(self) -> Sequence[str]:
         """Binds and serves; returns the addresses bound: `127.0.0.1:2379` or `unix:///path`.

@@ -20,6 +20,7 @@ from kine import tls as tls_files
 from kine.forms import Address
 from kine.forms import address as parse_address
 from kine.observe.logging import fields
+from kine.transport.accept import Seldom
 from kine.transport.base import (
     HIGH_WATER,
     INTERNAL_ERROR,
@@ -29,17 +30,29 @@ from kine.transport.base import (
     Pieces,
     Routes,
     RpcError,
+    Streaming,
     Tls,
     Unary,
     UnaryHandler,
     unknown_method,
 )
+from kine.transport.budget import PIECE, Budget
+from kine.transport.clients import Clients, ConnectedClient, crowd
 from kine.transport.listen import clear_stale_socket, remove_socket
+from kine.turns import Turns
 
 log = logging.getLogger(__name__)
 
+# The library's own log has a line for each client that goes while it is being answered.
+logging.getLogger("grpc._cython.cygrpc").addFilter(lambda line: "ExecuteBatchError" not in line.getMessage())
+
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Handler = Callable[[Any, _Context], Awaitable[Any]]
+_LOOK = 1.0  # seconds between looks at the connections
+_OFTEN = "/etcdserverpb.KV/"  # with a queue for each of its methods; more of them would make each call dearer
+_WAITING = 16_384  # calls not begun, of all connections: each takes 16 KiB
+_STREAMS = 1_000  # in one connection: the library begins calls in the order in which they came, whosever
+_UNREAD = 16 * 1024  # bytes of each call that is not read yet
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -53,20 +66,50 @@ class GrpcServer:
         self._tls = tls
         self._limits = limits
         self._server: grpc.aio.Server | None = None
+        self.budget = Budget(limits.max_queued_bytes)
+        self._clients = Clients(self.budget)
+        self._housekeeping: asyncio.Task[None] | None = None
+        self._ports: frozenset[int] = frozenset()
+        self._crowded = Seldom()
+        self.connected = self.turned_away = 0
 
     async def start(self) -> Sequence[str]:
         server = grpc.aio.server(options=_options(self._limits))
-        server.add_generic_rpc_handlers((_Routed(self._routes),))
+        routed = _Routed(self._routes, self._clients, self._limits.max_request_bytes)
+        server.add_generic_rpc_handlers((routed,))
+        # Calls wait in one queue for each method that is registered, and in one for all others: so those
+        # who open thousands of streams do not stand before everybody's reads, nor before writes.
+        for path, route in self._routes.items():
+            if isinstance(route, Streaming) or path.startswith(_OFTEN):
+                service, _, method = path.removeprefix("/").rpartition("/")
+                server.add_registered_method_handlers(service, {method: routed.handlers[path]})
         credentials = None if self._tls is None else _credentials(self._tls)
-        bound = [str(_bind(server, address, credentials)) for address in self._addresses]
+        served = [_bind(server, address, credentials) for address in self._addresses]
+        self._ports = frozenset(address.port for address in served if not address.path)
         await server.start()
         self._server = server
+        bound = [str(address) for address in served]
+        self._housekeeping = asyncio.create_task(self._keep_house(), name="clients")
         return bound
+
+    async def _keep_house(self) -> None:
+        patience = self._limits.drain_timeout
+        while True:
+            await asyncio.sleep(min(_LOOK, patience / 4))
+            most = self._limits.max_connections
+            self.connected, ended = await asyncio.to_thread(crowd, self._ports, self._clients.peers, most)
+            if ended:
+                self.turned_away += ended
+                self._crowded.warn("--max-connections are open", connections=most, ended=ended)
+            self._clients.look()
+            self.budget.cut_off_stalled(asyncio.get_running_loop().time(), patience)
 
     async def stop(self, grace: float) -> None:
         server, self._server = self._server, None
         if server is None:
             return
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
         await server.stop(grace)
         for address in self._addresses:
             if address.path:
@@ -75,10 +118,20 @@ class GrpcServer:
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
+        # Else, of all calls that wait to be begun, some are cancelled as soon as there are a thousand, and
+        # those that have waited for 30 s: not only of the client that sent the thousand.
+        ("grpc.server.max_pending_requests", _WAITING),
+        ("grpc.server.max_pending_requests_hard_limit", _WAITING),
+        ("grpc.server_max_unrequested_time_in_server", 86_400),
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
         ("grpc.max_receive_message_length", limits.max_request_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        ("grpc.max_concurrent_streams", min(limits.max_concurrent_streams, _STREAMS)),
+        # What a client may send before its call's turn has come: the library would take in more of it, the
+        # faster the connection is.
+        ("grpc.http2.lookahead_bytes", _UNREAD),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout * 1000)),  # TLS, and HTTP/2's start
         ("grpc.keepalive_time_ms", int(limits.keepalive_interval * 1000)),
         ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", int(limits.keepalive_min_interval * 1000)),
@@ -149,51 +202,90 @@ def _bind(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCre
 class _Routed(grpc.GenericRpcHandler):
     """Finds the handler by path, as generated code would by service and method."""
 
-    def __init__(self, routes: Routes) -> None:
-        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            path: grpc.unary_unary_rpc_method_handler(_unary(path, route.handler))
-            if isinstance(route, Unary)
-            else grpc.stream_stream_rpc_method_handler(_streaming(path, route.handler))
+    def __init__(self, routes: Routes, clients: Clients, most: int) -> None:
+        turns = self._turns = Turns()
+        self._clients = clients
+        self.handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            path: grpc.stream_stream_rpc_method_handler(
+                _unary(path, route.handler, clients, turns, most)
+                if isinstance(route, Unary)
+                else _streaming(path, route.handler, clients, turns)
+            )
             for path, route in routes.items()
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        known = self._handlers.get(details.method)
+        known = self.handlers.get(details.method)
         if known is not None:
             return known
-        error = unknown_method(details.method, self._handlers)
+        error = unknown_method(details.method, self.handlers)
 
         async def refuse(_: object, context: _Context) -> None:
-            await _abort(context, error)
+            client = self._clients.begin(context.peer())
+            try:
+                await self._turns.next(client)
+                await _abort(context, error)
+            finally:
+                self._clients.end(client)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _unary(path: str, handler: UnaryHandler) -> _Handler:
-    async def answer(request: bytes, context: _Context) -> bytes:
+def _unary(path: str, handler: UnaryHandler, clients: Clients, turns: Turns, most: int) -> _Handler:
+    """Served as a stream, whose request is read when its turn has come: until then the client keeps it.
+
+    As a unary call the library would have read it before it tells whose it is.
+    """
+
+    async def answer(_: object, context: _Context) -> None:
+        client = clients.begin(context.peer())
+        account = client.account
+        held = 0  # until the client has taken it
         try:
-            response = handler(request, _call(path, context))
-            if not isinstance(response, bytes | Pieces):
-                response = await response
-            return response if isinstance(response, bytes) else response.joined()
-        except Exception as error:
-            await _abort(context, _visible(path, error))
+            await turns.next(client)
+            try:
+                request = await client.read(context.read, most)
+                response = handler(request, _call(path, context, client))
+                if not isinstance(response, bytes | Pieces):
+                    account.reserve(len(request))
+                    try:
+                        response = await response
+                    finally:
+                        account.release(len(request))
+                whole = response if isinstance(response, bytes) else response.joined()
+            except Exception as error:
+                visible = _visible(path, error)
+                error.__traceback__ = (
+                    None  # it holds the request, and all that was made of it, while this waits
+                )
+                await _abort(context, visible)
+            held = 2 * len(whole) + PIECE  # the library sends a copy of its own
+            account.add(held)
+            await context.write(whole)  # the library passes over its failure, where the client is gone
+        finally:
+            account.remove(held)
+            clients.end(client)
 
     return answer
 
 
-def _streaming(path: str, handler: Callable[[GrpcStream, Call], Awaitable[None]]) -> _Handler:
+def _streaming(
+    path: str, handler: Callable[[GrpcStream, Call], Awaitable[None]], clients: Clients, turns: Turns
+) -> _Handler:
     async def serve(_: object, context: _Context) -> None:
-        stream = GrpcStream(context)
+        client = clients.begin(context.peer())
+        stream = GrpcStream(context, client, turns)
         try:
-            await handler(stream, _call(path, context))
+            await handler(stream, _call(path, context, client))
             await stream.flush()
         except Exception as error:
             visible = _visible(path, error)
+            error.__traceback__ = None
             await stream.flush()
             await _abort(context, visible)
         finally:
             stream.close()
+            clients.end(client)
 
     return serve
 
@@ -210,14 +302,15 @@ async def _abort(context: _Context, error: RpcError) -> NoReturn:
     await context.abort(_STATUS[error.code], error.message)
 
 
-def _call(path: str, context: _Context) -> Call:
+def _call(path: str, context: _Context, client: ConnectedClient) -> Call:
     metadata: dict[str, str] = {}
     for key, value in context.invocation_metadata() or ():
         text = value if isinstance(value, str) else b64encode(value).decode()
         metadata[key] = f"{metadata[key]},{text}" if key in metadata else text
     remaining = context.time_remaining()
     deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-    return Call(path, context.peer(), deadline, metadata)
+    gate = client.gate
+    return Call(path, context.peer(), deadline, metadata, gate.enter, gate.hold, client.account)
 
 
 class GrpcStream:
@@ -227,35 +320,53 @@ class GrpcStream:
     and ends when nothing is left.
     """
 
-    def __init__(self, context: _Context) -> None:
+    def __init__(self, context: _Context, client: ConnectedClient, turns: Turns) -> None:
         self._context = context
+        self._client = client
+        self._turns = turns
         self._queue: deque[bytes] = deque()
         self._queued = 0  # bytes, of the message being written too
         self._writing: asyncio.Task[None] | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._closed = False
+        self._handler = asyncio.current_task()
 
     async def receive(self) -> bytes | None:
+        await self._room()
         message = await self._context.read()
+        # What a thousand streams have sent is there at once, and the library takes several turns of the
+        # loop to begin a call: each turn must be short.
+        await self._turns.next(self._client)
+        await self._room()
         return message if isinstance(message, bytes) else None  # else it is grpc.aio.EOF
+
+    async def _room(self) -> None:
+        while self.full:  # what was asked before comes first
+            await self.drain()
+            await self._turns.next(self._client)
 
     def send(self, message: bytes) -> None:
         if self._closed:
             return
         self._queue.append(message)
-        self._queued += len(message)
+        self._queued += len(message) + PIECE
+        self._client.account.add(len(message) + PIECE)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     @property
     def full(self) -> bool:
-        return self._queued > HIGH_WATER
+        return not self._closed and (self._queued > HIGH_WATER or self._client.account.over)
 
     async def drain(self) -> None:
-        if self._queued >= LOW_WATER:
-            waiter = asyncio.get_running_loop().create_future()
-            self._drained.append(waiter)
-            await waiter
+        client = self._client
+        while not self._closed and (self._queued >= LOW_WATER or not client.account.roomy):
+            if self._queued >= LOW_WATER:
+                waiter = asyncio.get_running_loop().create_future()
+                self._drained.append(waiter)
+                await waiter
+            else:
+                await client.room()
 
     async def flush(self) -> None:
         """Waits until everything queued is written, or the client gone."""
@@ -266,6 +377,7 @@ class GrpcStream:
         """Drops what is queued: the call is over."""
         self._closed = True
         self._queue.clear()
+        self._client.account.remove(self._queued)
         self._queued = 0
         self._wake()
         if self._writing is not None:
@@ -276,10 +388,16 @@ class GrpcStream:
             message = self._queue.popleft()
             try:
                 await self._context.write(message)
-            except Exception:  # grpcio has several for a client that is gone; it cancels our call as well
+            except Exception:  # grpcio has several for a client that is gone
+                # It cancels our call as well, but later: whoever goes on to send would never let it.
+                if self._handler is not None:
+                    self._handler.cancel()
                 self.close()
                 return
-            self._queued -= len(message)
+            if self._closed:
+                return
+            self._queued -= len(message) + PIECE
+            self._client.account.remove(len(message) + PIECE)
             if self._queued < LOW_WATER:
                 self._wake()
 

@@ -43,10 +43,11 @@ def _bind_tcp(address: Address) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port, *scope))
-        except OSError:
+        except OSError as error:
             for other in (sock, *bound):
                 other.close()
-            raise
+            where = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+            raise OSError(error.errno, f"cannot listen on {where}: {str(error.strerror).lower()}") from None
         port = sock.getsockname()[1]
         bound.append(sock)
     if not bound:
@@ -64,7 +65,8 @@ def clear_stale_socket(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EADDRINUSE, "a file that is no socket is in the way", path)
+        kind = "a directory" if stat.S_ISDIR(mode) else "no socket"
+        raise OSError(errno.EADDRINUSE, f"{path} is in the way: it is {kind}", path)
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -74,7 +76,7 @@ def clear_stale_socket(path: str) -> None:
             return
         except BlockingIOError:
             pass  # its backlog is full, so someone listens
-    raise OSError(errno.EADDRINUSE, "another server listens on this socket", path)
+    raise OSError(errno.EADDRINUSE, f"another server listens on {path}", path)
 
 
 def bind_unix(path: str) -> socket.socket:
@@ -88,9 +90,11 @@ def bind_unix(path: str) -> socket.socket:
         os.fchmod(sock.fileno(), 0o600)  # Linux makes the file with the mode the unbound socket has
         sock.bind(path)
         os.chmod(path, 0o600)  # for where it does not
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        if error.errno is None:  # a path that is too long, which has no number
+            raise OSError(errno.ENAMETOOLONG, str(error), path) from None
+        raise OSError(error.errno, error.strerror, path) from None
     return sock
 
 

@@ -13,7 +13,17 @@ from prometheus_client.exposition import choose_encoder
 from kine.observe import metrics
 
 # All workers see the same of these, some of them later: the newest counts.
-_SHARED = {"kine_revision", "kine_compact_revision", "kine_keys", "kine_db_size_bytes"}
+_SHARED = {
+    "kine_build_info",
+    "kine_revision",
+    "kine_compact_revision",
+    "kine_keys",
+    "kine_db_size_bytes",
+    "kine_wal_bytes",
+    "kine_loading_seconds",
+}
+# The worst of these counts.
+_LEAST = {"kine_identity_expiry_seconds"}
 # Of a process: told for each worker by itself, with its number as a label.
 _OWN = ("process_", "python_")
 
@@ -73,6 +83,8 @@ def merged(pages: Sequence[tuple[int, Families]], ready: int) -> list[Metric]:
                 before = found.get(key)
                 if before is None:
                     found[key] = value
+                elif name in _LEAST:
+                    found[key] = min(before, value)
                 else:
                     found[key] = max(before, value) if name in _SHARED else before + value
     for name, found in values.items():

@@ -68,15 +68,16 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
         address = str(settings.listen_address)
         if not settings.listen_address.path:
             address = f"{address.rpartition(':')[0]}:{clients[0].getsockname()[1]}"
-        await Parent(listeners, address).run(settings.workers, stop)
+        await Parent(listeners, address, settings.client_url(address)).run(settings.workers, stop)
     log.info("stopped")
 
 
 class Parent:
-    def __init__(self, listeners: Sequence[tuple[bytes, socket.socket]], address: str) -> None:
+    def __init__(self, listeners: Sequence[tuple[bytes, socket.socket]], address: str, url: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._listeners = listeners
         self._address = address
+        self._url = url
         self._workers: list[Worker] = []
         self._left: deque[tuple[bytes, socket.socket]] = deque()  # by workers that have ended, for the next
         self._listening: set[bytes] = set()
@@ -93,6 +94,7 @@ class Parent:
                     keepers.append(asyncio.create_task(self._keep(number)))
             if await self._until(count, stopped, keepers):
                 log.info("serving", extra=fields(address=self._address, workers=count))
+                log.info("Kine available at %s", self._url)
                 await self._until(count + 1, stopped, keepers)
         finally:
             stopped.cancel()

@@ -13,5 +13,7 @@ __all__ = ["connect", "view"]
 
 
 def connect(endpoint: str, options: Options) -> Log:
-    credentials = provider(options.identity_provider) if options.identity_provider else None
-    return SqlLog(MysqlDatabase(parse(endpoint, options), options, credentials))
+    dsn = parse(endpoint, options)
+    name = options.identity_provider
+    credentials = provider(name, options.identity_timeout) if name else None
+    return SqlLog(MysqlDatabase(dsn, options, credentials), options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pymysql
 from pymysql.constants import CLIENT
 
 from kine.drivers.base import InvalidKeyError
+from kine.drivers.mysql.dsn import SESSION
 from kine.drivers.mysql.failures import translated
 from kine.drivers.sql.database import idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
@@ -23,10 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPLICA = "the server is a read-only replica; waiting for one that takes writes"
+_STEPS = (
+    "the server counts ids up by %d, whatever a session sets, as Galera does: revisions would be mixed up;"
+    " set wsrep_auto_increment_control=OFF and auto_increment_increment=1 on every node"
+)
 MAX_NAME = 630  # bytes, the width of Go kine's column
 # Statements name these rows; whatever MySQL takes for them would be changed along.
 _OWN = (b"compact_rev_key", b"compact_rev_key_apiserver")
+_NEXT_ID = re.compile(rb"\bAUTO_INCREMENT=(\d+)")
 _SERVER_WAIT = 300  # seconds, after which the server drops a connection of ours that is silent
+
+_SERVER = b"SELECT @@global.read_only, @@global.innodb_read_only, @@global.log_bin, @@session.binlog_format"
 
 Connection: TypeAlias = "pymysql.Connection[Any]"
 
@@ -56,29 +65,33 @@ def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> C
                 "Any", dict.fromkeys(("mysql_clear_password", b"mysql_clear_password"), _Cleartext)
             ),
             program_name="kine",
-            **_tls(dsn),
+            ssl=dsn.tls,
+            ssl_disabled=dsn.tls is None,
+            defer_connect=True,
         )
+        if dsn.attributes:
+            connection._connect_attrs.update(dsn.attributes)  # type: ignore[attr-defined]
+        if dsn.tls_optional:
+            connection._ssl_required = False  # type: ignore[attr-defined] # encrypt if the server can
+        connection.connect()
     except pymysql.MySQLError as error:
-        raise translated(error, connecting=True) from None
+        failure = translated(error, connecting=True)
+        if dsn.socket:  # PyMySQL names the host it would have taken
+            text = str(failure).replace("on 'localhost'", f"on the socket {dsn.socket}")
+            failure = StatementError(failure.kind, failure.code, text, permanent=failure.permanent)
+        raise failure from None
     except (OSError, RuntimeError) as error:
         raise StatementError(Kind.AWAY, "", f"no connection: {type(error).__name__}") from None
     try:
         _keep_alive(connection)
         _greet(connection, dsn)
     except pymysql.MySQLError as error:
-        drop(connection)
+        close(connection)
         raise translated(error, connecting=True) from None
     except StatementError:
-        drop(connection)
+        close(connection)
         raise
     return connection
-
-
-def _tls(dsn: Dsn) -> dict[str, Any]:
-    if dsn.tls is None:
-        return {"ssl_disabled": True}
-    # Without `ssl`, PyMySQL encrypts if the server can, and does not verify.
-    return {} if dsn.tls_optional else {"ssl": dsn.tls}
 
 
 class _Cleartext:
@@ -110,31 +123,70 @@ def _keep_alive(connection: Connection) -> None:
 
 
 def _greet(connection: Connection, dsn: Dsn) -> None:
-    settings = {
-        "innodb_lock_wait_timeout": str(max(1, round(dsn.lock_timeout))),
-        "wait_timeout": str(_SERVER_WAIT),
-        "sql_mode": "'STRICT_ALL_TABLES'",
-        # Clusters raise it so that nodes do not collide; every id left out would be a gap.
-        "auto_increment_increment": "1",
-        "auto_increment_offset": "1",
-    } | dsn.settings
+    settings = (
+        {
+            "innodb_lock_wait_timeout": str(max(1, round(dsn.lock_timeout))),
+            "wait_timeout": str(_SERVER_WAIT),
+            # Without the second, another engine is taken where a server has no InnoDB.
+            "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+            # Clusters raise it so that nodes do not collide; every id left out would be a gap.
+            "auto_increment_increment": "1",
+            "auto_increment_offset": "1",
+        }
+        | SESSION
+        | dsn.settings
+    )
     told = ", ".join(f"SESSION {name} = {value or chr(39) * 2}" for name, value in settings.items())
-    run(connection, f"SET {told}; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".encode())
+    [[(step,)]] = run(
+        connection,
+        f"SET {told}; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+        " SELECT @@session.auto_increment_increment".encode(),
+    )
+    if int(step) != 1:  # accepted, and ignored
+        raise StatementError(Kind.AWAY, "", _STEPS % int(step), permanent=True)
     if b"MariaDB" in server_version(connection):
         # A transaction whose client has gone without a word must not hold the others up.
         idle = int(idle_limit(dsn.lock_timeout))
         run(connection, b"SET SESSION idle_transaction_timeout = %d" % idle)
     try:
-        [[(read_only, inner)]] = run(connection, b"SELECT @@global.read_only, @@global.innodb_read_only")
+        [[(*read_only, log_bin, form)]] = run(connection, _SERVER)
     except pymysql.MySQLError:
         return  # a server without these
-    if read_only or inner:
+    if any(map(is_on, read_only)):
         raise StatementError(Kind.AWAY, "1290", REPLICA)
+    if log_bin in (1, b"1", b"ON") and form == b"STATEMENT":
+        _log_rows(connection)
+
+
+def _log_rows(connection: Connection) -> None:
+    """At READ COMMITTED InnoDB refuses every write where statements are logged instead of rows."""
+    try:
+        run(connection, b"SET SESSION binlog_format = ROW")
+    except pymysql.MySQLError as error:
+        raise StatementError(
+            Kind.AWAY,
+            str(error.args[0]),
+            "the server has binlog_format=STATEMENT, which takes no writes of kine's, and the user may not"
+            " change it for its session: set binlog_format to ROW or MIXED on the server, or grant the user"
+            " BINLOG ADMIN (MariaDB) or SYSTEM_VARIABLES_ADMIN (MySQL)",
+            permanent=True,
+        ) from None
+
+
+def is_on(value: object) -> bool:
+    """Of a variable: some servers tell it as text."""
+    return value not in (None, 0, b"0", "0", b"OFF", "OFF")
 
 
 def server_version(connection: Connection) -> bytes:
     version: object = connection.get_server_info()  # type: ignore[no-untyped-call]
     return version if isinstance(version, bytes) else str(version).encode()
+
+
+def close(connection: Connection) -> None:
+    """Says goodbye, where nothing is under way: else the server logs an aborted connection."""
+    with contextlib.suppress(pymysql.MySQLError, OSError):
+        connection.close()
 
 
 def drop(connection: Connection) -> None:
@@ -152,6 +204,12 @@ def run(connection: Connection, statements: bytes) -> list[list[tuple[Any, ...]]
                 found.append(list(cursor.fetchall()))
             if not cursor.nextset():
                 return found
+
+
+def next_id(made: bytes) -> int:
+    """Of what SHOW CREATE TABLE answers: information_schema may tell of a day ago."""
+    found = _NEXT_ID.search(made)
+    return int(found[1]) if found else 1
 
 
 def written(statement: str, parameters: Sequence[object] = ()) -> bytes:

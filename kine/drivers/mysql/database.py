@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pymysql
 
-from kine.drivers.base import BehindError, DriverError, NewRow, Options, Size
-from kine.drivers.mysql.connection import REPLICA, Connection, blob, connect, drop, name, run, written
-from kine.drivers.mysql.failures import TURNED, translated
+from kine.drivers.base import (
+    DriverError,
+    InvalidKeyError,
+    NewRow,
+    Options,
+    Size,
+    TooLargeError,
+)
+from kine.drivers.mysql.connection import (
+    REPLICA,
+    Connection,
+    blob,
+    close,
+    connect,
+    drop,
+    is_on,
+    name,
+    next_id,
+    run,
+    written,
+)
+from kine.drivers.mysql.failures import ACCOUNT, TURNED, translated
 from kine.drivers.mysql.setup import Server, prepare
 from kine.drivers.sql import gaps, statements
-from kine.drivers.sql.database import Batch, FencedError
+from kine.drivers.sql.database import Batch, FencedError, WentBackError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, Generation, fit, pool, take
+from kine.drivers.sql.pool import Free, Generation, Pool, fit
 from kine.drivers.sql.timing import timed
 from kine.identity.base import IdentityError
 
@@ -30,12 +50,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS = 8
+_PARTING = 1.0  # seconds a statement has to end that nobody waits for any more
 _GRACE = 5.0  # seconds an answer may take beyond the longest wait for a lock
 _DENIED = "1045"
+_ASKED_AT_ONCE = 64  # names in one question: 80 KiB at most
 _PACKET_MARGIN = 16 * 1024
+_LARGEST_VALUE = (1 << 24) - 1  # of a MEDIUMBLOB
+_LEASE_BYTES = 80  # that a row may take in the second half of the statement, if it has a lease
 
 # Waits for its turn; only later statements see what was committed meanwhile.
 _TURN = b"BEGIN; SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE; "
+_SNAPSHOT_IDLE = b"SET SESSION idle_transaction_timeout = 120; "  # it locks nothing
+_SNAPSHOT = (
+    b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+)
 _INSERT = b"INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value) VALUES "
 _PLACE = _INSERT.replace(b"(name", b"(id, name")
 # The old value comes after: selected within the insert, it would make MySQL reserve ids it does not use.
@@ -49,10 +77,7 @@ _REMOVE = (
     b"DELETE FROM kine_extra WHERE id IN (%b) ORDER BY id LIMIT %d",
     b"DELETE FROM kine WHERE id IN (%b) ORDER BY id LIMIT %d",
 )
-_FILL = (
-    "INSERT IGNORE INTO kine"
-    " (id, name, created, deleted, create_revision, prev_revision, lease) VALUES (%d, '%s', 0, 1, 0, 0, 0)"
-)
+_FILL = b"INSERT IGNORE INTO kine (id, name, created, deleted, create_revision, prev_revision, lease) VALUES "
 # Along with it whether this server was made a replica under our connection.
 _NEWEST = b"SELECT max(id), @@global.read_only, @@global.innodb_read_only FROM kine"
 _SIZE = (
@@ -71,14 +96,24 @@ class MysqlDatabase:
         self._dsn = dsn
         self._options = options
         self._credentials = credentials
+        self.on_wait: Callable[[str], None] = lambda why: None
+        if credentials is not None:
+            credentials.report_to(lambda why: self.on_wait(why))
         self.lock_timeout = dsn.lock_timeout
         self._limit = dsn.lock_timeout * 2 + _GRACE
         self._threads = ThreadPoolExecutor(_THREADS, "mysql")
-        self._pool = pool(_Held, options)
+        self._pool = Pool(_Held, options)
+        self._parting: set[asyncio.Task[None]] = set()
         self._generation = Generation()
         self._server = Server()
+        self._packet = self._server.max_packet
+        self._past = 0  # no id up to here will be given
         limit = options.max_open_connections
         self._free = Free(limit if limit > 0 else _THREADS * 4, dsn.lock_timeout)
+
+    @property
+    def highest_id(self) -> int:
+        return self._server.highest_id
 
     # ---- opening
 
@@ -88,11 +123,23 @@ class MysqlDatabase:
             self._server = await asyncio.to_thread(prepare, self._dsn, password)
         except StatementError as error:
             raise self._advised(error) from None
+        self._packet = self._server.max_packet
+        largest = self._largest
+        if largest < self._options.max_request_bytes:
+            log.warning(
+                "the server's max_allowed_packet is %d bytes: values from about %d bytes on will be refused"
+                " as too large; set it to at least %d",
+                self._packet,
+                largest,
+                self._options.max_request_bytes * 2,
+            )
 
     def _advised(self, error: StatementError) -> StatementError:
         if self._credentials is None or error.code != _DENIED:
             return error
-        return StatementError(error.kind, error.code, f"{error}; {self._credentials.advice}")
+        self._credentials.refused()
+        said = str(error).removesuffix(f"; {ACCOUNT}")
+        return StatementError(error.kind, error.code, f"{said}; {self._credentials.advice}")
 
     async def _password(self) -> str:
         if self._credentials is None:
@@ -104,8 +151,11 @@ class MysqlDatabase:
         return issued or ""
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._pool.dispose)
+        await asyncio.gather(*self._parting)
+        await asyncio.to_thread(self._pool.close)
         self._threads.shutdown(wait=False)
+        if self._credentials is not None:
+            await self._credentials.close()
 
     async def hint(self) -> None:
         """MySQL has nothing to tell clients of each other's commits."""
@@ -119,7 +169,7 @@ class MysqlDatabase:
     async def newest(self) -> int:
         statement = _NEWEST if self._server.own else statements.NEWEST.encode()
         [(newest, *read_only)] = await self._read("CurrentRev", statement)
-        if any(read_only):
+        if any(map(is_on, read_only)):
             self._generation.end(self._generation.number)
             raise StatementError(Kind.AWAY, "1290", REPLICA)
         return newest or 0
@@ -129,9 +179,35 @@ class MysqlDatabase:
         rows = await self._read("Values", b"SELECT id, value FROM kine WHERE id IN (" + wanted + b")")
         return {row_id: value or b"" for row_id, value in rows}
 
+    async def advance_allocator(self, floor: int) -> int | None:
+        async with self._checkout("Allocator") as call:
+            behind: int | None = await call(_advance_allocator, floor)
+        self._past = max(self._past, floor)
+        return behind
+
     async def size(self) -> Size:
         [(allocated, in_use)] = await self._read("GetSize", _SIZE.encode())
         return Size(int(allocated or 0), int(in_use or 0))
+
+    async def refused(self, rows: Iterable[NewRow]) -> dict[bytes, str]:
+        found: dict[bytes, str] = {}
+        names: dict[bytes, bytes] = {}
+        limit = self._server.max_packet - _PACKET_MARGIN
+        for row in rows:
+            size = len(row.value or b"")
+            try:
+                name(row.name)
+            except InvalidKeyError as error:
+                found[row.name] = str(error)
+                continue
+            if (other := names.setdefault(_folded(row.name), row.name)) != row.name:
+                found[row.name] = f"{other!r} differs only in upper and lower case or in spaces at its end"
+            elif size > _LARGEST_VALUE or (2 * size > limit and len(_values(row)) > limit):
+                found[row.name] = (
+                    f"its value has {size} bytes, more than the server's max_allowed_packet"
+                    f" ({self._server.max_packet}) or a MEDIUMBLOB ({_LARGEST_VALUE}) allows"
+                )
+        return found
 
     async def defragment(self) -> None:
         # By itself, as it may take longer than a statement's due.
@@ -143,7 +219,7 @@ class MysqlDatabase:
         except pymysql.MySQLError as error:
             raise translated(error) from error
         finally:
-            drop(connection)
+            await asyncio.to_thread(close, connection)
 
     async def _read(self, name: str, statement: bytes) -> list[Any]:
         for last in (False, True):
@@ -152,28 +228,54 @@ class MysqlDatabase:
                     found: list[list[Any]] = await call(run, statement)
                     return found[0]
             except StatementError as error:
-                if last or error.kind is not Kind.LOST:  # a connection lost while it lay idle
+                # A connection lost while it lay idle, or one whose own fault it may be.
+                if last or error.kind not in (Kind.LOST, Kind.AGAIN):
                     raise
         raise AssertionError
 
     # ---- appending
 
     async def append(self, batch: Batch) -> list[int | None]:
-        rows = [_values(row) for row in batch.rows]  # here, as it refuses keys
+        rows = [self._values(row) for row in batch.rows]  # here, as it refuses keys
         async with self._checkout("Insert") as call:
             ids: list[int | None] = await call(self._append, batch, rows)
             return ids
 
+    @property
+    def _largest(self) -> int:
+        """Bytes a row may take in a statement; a new connection tells whether that has changed."""
+        return self._packet - min(_PACKET_MARGIN, self._packet // 4)
+
+    def check(self, row: NewRow) -> None:
+        self._values(row)
+
+    def _values(self, row: NewRow) -> bytes:
+        """Raises InvalidKeyError."""
+        values = _values(row)
+        if len(values) > self._largest:
+            raise TooLargeError(
+                f"the row takes {len(values)} bytes in a statement, and the server's max_allowed_packet is"
+                f" {self._packet}; raise that"
+            )
+        return values
+
     def _append(self, connection: Connection, batch: Batch, rows: list[bytes]) -> list[int | None]:
         with _rolled_back(connection):
-            newest = _begin(connection, batch)
+            newest = self._begin(connection, batch)
             places = list(range(len(rows)))
             if newest < batch.head:
-                raise BehindError  # what the writes rest on was lost in a failover
+                raise WentBackError  # what the writes rest on was lost in a failover
             if newest > batch.head:
                 places = _possible(connection, batch.rows)
-            ids = self._insert(connection, batch.rows, rows, places, end=b"; COMMIT")
+            ids = self._insert(connection, batch.rows, rows, places, brief=batch.brief, end=b"; COMMIT")
         return [ids.get(place) for place in range(len(rows))]
+
+    def _begin(self, connection: Connection, batch: Batch) -> int:
+        newest = _begin(connection, batch)
+        # InnoDB gives ids above every row by itself; not above those that were lost in a failover.
+        if batch.head <= newest < batch.floor and self._past < batch.floor:
+            raise StatementError(Kind.REUSED, "", "the ids after the newest row have been given before")
+        return newest
 
     def _insert(
         self,
@@ -182,21 +284,25 @@ class MysqlDatabase:
         written_rows: list[bytes],
         places: Sequence[int],
         *,
+        brief: bool = False,
         end: bytes = b"",
     ) -> dict[int, int]:
         """Ids by place. In one packet, or as many as the server's limit on packets asks for."""
         ids: dict[int, int] = {}
-        limit = self._server.max_packet - _PACKET_MARGIN
+        limit = self._largest
         start = 0
         while start < len(places):
             size = len(written_rows[places[start]])
             stop = start + 1
-            while stop < len(places) and size + len(written_rows[places[stop]]) + 2 <= limit:
-                size += len(written_rows[places[stop]]) + 2
+            while stop < len(places):
+                more = len(written_rows[places[stop]]) + _LEASE_BYTES
+                if size + more > limit:
+                    break
+                size += more
                 stop += 1
             part = places[start:stop]
             statement = _INSERT + b", ".join([written_rows[place] for place in part])
-            if any(rows[place].prev_revision for place in part):
+            if not brief and any(rows[place].prev_revision for place in part):
                 statement += _OLD_VALUES % len(part)
             leased = b", ".join(
                 b"(LAST_INSERT_ID() + %d, %d, %d)"
@@ -220,6 +326,20 @@ class MysqlDatabase:
             run(connection, b"COMMIT")
         return ids
 
+    def packets(self, written_rows: Sequence[bytes]) -> Iterator[bytes]:
+        """The rows joined to as few lists as the server's limit on packets allows."""
+        limit = self._server.max_packet - _PACKET_MARGIN
+        part: list[bytes] = []
+        size = 0
+        for row in written_rows:
+            if part and size + len(row) > limit:
+                yield b", ".join(part)
+                part, size = [], 0
+            part.append(row)
+            size += len(row) + 2
+        if part:
+            yield b", ".join(part)
+
     # ---- transactions
 
     @asynccontextmanager
@@ -229,31 +349,55 @@ class MysqlDatabase:
             done = False
             try:
                 if batch is not None:
-                    session.newest = await call(_begin, batch)
+                    session.newest = await call(self._begin, batch)
                 else:
                     await call(run, _TURN.rstrip(b"; ") if name == "Move" else b"BEGIN")
                 yield session
                 await call(run, b"COMMIT")
                 done = True
+            except asyncio.CancelledError:
+                done = True  # its connection is closed, perhaps after a statement that is under way
+                raise
             finally:
                 if not done:
                     await call(_roll_back)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[MysqlSession]:
+        async with self._checkout("Load") as call:
+            limited = self._server.name == "MariaDB"
+            await call(run, (_SNAPSHOT_IDLE if limited else b"") + _SNAPSHOT)
+            try:
+                yield MysqlSession(self, call)
+            except asyncio.CancelledError:
+                raise  # as a transaction
+            except BaseException:
+                await call(_roll_back)
+                raise
+            await call(_roll_back)
+            if limited:
+                await call(run, b"SET SESSION idle_transaction_timeout = %d" % idle_limit(self.lock_timeout))
 
     # ---- connections
 
     @asynccontextmanager
     async def _checkout(self, name: str) -> AsyncIterator[_Call]:
         async with self._free.one():
-            fairy = take(self._pool, self._generation)
-            held: _Held = fairy.dbapi_connection  # type: ignore[assignment]
-            loop = asyncio.get_running_loop()
+            held = self._pool.take(self._generation)
+            under_way: Future[Any] | None = None
 
             async def call(work: Callable[..., T], *args: Any) -> T:
+                nonlocal under_way
                 try:
-                    return await loop.run_in_executor(self._threads, work, held.connection, *args)
+                    under_way = self._threads.submit(work, held.connection, *args)
+                    return cast("T", await asyncio.wrap_future(under_way))
                 except pymysql.MySQLError as error:
                     failure = translated(error)
-                    if failure.kind is Kind.LOST or (error.args and error.args[0] in TURNED):
+                    turned = bool(error.args) and error.args[0] in TURNED
+                    its_own = failure.kind is Kind.REFUSED or (turned and failure.kind is Kind.UNABLE)
+                    if its_own and self._generation.suspect(held.generation):
+                        failure.kind = Kind.AGAIN
+                    elif turned or failure.kind is Kind.LOST:
                         self._generation.end(held.generation)
                     raise failure from error
                 except (OSError, RuntimeError) as error:
@@ -261,7 +405,7 @@ class MysqlDatabase:
                         Kind.LOST, type(error).__name__, "the connection was lost"
                     ) from error
 
-            clean = False
+            clean = cancelled = False
             try:
                 with timed(name, self._options) as outcome:
                     try:
@@ -277,22 +421,61 @@ class MysqlDatabase:
                     except (DriverError, FencedError):
                         clean = True
                         raise
+                    except asyncio.CancelledError:
+                        cancelled = True
+                        raise
             finally:
-                if not clean:
-                    held.close()
-                fairy.close()
+                if cancelled and held.connection is not None:
+                    self._part(held.connection, under_way)
+                    held.connection = None
+                elif not clean:
+                    held.drop()
+                self._pool.give(held)
+
+    def _part(self, connection: Connection, under_way: Future[Any] | None) -> None:
+        """Ends a connection in whose statement, if it has not ended, a thread still waits."""
+        parting = asyncio.create_task(self._parted(connection, under_way), name="mysql goodbye")
+        self._parting.add(parting)
+        parting.add_done_callback(self._parting.discard)
+
+    async def _parted(self, connection: Connection, under_way: Future[Any] | None) -> None:
+        if under_way is not None:
+            ended = asyncio.wrap_future(under_way)
+            await asyncio.wait([ended], timeout=_PARTING)
+            if not ended.done():
+                drop(connection)  # the thread sees its connection closed
+                await asyncio.wait([ended], timeout=_PARTING)
+                return
+            ended.cancelled() or ended.exception()
+        await asyncio.get_running_loop().run_in_executor(self._threads, close, connection)
 
     async def _reconnect(self, held: _Held) -> None:
         password = await self._password()
         held.generation = self._generation.number
-        loop = asyncio.get_running_loop()
+        connecting = self._threads.submit(self._connected, password)
         try:
-            held.connection = await loop.run_in_executor(
-                self._threads,
-                lambda: connect(self._dsn, password, database=self._dsn.database, limit=self._limit),
-            )
+            connection, packet = await asyncio.wrap_future(connecting)
+            held.connection, self._packet = connection, int(packet)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_unwanted)
+            raise
         except StatementError as error:
             raise self._advised(error) from None
+
+    def _connected(self, password: str) -> tuple[Connection, Any]:
+        """A connection, and its max_allowed_packet. Raises StatementError."""
+        connection = connect(self._dsn, password, database=self._dsn.database, limit=self._limit)
+        try:
+            [[(packet,)]] = run(connection, b"SELECT @@max_allowed_packet")
+        except pymysql.MySQLError as error:
+            close(connection)
+            raise translated(error, connecting=True) from None
+        return connection, packet
+
+
+def _unwanted(connecting: Future[tuple[Connection, Any]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        close(connecting.result()[0])
 
 
 _Call = Callable[..., Any]
@@ -301,11 +484,12 @@ _Call = Callable[..., Any]
 class _Held:
     """A `Place` of the pool."""
 
-    __slots__ = ("connection", "generation")
+    __slots__ = ("connection", "generation", "made")
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.generation = 0
+        self.made = monotonic()
 
     @property
     def usable(self) -> bool:
@@ -313,11 +497,14 @@ class _Held:
 
     def close(self) -> None:
         if self.connection is not None:
-            drop(self.connection)
+            close(self.connection)
             self.connection = None
 
-    def rollback(self) -> None:
-        """Asked for by the pool's protocol; whoever hands a connection back has ended its transaction."""
+    def drop(self) -> None:
+        """Closes it in the midst of whatever it does."""
+        if self.connection is not None:
+            drop(self.connection)
+            self.connection = None
 
 
 class MysqlSession:
@@ -338,15 +525,17 @@ class MysqlSession:
 
     async def insert(self, rows: Sequence[NewRow]) -> list[int]:
         places = range(len(rows))
-        ids = await self._call(self._database._insert, rows, [_values(row) for row in rows], places)
+        values = [self._database._values(row) for row in rows]
+        ids = await self._call(self._database._insert, rows, values, places)
         return [ids[place] for place in places]
 
     async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:
         placed = [b"(%d, %s" % (row_id, _values(row)[1:]) for row_id, row in zip(ids, rows, strict=True)]
-        await self._call(run, _PLACE + b", ".join(placed))
+        for statement in self._database.packets(placed):
+            await self._call(run, _PLACE + statement)
 
-    async def fill(self, ids: Sequence[int]) -> set[int]:
-        filled: set[int] = await self._call(_fill, ids)
+    async def fill(self, fillers: Sequence[gaps.Filler]) -> set[int]:
+        filled: set[int] = await self._call(_fill, fillers)
         return filled
 
     async def remove(self, ids: Sequence[int]) -> None:
@@ -373,6 +562,12 @@ def _begin(connection: Connection, batch: Batch) -> int:
 
 def _possible(connection: Connection, rows: Sequence[NewRow]) -> list[int]:
     """Others have appended: the rows that conflict with nothing, and replace what is there."""
+    if len(rows) > _ASKED_AT_ONCE:
+        return [
+            start + place
+            for start in range(0, len(rows), _ASKED_AT_ONCE)
+            for place in _possible(connection, rows[start : start + _ASKED_AT_ONCE])
+        ]
     pairs = b", ".join(b"(%s, %d)" % (name(row.name), row.prev_revision) for row in rows)
     names = b", ".join(name(row.name) for row in rows)
     replaced = {row.prev_revision for row in rows if row.prev_revision and not row.created}
@@ -406,16 +601,37 @@ def _changed(connection: Connection, statement: bytes) -> int:
         return count
 
 
-def _fill(connection: Connection, ids: Sequence[int]) -> set[int]:
-    return {
-        row_id
-        for row_id in ids
-        if _filled(connection, row_id, "") or _filled(connection, row_id, gaps.unguessable())
-    }
+def _fill(connection: Connection, fillers: Sequence[gaps.Filler]) -> set[int]:
+    values = b", ".join(_filler(*filler, "") for filler in fillers)
+    if _changed(connection, _FILL + values) == len(fillers):
+        return {row_id for row_id, _ in fillers}
+    # Some ids were taken meanwhile, by rows or by fillers of others; or a key has a filler's name.
+    listed = b", ".join(b"%d" % row_id for row_id, _ in fillers)
+    [rows] = run(
+        connection, b"SELECT id, name, deleted, prev_revision FROM kine WHERE id IN (" + listed + b")"
+    )
+    filled = {row[0] for row in rows if gaps.is_filler(*row[1:])}
+    taken = {row[0] for row in rows}
+    for filler in fillers:
+        if filler.id not in taken:
+            row = _filler(*filler, gaps.unguessable())
+            if _changed(connection, _FILL + row):
+                filled.add(filler.id)
+    return filled
 
 
-def _filled(connection: Connection, row_id: int, suffix: str) -> bool:
-    return bool(_changed(connection, (_FILL % (row_id, gaps.name(row_id) + suffix)).encode()))
+def _filler(row_id: int, last: int, suffix: str) -> bytes:
+    return b"(%d, '%s', 0, 1, %d, 0, 0)" % (row_id, (gaps.name(row_id) + suffix).encode(), last)
+
+
+def _advance_allocator(connection: Connection, floor: int) -> int | None:
+    [[(_, made)], [(newest,)]] = run(connection, b"SHOW CREATE TABLE kine; SELECT max(id) FROM kine")
+    following = next_id(made)
+    last = max(newest or 0, floor)
+    if following > last:
+        return None
+    run(connection, b"ALTER TABLE kine AUTO_INCREMENT = %d" % (last + 1))
+    return following
 
 
 @contextmanager

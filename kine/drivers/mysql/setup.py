@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pymysql
-from sqlalchemy.dialects import mysql
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from kine.drivers.base import DriverError
-from kine.drivers.mysql.connection import Connection, connect, drop, run
+from kine.drivers.mysql.connection import Connection, close, connect, run
 from kine.drivers.mysql.failures import translated
-from kine.drivers.sql import schema
-from kine.drivers.sql.failures import StatementError
+from kine.drivers.mysql.guarantees import check_tables, tell_what_may_be_lost
+from kine.drivers.mysql.privileges import grant, is_denied, lacking_rights, quoted
+from kine.drivers.sql import narrow_ids, tables
+from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.statements import ANY_ROW, MIGRATE
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNKNOWN_DATABASE = "1049"
-_DENIED = {1044, 1142, 1370, 1227}
+_NO_ACCESS = "1044"
 _HAS_ALREADY = {1050, 1061}  # table, index: another instance starts at this moment
+_NO_TRANSACTIONS = {b"MyISAM", b"Aria", b"MEMORY", b"CSV", b"ARCHIVE", b"BLACKHOLE", b"MRG_MYISAM"}
+_TURN_ROW = b"INSERT IGNORE INTO kine_turn (id) VALUES (1)"
 _MIGRATIONS = (
     "ALTER TABLE kine MODIFY COLUMN id BIGINT UNSIGNED AUTO_INCREMENT,"
     " MODIFY COLUMN create_revision BIGINT UNSIGNED, MODIFY COLUMN prev_revision BIGINT UNSIGNED",
@@ -39,6 +42,7 @@ class Server:
     name: str = "MySQL"
     version: str = ""
     max_packet: int = 1 << 22
+    highest_id: int = 0  # that the table can hold, 0: not known
     own: bool = True  # MySQL or MariaDB itself, which can become a replica and says so
 
 
@@ -46,15 +50,23 @@ def prepare(dsn: Dsn, password: str) -> Server:
     """Raises StatementError where trying again may help, else DriverError."""
     connection = _reach(dsn, password)
     try:
+        _check_charset(connection, dsn)
         server = _detect(connection)
-        _create_tables(connection, server)
+        if dsn.max_packet:
+            server = replace(server, max_packet=min(server.max_packet, dsn.max_packet))
+        server = replace(server, highest_id=_create_tables(connection, server, dsn.database))
+        check_tables(connection)
+        tell_what_may_be_lost(connection)
     except pymysql.MySQLError as error:
-        failure = translated(error)
-        if error.args and error.args[0] in _DENIED:
-            raise DriverError(f"{failure}; grant the user ALL on the database {dsn.database}") from None
+        failure = translated(error, advise=False)
+        if is_denied(error):
+            everything = grant(connection, ["ALL"], dsn.database)
+            raise StatementError(
+                failure.kind, failure.code, f"{failure}; grant the user ALL on the database: {everything}"
+            ) from None
         raise failure from error
     finally:
-        drop(connection)
+        close(connection)
     return server
 
 
@@ -62,23 +74,57 @@ def _reach(dsn: Dsn, password: str) -> Connection:
     try:
         return connect(dsn, password, database=dsn.database, limit=0)
     except StatementError as error:
+        if error.code == _NO_ACCESS:  # of a database that is perhaps not there, which is not told
+            raise _no_access(dsn, password, error) from None
         if error.code != _UNKNOWN_DATABASE:
             raise
     connection = connect(dsn, password, database=None, limit=0)
     try:
-        quoted = dsn.database.replace("`", "``")
-        run(connection, f"CREATE DATABASE IF NOT EXISTS `{quoted}`".encode())
+        run(connection, f"CREATE DATABASE IF NOT EXISTS {quoted(dsn.database)}".encode())
         log.info("created the database %s", dsn.database)
     except pymysql.MySQLError as error:
-        if error.args and error.args[0] in _DENIED:
-            raise DriverError(
-                f"the database {dsn.database} does not exist and the user may not create it:"
-                " create it, or grant the user CREATE"
+        if is_denied(error):
+            raise StatementError(
+                Kind.REFUSED,
+                str(error.args[0]),
+                f"the database {dsn.database} does not exist and the user may not create it: run"
+                f" CREATE DATABASE {quoted(dsn.database)}; {grant(connection, ['ALL'], dsn.database)}",
             ) from None
         raise translated(error) from error
     finally:
-        drop(connection)
+        close(connection)
     return connect(dsn, password, database=dsn.database, limit=0)
+
+
+def _check_charset(connection: Connection, dsn: Dsn) -> None:
+    """As Go's driver, the first that the server takes; kine's own statements need utf8mb4 all the same."""
+    if not dsn.charsets and not dsn.collation:
+        return
+    collate = f" COLLATE {dsn.collation}" if dsn.collation else ""
+    asked = [f"SET NAMES {charset}{collate}" for charset in dsn.charsets]
+    failure = None
+    for statement in asked or [f"SET SESSION collation_connection = {dsn.collation}"]:
+        try:
+            run(connection, f"{statement}; SET NAMES utf8mb4".encode())
+        except pymysql.MySQLError as error:
+            failure = translated(error, connecting=True)
+            if not failure.permanent:
+                raise
+        else:
+            return
+    assert failure is not None
+    raise failure
+
+
+def _no_access(dsn: Dsn, password: str, error: StatementError) -> StatementError:
+    connection = connect(dsn, password, database=None, limit=0)
+    try:
+        everything = grant(connection, ["ALL"], dsn.database)
+    except pymysql.MySQLError:
+        return error
+    finally:
+        close(connection)
+    return StatementError(error.kind, error.code, f"{error}: {everything}")
 
 
 def _detect(connection: Connection) -> Server:
@@ -89,36 +135,95 @@ def _detect(connection: Connection) -> Server:
     return Server(name, told, int(packet), own=name != "TiDB")
 
 
-def _create_tables(connection: Connection, server: Server) -> None:
-    dialect = mysql.dialect()
-    tables = _names(
+def _create_tables(connection: Connection, server: Server, database: str) -> int:
+    """The highest id that the table can hold."""
+    found = _names(
         connection, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
     )
-    if "kine" in tables:
+    present = [table for table in (*tables.SHARED, tables.TURN) if table in found]
+    lacking = lacking_rights(connection, present) if present else {}
+    if "kine" in found and "SELECT" not in lacking.get("kine", ()):  # else its columns are not shown
         _check_columns(connection)
-    for table in (*schema.SHARED, schema.turn):
-        if table.name not in tables:
-            made = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
-            if server.name == "TiDB" and table is schema.kine:
-                made += " AUTO_ID_CACHE 1"  # else each of its nodes hands out a range of its own
-            run(connection, made.encode())
+        _check_engine(connection)
+    _create(connection, _missing(found, server), found, lacking, database)
     have = _names(
         connection,
         "SELECT DISTINCT index_name FROM information_schema.statistics"
         " WHERE table_schema = DATABASE() AND table_name = 'kine'",
     )
-    for index in schema.indexes("mysql"):
-        if index.name not in have:
-            _unless_there(connection, str(CreateIndex(index).compile(dialect=dialect)))
-    run(connection, b"INSERT IGNORE INTO kine_turn (id) VALUES (1)")
+    for index, statement in tables.INDEXES["mysql"].items():
+        if index not in have:
+            _unless_there(connection, statement)
+    run(connection, _TURN_ROW)
     asked = os.environ.get("KINE_SCHEMA_MIGRATION", "")
     for step in _MIGRATIONS[: int(asked) if asked.isdecimal() else 0]:
         log.info("migrating the schema: this may take a while")
         run(connection, step.encode())
-    if "key_value" in tables and not run(connection, ANY_ROW.encode())[0]:
+    [[(highest, newest)]] = run(connection, narrow_ids.QUESTION["mysql"].encode())
+    if warning := narrow_ids.warning(highest, newest):
+        log.warning("%s", warning)
+    if "key_value" in found and not run(connection, ANY_ROW.encode())[0]:
         with connection.cursor() as cursor:
             moved = cursor.execute(MIGRATE)
         log.info("moved %d keys from the table key_value of an old release", moved)
+    return int(highest or 0)
+
+
+def _missing(found: set[str], server: Server) -> list[bytes]:
+    made = []
+    for table in (*tables.SHARED, tables.TURN):
+        if table not in found:
+            statement = tables.TABLES["mysql"][table]
+            if server.name == "TiDB" and table == tables.KINE:
+                statement += " AUTO_ID_CACHE 1"  # else each of its nodes hands out a range of its own
+            made.append(statement.encode())
+    if tables.TURN not in found:
+        made.append(_TURN_ROW)
+    return made
+
+
+def _create(
+    connection: Connection,
+    statements: list[bytes],
+    found: set[str],
+    lacking: Mapping[str, list[str]],
+    database: str,
+) -> None:
+    """Makes what is missing. What the user has no right to is for somebody who has, once."""
+    grants = [grant(connection, rights, database, table) for table, rights in lacking.items()]
+    try:
+        for statement in statements:
+            run(connection, statement)
+    except pymysql.MySQLError as error:
+        if "kine" not in found or not is_denied(error):
+            raise
+        once = [f"{tables.in_one_line(statement)};" for statement in statements]
+        added = [table for table in (*tables.SHARED, tables.TURN) if table not in found]
+        grants += [grant(connection, tables.RIGHTS, database, table) for table in added]
+        raise StatementError(
+            Kind.REFUSED,
+            str(error.args[0]),
+            f"{translated(error, advise=False)}; let a user who may create tables run these statements once:"
+            f" USE {quoted(database)}; {' '.join([*once, *grants])}",
+        ) from None
+    if grants:
+        told = "; ".join(f"{', '.join(rights)} on {table}" for table, rights in lacking.items())
+        raise StatementError(
+            Kind.REFUSED, "1142", f"the user lacks {told} (error 1142); run {' '.join(grants)}"
+        )
+
+
+def _check_engine(connection: Connection) -> None:
+    [[(engine,)]] = run(
+        connection,
+        b"SELECT engine FROM information_schema.tables"
+        b" WHERE table_schema = DATABASE() AND table_name = 'kine'",
+    )
+    if engine in _NO_TRANSACTIONS:
+        raise DriverError(
+            f"the table kine is in the storage engine {engine.decode()}, which has no transactions: run"
+            " ALTER TABLE kine ENGINE = InnoDB"
+        )
 
 
 def _unless_there(connection: Connection, statement: str) -> None:
@@ -139,7 +244,7 @@ def _check_columns(connection: Connection) -> None:
         "SELECT column_name FROM information_schema.columns"
         " WHERE table_schema = DATABASE() AND table_name = 'kine'",
     )
-    if lacking := {column.name for column in schema.kine.columns} - found:
+    if lacking := tables.COLUMNS - found:
         raise DriverError(
             f"the database has a table named kine that is not kine's: it lacks {', '.join(sorted(lacking))};"
             " name another database in the endpoint"

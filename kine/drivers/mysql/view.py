@@ -10,7 +10,7 @@ from typing import Any
 import pymysql
 
 from kine.drivers.base import Options, UnavailableError
-from kine.drivers.mysql.connection import Connection, connect, drop, run
+from kine.drivers.mysql.connection import Connection, close, connect, next_id, run
 from kine.drivers.mysql.dsn import parse
 from kine.drivers.mysql.failures import translated
 from kine.drivers.sql.failures import StatementError
@@ -42,8 +42,15 @@ class MysqlView:
         )
         return {row[0].decode() for row in found}
 
+    async def next_id(self) -> int:
+        [(_, made)] = await self.ask("SHOW CREATE TABLE kine")
+        return next_id(made)
+
     async def damage(self) -> list[str]:
         return []
+
+    def stale_log(self) -> str:
+        return ""
 
     async def size(self) -> int:
         [(size,)] = await self.ask(
@@ -59,7 +66,7 @@ async def view(endpoint: str, options: Options) -> AsyncIterator[MysqlView]:
     dsn = parse(endpoint, options)
     password = dsn.password
     if options.identity_provider:
-        issuer = provider(options.identity_provider)
+        issuer = provider(options.identity_provider, options.identity_timeout)
         try:
             password = await issuer.credential(dsn.host, dsn.port, dsn.user) or ""
         except IdentityError as error:
@@ -74,4 +81,4 @@ async def view(endpoint: str, options: Options) -> AsyncIterator[MysqlView]:
         await asyncio.to_thread(run, connection, _BEGIN)
         yield MysqlView(connection)
     finally:
-        drop(connection)
+        close(connection)

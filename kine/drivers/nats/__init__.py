@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def connect(endpoint: str, options: Options) -> Log:
-    return NatsLog(parse(endpoint, options))
+    return NatsLog(parse(endpoint, options), options.max_request_bytes, options.poll_interval)
 
 
 def of_one_process(endpoint: str, options: Options) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,8 +20,11 @@ from nats.aio.msg import Msg
 
 from kine.drivers.base import (
     BehindError,
+    DriverError,
     InvalidKeyError,
     NewRow,
+    Outcome,
+    TooLargeError,
     UnavailableError,
     UnknownOutcomeError,
     Write,
@@ -30,6 +33,7 @@ from kine.drivers.nats import record
 from kine.drivers.nats.failures import (
     BATCH_OFF,
     BATCH_TOO_LARGE,
+    MAXIMUM_BYTES,
     LostError,
     NobodyError,
     RefusedError,
@@ -45,6 +49,9 @@ _PATIENCE = 10.0  # seconds for a group, finding out about lost answers included
 _ANSWER = 3.0  # seconds for one answer
 _PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
+_RESERVE = 1024 * 1024  # bytes of a limited stream, a tenth at most, that are left to deletions
+_OVERHEAD = 512  # bytes of a message in the stream besides its payload, about
+_MEASURED = 1.0  # seconds for which the stream's size is believed
 _SLACK = 1024  # bytes of headers, which count as payload
 _BATCH = 1000  # rows: the server's default limit
 _TOO_OLD = "writes to several keys at once need nats-server 2.12 or newer; this one cannot do them atomically"
@@ -67,31 +74,37 @@ class Appender:
         self._instance = secrets.token_hex(6)
         self._numbers = count(1)
         self.atomic = False  # the stream is known to allow batches
+        self._used = 0  # bytes in the stream, as far as known
+        self._measured = 0.0  # event-loop time
 
-    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
+    async def append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
         """See `kine.drivers.base.Log.append`."""
         publications = [[self._publication(row) for row in write.rows] for write in writes]
         deadline = asyncio.get_running_loop().time() + _PATIENCE
+        if await self._full_for([one for its in publications for one in its]):
+            raise RefusedError(MAXIMUM_BYTES, "").translated()
         if not any(write.guarded or len(write.rows) > 1 for write in writes):
             return [
-                None if sequence is None else (sequence,)
+                (sequence,) if isinstance(sequence, int) else sequence
                 for sequence in await self._all([one for (one,) in publications], deadline)
             ]
         if any(write.guarded for write in writes) and await answered(self._stream.last_sequence()) > head:
             raise BehindError
         # One after the other: what a guard expects is known only once those before have landed.
-        outcome: list[Sequence[int] | None] = []
+        outcome: list[Outcome] = []
         for write, its in zip(writes, publications, strict=True):
             guard = head if write.guarded else None
+            ids: Outcome
             try:
                 ids = await self._one(its, guard, deadline)
-            except (UnavailableError, InvalidKeyError):
-                if any(outcome):
-                    ids = None  # those before it have landed, and must be told so: this one is decided again
-                else:
+            except UnavailableError:
+                if not any(outcome):
                     raise
+                ids = None  # those before it have landed, and must be told so: this one is decided again
+            except DriverError as error:
+                ids = error
             outcome.append(ids)
-            if ids:
+            if ids and not isinstance(ids, DriverError):
                 head = ids[-1] if ids[0] == head + 1 else head
         return outcome
 
@@ -100,23 +113,54 @@ class Appender:
             self.atomic = False
             await answered(self._stream.configure(allow_atomic=False))
 
+    def check(self, row: NewRow) -> None:
+        """Raises InvalidKeyError for a row that could not be published."""
+        encode(row.name)
+        if row.value is not None and len(row.value) * 2 + _SLACK > self.largest:
+            self._publication(row)
+
     def _publication(self, row: NewRow) -> Publication:
         """Raises InvalidKeyError."""
         subject = encode(row.name)
         payload = record.encode(row)
-        limit = self._stream.client.max_payload - _SLACK - len(subject)
+        limit = self.largest - len(subject)
         if len(payload) > limit:
-            raise InvalidKeyError(
+            raise TooLargeError(
                 f"the value takes {len(payload)} bytes as a message and this NATS server accepts {limit};"
-                " raise its max_payload"
+                " raise its max_payload, or the stream's max_msg_size"
             )
         expected = self._reader.last_of.get(row.prev_revision, row.prev_revision)
         return Publication(row, f"{self._instance}-{next(self._numbers)}", subject, payload, expected)
 
+    @property
+    def largest(self) -> int:
+        """Bytes of a message's payload, its subject included. Raises UnavailableError."""
+        limit = self._stream.client.max_payload
+        own = int(self._stream.config.get("max_msg_size", -1))
+        return (min(limit, own) if own > 0 else limit) - _SLACK
+
+    # ---- a stream with a limit
+
+    async def _full_for(self, publications: Sequence[Publication]) -> bool:
+        """Whether these must leave the last of the stream's room to deletions and compaction."""
+        limit = int(self._stream.config.get("max_bytes", -1))
+        if limit <= 0 or all(one.row.deleted for one in publications):
+            return False
+        room = limit - min(_RESERVE, limit // 10)
+        size = sum(len(one.payload) + len(one.subject) + _OVERHEAD for one in publications)
+        now = asyncio.get_running_loop().time()
+        if now - self._measured > _MEASURED or self._used + size > room:
+            self._used = int((await self._stream.info())["state"]["bytes"])
+            self._measured = now
+        self._used += size
+        return self._used > room
+
     # ---- rows by themselves
 
-    async def _all(self, publications: list[Publication], deadline: float) -> list[int | None]:
-        outcome: dict[int, int | None] = {}
+    async def _all(
+        self, publications: list[Publication], deadline: float
+    ) -> Sequence[int | DriverError | None]:
+        outcome: dict[int, int | DriverError | None] = {}
         answers: list[asyncio.Future[Msg]] = []
         try:
             for one in publications:
@@ -128,32 +172,33 @@ class Appender:
             outcome.update(dict.fromkeys(range(len(answers), len(publications))))
         await asyncio.wait(answers, timeout=_ANSWER)
         unsettled: dict[int, bool] = {}  # and whether they may have landed
-        refused: RefusedError | None = None
         for number, (one, answer) in enumerate(zip(publications, answers, strict=False)):
             try:
                 outcome[number] = _acknowledged(answer)
             except RefusedError as error:
                 if error.conflict:
-                    outcome[number] = await self._conflict(one, deadline)
+                    outcome[number] = await self._alone(self._conflict(one, deadline))
                 elif error.again:
                     unsettled[number] = False
                 else:
-                    refused = error
+                    outcome[number] = error.translated()
             except NobodyError:
                 unsettled[number] = False
             except LostError:
                 unsettled[number] = True
         for number, lost in unsettled.items():
-            try:
-                outcome[number] = await self._settle(publications[number], deadline, lost=lost)
-            except RefusedError as error:
-                refused = error
-        if refused is not None:
-            if not any(outcome.values()):
-                raise refused.translated() from refused
-            # Some have landed: the others are decided again, and told then.
-            return [outcome.get(number) for number in range(len(publications))]
+            outcome[number] = await self._alone(self._settle(publications[number], deadline, lost=lost))
         return [outcome[number] for number in range(len(publications))]
+
+    @staticmethod
+    async def _alone(work: Awaitable[int | None]) -> int | DriverError | None:
+        """What goes wrong with one write is that one's outcome: the others may have landed."""
+        try:
+            return await work
+        except RefusedError as error:
+            return error.translated()
+        except DriverError as error:
+            return error
 
     async def _publish(self, one: Publication, extra: dict[str, str]) -> asyncio.Future[Msg]:
         headers = {**record.headers(one.row, one.name, one.expected), **extra}

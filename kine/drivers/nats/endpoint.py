@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from kine.drivers.base import Options
-from kine.forms import duration
+from kine.forms import duration, host_and_port
+from kine.tls import client_context
 
 DEFAULT_PORT = 4222
 _BUCKET = re.compile(r"[A-Za-z0-9_-]+")
@@ -39,6 +40,11 @@ class Endpoint:
     tls: ssl.SSLContext | None
     login: dict[str, Any] = field(repr=False)  # what nats-py's connect takes
 
+    @property
+    def listens(self) -> bool:
+        """Whether the embedded server is to be found by others."""
+        return bool(self.host or self.port) and not self.dont_listen
+
     def connect_options(self) -> dict[str, Any]:
         return {**self.login, **({"tls": self.tls} if self.tls is not None else {})}
 
@@ -48,6 +54,7 @@ def parse(endpoint: str, options: Options) -> Endpoint:
     scheme, _, rest = endpoint.partition("://")
     # Go kine takes jetstream:// off, and what is left must be nats:// again.
     urls = (rest if scheme == "jetstream" and "://" in rest.partition("?")[0] else endpoint).split(",")
+    servers = [f"nats://{_address(url)}" for url in urls]
     first = urlsplit(urls[0])
     parameters = {name: values[-1] for name, values in parse_qs(first.query, keep_blank_values=True).items()}
     unknown = sorted(set(parameters) - _KNOWN)
@@ -57,7 +64,6 @@ def parse(endpoint: str, options: Options) -> Endpoint:
             f" known are {', '.join(sorted(_KNOWN))}"
         )
     login = _login(first.netloc.rpartition("@")[0])
-    servers = [f"nats://{_address(url)}" for url in urls]
     files = {"ca": options.ca_file, "cert": options.cert_file, "key": options.key_file}
     if path := parameters.get("credsFile"):
         login = {"user_credentials": _readable("credsFile", path)}
@@ -72,6 +78,12 @@ def parse(endpoint: str, options: Options) -> Endpoint:
         login = {**_context_login(context), **login}
         files = {name: given or str(context.get(name) or "") for name, given in files.items()}
         embedded = False
+    explicit = embedded and first.netloc and not {"serverConfig", "dontListen"} & set(parameters)
+    if explicit and not {"password", "token"} & set(login):
+        raise ValueError(
+            "an embedded NATS that listens for others needs a login: write nats://USER:PASSWORD@HOST:PORT, or"
+            " leave host and port out, or connect to a NATS that runs there with ?noEmbed"
+        )
     bucket = parameters.get("bucket") or "kine"
     if not _BUCKET.fullmatch(bucket):
         raise ValueError("bucket in the endpoint may hold letters, digits, - and _ only")
@@ -79,7 +91,7 @@ def parse(endpoint: str, options: Options) -> Endpoint:
         embedded=embedded,
         servers=tuple(servers),
         host=first.hostname or "",
-        port=_port(first.netloc),
+        port=host_and_port(first.netloc.rpartition("@")[2], 0)[1],
         bucket=bucket,
         replicas=_count(parameters, "replicas", 1, 1, 5),
         history=_count(parameters, "revHistory", 10, 2, 64),
@@ -101,21 +113,10 @@ def _login(account: str) -> dict[str, Any]:
 
 
 def _address(url: str) -> str:
-    address = url.rpartition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
-    _port(address)
-    host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]"):
-        host, port = address, str(DEFAULT_PORT)
-    return f"{host or '127.0.0.1'}:{port}"
-
-
-def _port(address: str) -> int:
-    port = address.rpartition("@")[2].rpartition(":")[2]
-    if ":" not in address.rpartition("@")[2] or address.endswith("]"):
-        return 0
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("the endpoint's port is not a number from 1 to 65535")
-    return int(port)
+    host, port = host_and_port(
+        url.rpartition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2], DEFAULT_PORT
+    )
+    return f"[{host}]:{port}" if ":" in host else f"{host or '127.0.0.1'}:{port}"
 
 
 def _count(parameters: dict[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -174,10 +175,19 @@ def _context_login(context: dict[str, Any]) -> dict[str, Any]:
 def _tls(files: dict[str, str], *, skip_verify: bool) -> ssl.SSLContext | None:
     if not any(files.values()) and not skip_verify:
         return None
-    context = ssl.create_default_context(cafile=files["ca"] or None)
-    if skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if files["cert"]:
-        context.load_cert_chain(files["cert"], files["key"] or None)
+    for name, path in files.items():
+        if path:
+            _readable(f"{name} of contextFile", path)
+    try:
+        context = client_context(files["ca"])
+        if skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if files["cert"]:
+            context.load_cert_chain(files["cert"], files["key"] or None)
+    except ssl.SSLError:
+        raise ValueError(
+            "the ca, cert or key file of contextFile in the endpoint is no PEM certificate or key;"
+            " check that each is the right file and that they belong together"
+        ) from None
     return context

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import ssl
 from typing import Any
 
-from kine.drivers.base import DriverError, InvalidKeyError, NoSpaceError, UnavailableError
+import nats.errors
+
+from kine.drivers.base import DriverError, NoSpaceError, TooLargeError, UnavailableError
 
 STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
@@ -12,12 +18,24 @@ CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 BATCH_OFF = 10174
 BATCH_TOO_LARGE = 10199
+MAXIMUM_BYTES = 10047
 _CONFLICTS = {10071, 10164}
 # Account, stream and server limits. 10077 is any refusal of the stream's store, which its text tells.
 _FULL = {10002, 10023, 10028, 10047}
 _STORE_FAILED = 10077
 _TOO_LARGE = {10054, 10097}
+_DENIED = 403  # ours: this one is no answer, and has no number
+_DENIAL = re.compile(r'permissions violation for (publish|subscription) to "(.*?)"', re.IGNORECASE)
 _AGAIN = {10008, 10009, 10167, 10211}  # no leader at the moment, or too much under way
+
+_ADVICE = {
+    _DENIED: "let the user publish to $JS.API.> and $KV.>, and subscribe to _INBOX.> and $KV.>",
+    10027: "raise the account's limit on streams, or remove one",
+    10035: "turn JetStream on for this account, in the server's configuration",
+    10039: "turn JetStream on for this account, in the server's configuration",
+    10074: "lower replicas in the endpoint, or run more servers",
+    10076: "turn JetStream on in the server's configuration",
+}
 
 
 class RefusedError(Exception):
@@ -45,17 +63,42 @@ class RefusedError(Exception):
         if self.full:
             return NoSpaceError("the NATS stream, or the account or server it is on, is full")
         if self.code in _TOO_LARGE:
-            return InvalidKeyError("the value is larger than this NATS server or stream takes in one message")
+            return TooLargeError("the value is larger than this NATS server or stream takes in one message")
         if self.code == STREAM_NOT_FOUND:
             return UnavailableError(
                 "the NATS bucket does not exist any more; restore it from a backup, or restart kine to"
                 " begin with an empty one"
             )
-        return UnavailableError(f"the NATS server refused it (error {self.code})")
+        advice = _ADVICE.get(self.code)
+        said = f"the NATS server refused it: {self}"
+        if self.code != _DENIED:
+            said += f" (error {self.code})"
+        return UnavailableError(f"{said}; {advice}" if advice else said)
+
+
+class DeniedError(RefusedError):
+    """The user may not publish or subscribe there."""
+
+    def __init__(self, kind: str, subject: str) -> None:
+        super().__init__(_DENIED, f'permissions violation for {kind} to "{subject}"')
+        self.publishing = kind == "publish"
+        self.subject = subject  # as the library tells it, in lower case
+        self._kind = kind
+
+    def about(self, subject: str) -> DeniedError:
+        """As the server has said it, in upper and lower case."""
+        return DeniedError(self._kind, subject)
 
 
 class LostError(Exception):
     """No answer: the connection went, or the time was up. What was asked for may have happened."""
+
+    def __init__(self, denied: DeniedError | None = None) -> None:
+        super().__init__()
+        self._denied = denied  # this question, or another one like it
+
+    def translated(self) -> DriverError:
+        return self._denied.translated() if self._denied else UnavailableError("NATS did not answer in time")
 
 
 class NobodyError(Exception):
@@ -64,3 +107,51 @@ class NobodyError(Exception):
 
 def refusal(error: dict[str, Any]) -> RefusedError:
     return RefusedError(int(error.get("err_code") or error.get("code") or 0), str(error.get("description")))
+
+
+def denial(said: str) -> DeniedError | None:
+    """From what the server says outside of any answer; nothing if it is about something else."""
+    found = _DENIAL.search(said)
+    return DeniedError(found[1].lower(), found[2].lower()) if found else None
+
+
+# What a server or the library says of a connection that is not made, and what to do.
+_UNCONNECTED = tuple(
+    (re.compile(words, re.IGNORECASE), advice)
+    for words, advice in (
+        ("authorization|authentication|nkey|jwt|credential", "correct the endpoint's user and password, token"
+         " or credsFile, or allow the user in the server's configuration"),
+        ("secure connection|tls required", "the server takes connections over TLS only: give --ca-file (and"
+         " --cert-file and --key-file, if it asks for a certificate)"),
+        ("maximum connections", "raise the server's max_connections, or that of the account"),
+    )
+)  # fmt: skip
+_TLS = "give the CA that signed the server's certificate (--ca-file), and the name that is in it as the host"
+_THERE = "check that it runs, and the endpoint's host and port"
+
+
+def unconnected(error: Exception) -> UnavailableError:
+    """Why there is no connection, and what to do."""
+    said = reason(error)
+    advice = _TLS if isinstance(error, ssl.SSLError) else _THERE
+    for words, known in _UNCONNECTED:
+        if words.search(said):
+            advice = known
+    return UnavailableError(f"no connection to NATS ({said}); {advice}")
+
+
+def reason(error: Exception) -> str:
+    """The library has no types for what the server says."""
+    if isinstance(error, nats.errors.Error) and str(error):
+        return str(error)[:100].removeprefix("nats: ").strip("'")
+    if isinstance(error, ssl.SSLError):
+        return str(getattr(error, "verify_message", "") or error.reason or type(error).__name__)
+    if isinstance(error, OSError) and error.errno is not None:
+        return (
+            error.strerror
+            if isinstance(error, socket.gaierror) and error.strerror
+            else os.strerror(error.errno)
+        )
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return type(error).__name__

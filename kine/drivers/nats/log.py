@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -13,17 +13,20 @@ from nats.aio.msg import Msg
 
 from kine.drivers.base import (
     DriverError,
+    InvalidKeyError,
     Lease,
     NewRow,
     NoSpaceError,
+    Outcome,
     Row,
     Size,
     Tail,
     UnavailableError,
     Write,
 )
+from kine.drivers.nats import keys
 from kine.drivers.nats.append import Appender
-from kine.drivers.nats.client import Client
+from kine.drivers.nats.client import Answer, Client
 from kine.drivers.nats.embedded import EmbeddedServer
 from kine.drivers.nats.endpoint import Endpoint
 from kine.drivers.nats.failures import LostError, NobodyError, RefusedError
@@ -47,8 +50,10 @@ _OWN = (b"/registry/health", b"compact_rev_key")  # in every bucket from the sta
 class NatsLog:
     """See `kine.drivers.base.Log`."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, max_request_bytes: int = 0, poll_interval: float = _POLL) -> None:
         self._endpoint = endpoint
+        self._max_request_bytes = max_request_bytes
+        self._poll_interval = min(_POLL, poll_interval)
         self._server = EmbeddedServer(endpoint) if endpoint.embedded else None
         if self._server is not None and self._server.login:
             endpoint = _with_login(endpoint, self._server.login)
@@ -61,6 +66,7 @@ class NatsLog:
         self._known = 0  # a sequence the stream has reached
         self._lost = 0  # older than this a value was asked for that is no more
         self._closed = False
+        self.on_wait: Callable[[str], None] = lambda why: None
 
     # ---- from opening to closing
 
@@ -68,7 +74,13 @@ class NatsLog:
         if self._server is not None:
             await self._server.start()
         servers = self._endpoint.servers if self._server is None else (self._server.url,)
-        await until_open(lambda: self._open(servers), UnavailableError, "NATS", between=_BETWEEN)
+        await until_open(
+            lambda: self._open(servers),
+            UnavailableError,
+            "NATS",
+            between=_BETWEEN,
+            on_wait=lambda why: self.on_wait(why),
+        )
 
     async def _open(self, servers: Sequence[str]) -> None:
         if not self._client.connected:
@@ -79,6 +91,13 @@ class NatsLog:
         kept = self._stream.config.get("max_msgs_per_subject")
         if kept != endpoint.history:
             log.warning("the bucket keeps %s revisions of a key, whatever revHistory says", kept)
+        if (largest := self._appender.largest) < self._max_request_bytes * 4 // 3:
+            log.warning(
+                "this NATS server takes messages of %d bytes: values from about %d bytes on will be refused"
+                " as too large; set its max_payload to 8MB",
+                largest,
+                largest * 3 // 4,
+            )
         self._appender.atomic = bool(self._stream.config.get("allow_atomic"))
         self._client.on_reconnect = self._hint.set
         await self._client.subscribe(f"{self._stream.prefix}>", self._hinted)
@@ -100,12 +119,25 @@ class NatsLog:
     # ---- reading
 
     async def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
+        await self._settled()
         async for rows in self._reader.load(after):
             self._known = max(self._known, rows[-1].id)
             yield rows
 
+    async def gone(self, names: Sequence[bytes]) -> set[bytes]:
+        if not names:
+            return set()
+        present = await answered(self._stream.subjects())
+        return {name for name in names if keys.encode(name) not in present}
+
     async def compact_revision(self) -> int:
         return max((await self._settled()).revision, self._lost)
+
+    def peek_recorded(self) -> int | None:
+        return None
+
+    async def recorded(self) -> int:
+        return max((await self._timed("CompactRev", self._state.compaction_now())).revision, self._lost)
 
     def peek(self) -> int | None:
         return None
@@ -114,12 +146,12 @@ class NatsLog:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         start = time.perf_counter()
 
-        def told(answer: Msg | None) -> None:
+        def told(answer: Answer) -> None:
             if future.done():
                 return
             self._took("Newest", start)
-            if answer is None:
-                future.set_exception(UnavailableError("NATS did not answer in time"))
+            if not isinstance(answer, Msg):
+                future.set_exception(answer.translated())
             elif (newest := told_last_sequence(answer)) is None:
                 pass_on(self._newest(), future)
             else:
@@ -151,7 +183,7 @@ class NatsLog:
             if await self.newest() > after:
                 return
             try:
-                async with asyncio.timeout(_POLL):
+                async with asyncio.timeout(self._poll_interval):
                     await self._hint.wait()
             except TimeoutError:
                 continue
@@ -178,17 +210,44 @@ class NatsLog:
 
     # ---- writing
 
-    async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
-        outcome = await self._timed("Insert", self._appender.append(writes, head))
-        for ids in outcome:
-            if ids:
-                self._known = max(self._known, ids[-1])
+    async def append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
+        outcome = await self._timed("Insert", self._append(writes, head))
+        if len(outcome) == 1 and isinstance(outcome[0], DriverError):
+            raise outcome[0]
         for write, ids in zip(writes, outcome, strict=True):
-            for row, row_id in zip(write.rows, ids or (), strict=False):
+            if ids is None or isinstance(ids, DriverError):
+                continue
+            self._known = max(self._known, ids[-1])
+            for row, row_id in zip(write.rows, ids, strict=False):
                 self._reader.last_of.pop(row.prev_revision, None)
                 if not row.version and not row.deleted:
                     self._reader.uncounted.add(row_id)
         return outcome
+
+    async def _append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
+        """Deletions make room, so they use the reserve in a full store."""
+        deleting = [all(row.deleted for row in write.rows) for write in writes]
+        try:
+            outcome = list(await self._appender.append(writes, head))
+        except NoSpaceError:
+            if not all(deleting) or not await self._state.release_reserve():
+                raise
+            return await self._appender.append(writes, head)
+        refused = [
+            place
+            for place, found in enumerate(outcome)
+            if deleting[place] and isinstance(found, NoSpaceError)
+        ]
+        if refused and await self._state.release_reserve():
+            again = await self._appender.append([writes[place] for place in refused], head)
+            for place, found in zip(refused, again, strict=True):
+                outcome[place] = found
+        elif not refused and not any(deleting):
+            await self._state.keep_reserve()
+        return outcome
+
+    def check(self, row: NewRow) -> None:
+        self._appender.check(row)
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
         return await self._timed("Compact", self._compact(revision, versions))
@@ -206,6 +265,7 @@ class NatsLog:
             except NoSpaceError:
                 # Room first. Only what is superseded: that leaves every key as it is.
                 await self._remove(doomed, revision, deletions=False)
+                await self._reader.counted(versions)
                 now = await self._state.record(intent)
             if now is None:
                 continue
@@ -262,19 +322,17 @@ class NatsLog:
         before = await self._state.compaction()
         await self._state.record(Compaction(revision, revision, before.sequence))
 
+    async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
+        found = {}
+        for row in rows:
+            try:
+                self._appender.check(_placed(row))
+            except InvalidKeyError as error:
+                found[row.name] = str(error)
+        return found
+
     async def place(self, rows: Sequence[Row]) -> None:
-        writes = [
-            Write(
-                (
-                    NewRow(
-                        row.name, False, row.deleted, row.create_revision, 0,
-                        row.ttl, row.value, row.lease, row.version or 1,
-                    ),
-                ),
-                False,
-            )
-            for row in rows
-        ]  # fmt: skip
+        writes = [Write((_placed(row),), False) for row in rows]
         if None in await self.append(writes, self._known):
             raise UnavailableError("another client writes to this bucket: stop it, and begin again")
 
@@ -311,15 +369,17 @@ class NatsLog:
     async def defragment(self) -> None:
         """The server compacts its files by itself."""
 
-    def snapshot(self) -> AsyncIterator[bytes] | None:
-        return None
+    def folder(self) -> None:
+        """The data are the server's; an embedded one's directory is its own."""
 
     async def _timed(self, name: str, work: Awaitable[T]) -> T:
         start = time.perf_counter()
         try:
             return await work
-        except (RefusedError, LostError, NobodyError) as error:
-            raise UnavailableError(f"NATS failed ({type(error).__name__})") from error
+        except (RefusedError, LostError) as error:
+            raise error.translated() from error
+        except NobodyError as error:
+            raise UnavailableError("NATS failed (NobodyError)") from error
         finally:
             self._took(name, start)
 
@@ -327,6 +387,12 @@ class NatsLog:
         took = time.perf_counter() - start
         if 0 < self._endpoint.slow <= took:
             log.info("slow NATS: %s took %.3f s", name, took)
+
+
+def _placed(row: Row) -> NewRow:
+    return NewRow(
+        row.name, False, row.deleted, row.create_revision, 0, row.ttl, row.value, row.lease, row.version or 1
+    )
 
 
 def _with_login(endpoint: Endpoint, login: dict[str, str]) -> Endpoint:

@@ -3,24 +3,31 @@
 compact          {"revision": R, "removed": P}: compacted to R; what that supersedes is gone up to P
 lease.<id>       {"ttl": seconds, "renewals": n}
 version.<id>     the version of a row that Go kine wrote, once it cannot be counted any more
+reserve          zeros: room for deletions and compactions, given up when the account or the server is full
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kine.drivers.base import Lease, UnavailableError
-from kine.drivers.nats.failures import LostError, NobodyError, refusal
+from kine.drivers.base import DriverError, Lease, UnavailableError
+from kine.drivers.nats.failures import LostError, NobodyError, RefusedError, refusal
 from kine.drivers.nats.record import EXPECTED
 from kine.drivers.nats.stream import Stream, answered
 
 if TYPE_CHECKING:
     from kine.drivers.nats.client import Client
 
-_ATTEMPTS = 10
+log = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds for a record to be written, others writing it too
+_PAUSE = 0.2
+_RESERVE = 256 * 1024  # bytes: as much as a thousand deletions take
+_RESERVE_EVERY = 60.0  # seconds between attempts to have it again
 _DESCRIPTION = "Leases and the compact revision of kine"
 
 
@@ -37,9 +44,38 @@ class Compaction(NamedTuple):
 class State:
     def __init__(self, client: Client, bucket: str) -> None:
         self.stream = Stream(client, f"{bucket}-kine")
+        self._reserved = False  # that a reserve was seen
+        self._reserve_again = 0.0  # event-loop time
 
     async def open(self, replicas: int) -> None:
         await self.stream.ensure(1, replicas, _DESCRIPTION)
+        await self.keep_reserve()
+
+    # ---- room for what makes room
+
+    async def keep_reserve(self) -> None:
+        """Makes the reserve, if there is none and room for it. Asked after each write, mostly for nothing."""
+        now = asyncio.get_running_loop().time()
+        if self._reserved or now < self._reserve_again:
+            return
+        self._reserve_again = now + _RESERVE_EVERY
+        try:
+            found = await answered(self.stream.get(last_by_subj="reserve"))
+            size = min(_RESERVE, self.stream.client.max_payload // 2)
+            if found is None:
+                await self._put("reserve", "0" * size, 0, vital=False)
+            self._reserved = True
+        except DriverError as error:
+            log.debug("there is no room for a reserve: %s", error)
+
+    async def release_reserve(self) -> bool:
+        """Whether there is a little more room now."""
+        self._reserve_again = asyncio.get_running_loop().time() + _RESERVE_EVERY
+        self._reserved = False
+        if not await answered(self.stream.purge("reserve")):
+            return False
+        log.warning("the NATS account or server is full: using the reserve to delete and to compact")
+        return True
 
     # ---- the compact revision
 
@@ -49,6 +85,17 @@ class State:
             return Compaction(0, 0, 0)
         record = json.loads(message.data)
         return Compaction(record["revision"], record["removed"], message.sequence)
+
+    async def compaction_now(self) -> Compaction:
+        """As a leader tells it who leads still."""
+        found = await self.compaction()
+        await self._confirm()
+        return found
+
+    async def _confirm(self) -> None:
+        """Whoever has answered before was the leader: see `Stream.last_sequence`."""
+        if int(self.stream.config.get("num_replicas", 1)) > 1:
+            await self.stream.last_sequence()
 
     async def record(self, now: Compaction) -> Compaction | None:
         """Replaces the record with sequence `now.sequence`; None if another instance did so first."""
@@ -64,14 +111,18 @@ class State:
     async def lease(self, lease_id: int) -> Lease | None:
         subject = f"lease.{lease_id}"
         message = await answered(self.stream.get(last_by_subj=subject))
+        await self._confirm()
         return None if message is None else _lease(subject, json.loads(message.data))
 
     async def grant(self, lease_id: int, ttl: int) -> bool:
-        return await self._put(f"lease.{lease_id}", {"ttl": ttl, "renewals": 0}, 0) is not None
+        granted = await self._put(f"lease.{lease_id}", {"ttl": ttl, "renewals": 0}, 0, vital=False)
+        return granted is not None
 
     async def renew(self, lease_id: int) -> None:
         subject = f"lease.{lease_id}"
-        for _ in range(_ATTEMPTS):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE
+        while True:
             message = await answered(self.stream.get(last_by_subj=subject))
             if message is None:
                 return
@@ -79,7 +130,7 @@ class State:
             if record["renewals"] < 0:
                 return
             record["renewals"] += 1
-            if await self._put(subject, record, message.sequence) is not None:
+            if await self._put(subject, record, message.sequence) is not None or loop.time() > until:
                 return
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
@@ -124,36 +175,50 @@ class State:
         await answered(read())
         return found
 
-    async def _put(self, subject: str, body: object, expected: int | None) -> int | None:
+    async def _put(
+        self, subject: str, body: object, expected: int | None, *, vital: bool = True
+    ) -> int | None:
         """The record's sequence, None on a conflict. Raises DriverError.
+
+        What is `vital` uses the reserve in a full store.
 
         An answer that is lost is asked for by writing again: that conflicts with ourselves, if it landed.
         """
         payload = json.dumps(body).encode()
         headers = {EXPECTED: str(expected)} if expected is not None else None
-        for attempt in range(_ATTEMPTS):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE
+        repeated = False
+        while True:
             try:
                 answer = await self.stream.client.ask(f"{self.stream.prefix}{subject}", payload, headers)
+            except RefusedError as error:
+                raise error.translated() from error
             except (LostError, NobodyError, UnavailableError) as error:
-                if attempt == _ATTEMPTS - 1:
+                if loop.time() > until:
                     raise UnavailableError("NATS did not answer in time") from error
-                await asyncio.sleep(0.2)
+                repeated = True
+                await asyncio.sleep(_PAUSE)
                 continue
             acknowledged = json.loads(answer.data)
             if "error" not in acknowledged:
                 return int(acknowledged["seq"])
             refused = refusal(acknowledged["error"])
             if refused.again:
-                await asyncio.sleep(0.2)
+                if loop.time() > until:
+                    raise UnavailableError("JetStream is busy")
+                repeated = True
+                await asyncio.sleep(_PAUSE)
                 continue
             if not refused.conflict:
+                if vital and refused.full and await self.release_reserve():
+                    continue
                 raise refused.translated() from refused
-            if attempt:
+            if repeated:
                 message = await answered(self.stream.get(last_by_subj=subject))
                 if message is not None and message.data == payload:
                     return message.sequence
             return None
-        raise UnavailableError("JetStream is busy")
 
 
 def _lease(subject: str, record: dict[str, int]) -> Lease:

@@ -24,7 +24,7 @@ from kine.drivers.nats.failures import (
 from kine.drivers.nats.record import Message
 
 if TYPE_CHECKING:
-    from kine.drivers.nats.client import Client
+    from kine.drivers.nats.client import Answer, Client
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class Stream:
             await asyncio.sleep(_UNTIL_FOLLOWED)
         raise UnavailableError("the NATS stream's leader has lost touch with the others: it may be cut off")
 
-    def ask_last_sequence(self, told: Callable[[Msg | None], None]) -> bool:
+    def ask_last_sequence(self, told: Callable[[Answer], None]) -> bool:
         """Likewise by `Client.put`; `told_last_sequence` reads the answer."""
         return self.client.put(self._info, b"", told)
 
@@ -135,6 +135,20 @@ class Stream:
             _parsed(b64decode(found.get("hdrs") or "")),
             b64decode(found.get("data") or ""),
         )
+
+    async def subjects(self) -> set[str]:
+        """All that have a message. Raises RefusedError, UnavailableError, LostError, NobodyError."""
+        found: set[str] = set()
+        offset = 0
+        while True:
+            told = await self.client.api(
+                f"STREAM.INFO.{self.name}", subjects_filter=f"{self.prefix}>", offset=offset
+            )
+            page = told["state"].get("subjects") or {}
+            found.update(subject[len(self.prefix) :] for subject in page)
+            offset += len(page)
+            if not page or offset >= int(told.get("total", 0)):
+                return found
 
     async def direct(self, sequences: Sequence[int]) -> dict[int, Message]:
         """Messages by sequence; one that is no more is left out. Answers may come from any replica."""
@@ -187,7 +201,7 @@ class Stream:
         position = after
         name = f"kine{secrets.token_hex(8)}"
         inbox = client.new_inbox()
-        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        arrived: asyncio.Queue[Answer] = asyncio.Queue()
         end = await client.subscribe(inbox, arrived.put)
         try:
             created = await client.api(
@@ -211,11 +225,15 @@ class Stream:
             loop = asyncio.get_running_loop()
             deadline = loop.time() + _CATCHING_UP
             while pending or await self._has_more(position, goal, filtered):
-                await client._publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{name}", pull, inbox, None)
+                more = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{name}"
+                await client._publish(more, pull, inbox, None)
                 block: list[Message] = []
                 while len(block) < _PULL:
-                    async with asyncio.timeout(_SILENCE):
-                        answer = await arrived.get()
+                    with client.refusing(more, arrived.put_nowait):
+                        async with asyncio.timeout(_SILENCE):
+                            answer = await arrived.get()
+                    if not isinstance(answer, Msg):
+                        raise answer
                     if status := _status(answer):
                         # 503: its server has not told the others of it yet. 404: what was to come is gone.
                         if loop.time() > deadline:
@@ -253,12 +271,12 @@ class Stream:
 
     # ---- removing
 
-    async def purge(self, subject: str, before: int = 0) -> None:
-        """Removes a subject's messages, or those before a sequence."""
+    async def purge(self, subject: str, before: int = 0) -> int:
+        """Removes a subject's messages, or those before a sequence; returns how many there were."""
         body: dict[str, object] = {"filter": f"{self.prefix}{subject}"}
         if before:
             body["seq"] = before
-        await self.client.api(f"STREAM.PURGE.{self.name}", **body)
+        return int((await self.client.api(f"STREAM.PURGE.{self.name}", **body)).get("purged", 0))
 
     async def purge_before(self, sequence: int) -> None:
         """Removes everything before a sequence, which may be one that is yet to come: the next one, then."""
@@ -285,8 +303,8 @@ async def answered(work: Awaitable[T]) -> T:
         return await work
     except RefusedError as error:
         raise error.translated() from error
-    except LostError:
-        raise UnavailableError("NATS did not answer in time") from None
+    except LostError as error:
+        raise error.translated() from None
     except NobodyError:
         raise UnavailableError("JetStream does not answer: it is off, or its cluster has no leader") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractAsyncContextManager
 
 from kine.drivers.base import Log, Options
@@ -12,10 +13,14 @@ from kine.drivers.sql.log import SqlLog
 from kine.identity import kerberos, provider
 from kine.identity.base import Provider
 
+log = logging.getLogger(__name__)
+
 
 def connect(endpoint: str, options: Options) -> Log:
     dsn, credentials = _read(endpoint, options)
-    return SqlLog(PostgresDatabase(dsn, options, credentials))
+    if dsn.written_database:
+        log.info("the database is %s", dsn.shown)
+    return SqlLog(PostgresDatabase(dsn, options, credentials), options)
 
 
 def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[PostgresView]:
@@ -24,7 +29,8 @@ def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[Postgre
 
 def _read(endpoint: str, options: Options) -> tuple[Dsn, Provider | None]:
     dsn = parse(endpoint, options)
-    credentials = provider(options.identity_provider) if options.identity_provider else None
     if dsn.kerberos is not None:
-        credentials = kerberos.provider(dsn.kerberos)
-    return dsn, credentials
+        return dsn, kerberos.provider(dsn.kerberos, options.identity_timeout)
+    if options.identity_provider:
+        return dsn, provider(options.identity_provider, options.identity_timeout)
+    return dsn, None

@@ -8,15 +8,21 @@ import logging
 import os
 import re
 import socket
+from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection, adapt, postgres
 from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 
-from kine.drivers.postgres.encrypted import EncryptedConnection
-from kine.drivers.postgres.failures import translated
+from kine.drivers.postgres import client_key, sqlstate
+from kine.drivers.postgres.dsn import NO_KERBEROS
+from kine.drivers.postgres.encrypted import EncryptedConnection, connect_aside
+from kine.drivers.postgres.failures import translated, understood
+from kine.drivers.postgres.privileges import identifier
 from kine.drivers.sql.failures import Kind, StatementError
+from kine.identity.aside import aside
 from kine.identity.base import IdentityError
 
 if TYPE_CHECKING:
@@ -33,6 +39,8 @@ ADAPTERS.register_dumper(int, Int8BinaryDumper)
 # In libpq's words, and the server's: only advice, and a new try, hang on it.
 _REFUSED = re.compile(r"authentication|GSSAPI|pg_hba", re.IGNORECASE)
 REPLICA = "the server is a read-only replica; waiting for one that takes writes"
+_KERBEROS_ASKED = f'method requirement "{NO_KERBEROS}" failed'
+_NOT_LET_IN = {"28000", "28P01"}
 _PREPARE_AFTER = 2  # uses of a statement
 # The server must notice as well that we are gone, or our half-sent transaction holds the others up.
 _GREETING = (
@@ -44,19 +52,17 @@ _GREETING = (
 class Held:
     """A `kine.drivers.sql.pool.Place`."""
 
-    __slots__ = ("connection", "generation")
+    __slots__ = ("connection", "generation", "made")
 
     def __init__(self) -> None:
         self.connection: AsyncConnection[Any] | None = None
         self.generation = 0
+        self.made = monotonic()
 
     def close(self) -> None:
         if self.connection is not None:
             self.connection.pgconn.finish()
             self.connection = None
-
-    def rollback(self) -> None:
-        """Asked for by the pool's protocol; whoever hands a connection back has ended its transaction."""
 
     @property
     def usable(self) -> bool:
@@ -71,33 +77,58 @@ async def connect(
     dsn: Dsn, database: str, credentials: Provider | None, *, prepare: bool = True, replica: bool = False
 ) -> AsyncConnection[Any]:
     """A connection in autocommit mode to a server that takes writes. Raises StatementError."""
+    if dsn.may_use_password:  # the server chooses, as in Go kine: without Kerberos no ticket is needed
+        without = replace(dsn, connection=dsn.connection | {"require_auth": NO_KERBEROS})
+        try:
+            return await _connect(without, database, None, prepare=prepare, replica=replica)
+        except StatementError as error:
+            if _KERBEROS_ASKED not in str(error):
+                raise
+    return await _connect(dsn, database, credentials, prepare=prepare, replica=replica)
+
+
+async def _connect(
+    dsn: Dsn, database: str, credentials: Provider | None, *, prepare: bool, replica: bool
+) -> AsyncConnection[Any]:
     parameters: dict[str, Any] = dict(dsn.connection)
     if credentials is not None and (issued := await _credential(credentials, parameters)) is not None:
         parameters["password"] = issued
     limit = _seconds(parameters.get("connect_timeout", "")) * max(
         1, parameters.get("host", "").count(",") + 1
     )
+    opened = contextlib.ExitStack()
     try:
         async with asyncio.timeout(limit + 2):
-            kind = AsyncConnection if parameters.get("gssencmode") == "disable" else EncryptedConnection
-            connection: AsyncConnection[Any] = await kind.connect(
-                **parameters,
-                dbname=database,
-                client_encoding="utf8",
-                autocommit=True,
-                prepare_threshold=_PREPARE_AFTER if prepare else None,
-                context=None,
-            )
+            if key := parameters.get("sslkey"):
+                parameters["sslkey"] = opened.enter_context(client_key.usable(key))
+            encrypted = parameters.get("gssencmode") != "disable"
+            kind = EncryptedConnection if encrypted else AsyncConnection[Any]
+            threshold = _PREPARE_AFTER if prepare else None
+            parameters |= {"dbname": database, "client_encoding": "utf8"}
+            connection: AsyncConnection[Any]
+            if encrypted or parameters.get("require_auth") != NO_KERBEROS:
+                connection = await connect_aside(kind, threshold, **parameters)
+            else:
+                connection = await kind.connect(
+                    **parameters, autocommit=True, prepare_threshold=threshold, context=None
+                )
     except psycopg.Error as error:
-        failure = translated(error, connecting=True)
-        if credentials is not None and _REFUSED.search(str(failure)):
+        code = ""
+        if not understood(error) and sqlstate.answered(str(error)):
+            code = await aside(lambda: sqlstate.ask(parameters, limit))
+        user = identifier(parameters["user"]) if "user" in parameters else ""
+        failure = translated(error, connecting=True, code=code, user=user, database=identifier(database))
+        if credentials is not None and (code in _NOT_LET_IN or _REFUSED.search(str(failure))):
             credentials.refused()
+            failure = translated(error, connecting=True, advise=False, code=code)
             raise StatementError(failure.kind, failure.code, f"{failure}; {credentials.advice}") from None
         raise failure from None
     except TimeoutError:
         raise StatementError(Kind.AWAY, "timeout", f"no connection within {limit + 2:.0f} s") from None
     except OSError as error:
         raise StatementError(Kind.AWAY, "", error.strerror or type(error).__name__) from None
+    finally:
+        opened.close()
     connection._adapters = adapt.AdaptersMap(ADAPTERS)
     try:
         async with asyncio.timeout(limit):
@@ -111,9 +142,9 @@ async def connect(
 
 
 async def _credential(credentials: Provider, parameters: dict[str, Any]) -> str | None:
-    host, port = parameters["host"], int(parameters.get("port", "").split(",")[0] or 5432)
+    port = int(parameters["port"].split(",")[0])
     try:
-        return await credentials.credential(host, port, parameters["user"])
+        return await credentials.credential(parameters["host"], port, parameters["user"])
     except IdentityError as error:
         raise StatementError(Kind.AWAY, "identity", str(error)) from None
 

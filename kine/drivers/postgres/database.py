@@ -5,31 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
 
-from kine.drivers.base import NewRow, Options, Size
+from kine.drivers.base import InvalidKeyError, NewRow, Options, Size
 from kine.drivers.postgres import statements
 from kine.drivers.postgres.binary import TEXT, Form
 from kine.drivers.postgres.connection import REPLICA, Deadline, Held, connect
-from kine.drivers.postgres.failures import TURNED, forgets_prepared, translated
+from kine.drivers.postgres.failures import FORGOTTEN, NO_PRIVILEGE, OLD_PLAN, TURNED, translated
 from kine.drivers.postgres.insertion import insertion, text
 from kine.drivers.postgres.line import Line
 from kine.drivers.postgres.listen import Listener
 from kine.drivers.postgres.newest import Asking, told
+from kine.drivers.postgres.privileges import identifier
 from kine.drivers.postgres.setup import Server, prepare
 from kine.drivers.postgres.wire import Answer, Question, Statement, Wire
 from kine.drivers.sql import gaps
 from kine.drivers.sql import statements as neutral
 from kine.drivers.sql.database import Batch, FencedError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, Generation, fit, pool, take
+from kine.drivers.sql.pool import Free, Generation, Pool, fit
 from kine.drivers.sql.timing import timed
 
 if TYPE_CHECKING:
@@ -38,10 +40,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_INSERT = "InsertReturning"  # in the metrics, as Go kine names it here since v0.17
 _GRACE = 5.0  # seconds a statement may take beyond the longest wait for a lock
 _READ_LIMIT = 30.0  # for a block of rows, which may be large
-_BEGIN: Question = (Statement(b"", b"BEGIN"), ())
+_SNAPSHOT_IDLE = 120.0  # between two blocks: it locks nothing
+_SURE_NAME = 2000  # bytes that an index takes however badly they compress; about 2,700 are its limit
+_AT_ONCE = 2.0  # seconds within which new connections with old plans speak of a pooler, not of another change
+_TRIED = 128  # names in one statement
 _COMMIT: Question = (Statement(b"", b"COMMIT"), ())
+
+
+class _TrialError(Exception):
+    """Rolls a trial back."""
 
 
 class PostgresDatabase:
@@ -51,6 +61,9 @@ class PostgresDatabase:
         self._dsn = dsn
         self._options = options
         self._credentials = credentials
+        self.on_wait: Callable[[str], None] = lambda why: None
+        if credentials is not None:
+            credentials.report_to(lambda why: self.on_wait(why))
         self.lock_timeout = dsn.lock_timeout
         self._lock_timeout = f"{int(dsn.lock_timeout * 1000)}ms"
         # A statement may wait for our turn, then for a row: each as long as is allowed.
@@ -66,16 +79,22 @@ class PostgresDatabase:
         self._turn: Question = (Statement(b"", b""), ())
         self._newest: Question = (Statement(b"", b""), ())
         self._generation = Generation()
+        self._suspected: tuple[int, float] | None = None  # the last generation with old plans, and when
         lifetime = options.connection_max_lifetime
         self._writing = Line(self._connect, self._generation, lifetime)
-        self._reading: Line | None = None  # where all but one connection may be used, the pool must do
-        if options.max_open_connections != 1:
+        self._reading: Line | None = None  # where few connections may be used, the pool must do
+        if (most := options.max_open_connections) == 0 or most > 2:
             self._reading = Line(self._connect, self._generation, lifetime)
-            if options.max_open_connections > 1:
-                options = replace(options, max_open_connections=options.max_open_connections - 1)
-        self._pool = pool(Held, options)
+        if most:
+            lines = 1 if self._reading is None else 2
+            options = replace(options, max_open_connections=max(1, most - lines))
+        self._pool = Pool(Held, options)
         self._free = Free(options.max_open_connections, dsn.lock_timeout)
         self._listener = Listener(self._wire, self.announce, origin)
+
+    @property
+    def highest_id(self) -> int:
+        return self._server.highest_id
 
     # ---- opening
 
@@ -95,7 +114,7 @@ class PostgresDatabase:
         self._writing.close()
         if self._reading is not None:
             self._reading.close()
-        self._pool.dispose()
+        self._pool.close()
         if self._credentials is not None:
             await self._credentials.close()
 
@@ -138,7 +157,7 @@ class PostgresDatabase:
         if error is None:
             raise self._replica()
         failure = translated(error)
-        self._learn(error, failure, generation)
+        self._learn(failure, generation)
         if failure.kind not in (Kind.LOST, Kind.AGAIN):
             raise failure
         return await self._newest_of(line)
@@ -149,6 +168,59 @@ class PostgresDatabase:
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
         return dict(await self._read("Values", statements.VALUES, (list(ids),)))
+
+    async def refused(self, rows: Iterable[NewRow]) -> dict[bytes, str]:
+        found: dict[bytes, str] = {}
+        doubtful: list[NewRow] = []  # whether the index holds a long name depends on how it is compressed
+        for row in rows:
+            try:
+                text(row.name)
+            except InvalidKeyError as error:
+                found[row.name] = str(error)
+                continue
+            if len(row.name) > _SURE_NAME or not row.name.isascii():
+                doubtful.append(row._replace(value=None))
+        for start in range(0, len(doubtful), _TRIED):
+            block = doubtful[start : start + _TRIED]
+            if await self._trial(block) is not None:
+                for row in block:
+                    if (reason := await self._trial([row])) is not None:
+                        found[row.name] = reason
+        return found
+
+    async def _trial(self, rows: Sequence[NewRow]) -> str | None:
+        """Inserts them, and takes it back. Why a name cannot be held, if so."""
+        try:
+            async with self.transaction("Trial") as session:
+                await session.place([-1 - place for place in range(len(rows))], rows)
+                raise _TrialError
+        except _TrialError:
+            return None
+        except StatementError as error:
+            if error.kind is Kind.KEY:
+                return str(error)
+            if error.kind is Kind.CONFLICT:  # it is there already
+                return None
+            raise
+
+    async def advance_allocator(self, floor: int) -> int | None:
+        sequence = self._server.sequence
+        statement = statements.ADVANCE.format(sequence=sequence, quoted=sequence.replace("'", "''"))
+        try:
+            moved = await self._read("Allocator", statement, (floor,))
+        except StatementError as error:
+            if error.code != NO_PRIVILEGE:
+                raise
+            # A user who may only use the table: it works as long as nobody has set the sequence back.
+            user = identifier(self._dsn.connection.get("user", "..."))
+            log.warning(
+                "the user may not advance the sequence of ids, which is needed after a restore from a dump;"
+                " let its owner run GRANT USAGE, SELECT, UPDATE ON SEQUENCE %s TO %s;",
+                sequence,
+                user,
+            )
+            return None
+        return int(moved[0][1]) if moved else None
 
     async def size(self) -> Size:
         [(allocated,)] = await self._read("GetSize", statements.SIZE, ())
@@ -191,8 +263,8 @@ class PostgresDatabase:
     async def append(self, batch: Batch) -> list[int | None]:
         questions = [self._turn, insertion(batch)]
         if self._server.explicit:  # CockroachDB wants it said; for others, what is asked at once is one
-            questions = [_BEGIN, *questions, _COMMIT]
-        answers = await self._ask("Insert", self._writing, questions, self._limit)
+            questions = [(Statement(b"", self._server.begin.encode()), ()), *questions, _COMMIT]
+        answers = await self._ask(_INSERT, self._writing, questions, self._limit)
         answer = answers[2 if self._server.explicit else 1]
         ids = {
             answer.get_value(place, 1): int.from_bytes(answer.get_value(place, 0) or b"", "big")
@@ -202,12 +274,15 @@ class PostgresDatabase:
             await self._check_claim(batch)
         return [ids.get(row.name) for row in batch.rows]
 
+    def check(self, row: NewRow) -> None:
+        text(row.name)
+
     @property
     def _turn_statement(self) -> str:
         return statements.TURN if self._server.advisory_locks else statements.TURN_BY_ROW
 
     async def _check_claim(self, batch: Batch) -> None:
-        rows = await self._read("Insert", statements.CLAIMED, (batch.writer,))
+        rows = await self._read(_INSERT, statements.CLAIMED, (batch.writer,))
         if not rows or rows[0][0] != batch.number:
             raise FencedError
 
@@ -216,10 +291,10 @@ class PostgresDatabase:
     @asynccontextmanager
     async def transaction(self, name: str, *, batch: Batch | None = None) -> AsyncIterator[PostgresSession]:
         limit = max(self._limit, self._options.compact_timeout)
-        async with self._checkout(name, limit) as connection:
-            session = PostgresSession(connection)
+        async with self._checkout(_INSERT if name == "Insert" else name, limit) as connection:
+            session = PostgresSession(connection, self._server.sequence)
             async with connection.pipeline():
-                await connection.execute("BEGIN")
+                await connection.execute(self._server.begin.encode())
                 if batch is not None or name == "Move":
                     await connection.execute(self._turn_statement, self._turn_parameters)
                 else:
@@ -233,7 +308,7 @@ class PostgresDatabase:
                     claimed = await cursor.fetchone()
                     if claimed is None:
                         raise FencedError
-                    session.newest = claimed[0]
+                    session.newest, session.floor = claimed[0], batch.floor
                 yield session
             except BaseException as error:
                 # The session's own errors are translated already; the connection may be gone.
@@ -244,6 +319,20 @@ class PostgresDatabase:
                         connection.pgconn.finish()
                 raise
             await connection.execute("COMMIT")
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[PostgresSession]:
+        async with self._checkout("Load", 0) as connection:
+            session = _Snapshot(connection, self._server.sequence)
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", prepare=False)
+            try:
+                await connection.execute(
+                    f"SET LOCAL idle_in_transaction_session_timeout = '{_SNAPSHOT_IDLE:.0f}s'", prepare=False
+                )
+                yield session
+            finally:  # nothing was changed
+                if not connection.closed and not session.broken:
+                    await connection.execute("COMMIT", prepare=False)
 
     # ---- hints
 
@@ -266,8 +355,7 @@ class PostgresDatabase:
     @asynccontextmanager
     async def _checkout(self, name: str, limit: float) -> AsyncIterator[AsyncConnection[Any]]:
         async with self._free.one():
-            fairy = take(self._pool, self._generation)
-            held: Held = fairy.dbapi_connection  # type: ignore[assignment]
+            held = self._pool.take(self._generation)
             try:
                 with self._told(name, held):
                     if not fit(held, self._generation):
@@ -281,7 +369,7 @@ class PostgresDatabase:
             finally:
                 if not held.usable:
                     held.close()
-                fairy.close()
+                self._pool.give(held)
 
     @contextmanager
     def _told(self, name: str, asked: Line | Held) -> Iterator[None]:
@@ -292,27 +380,49 @@ class PostgresDatabase:
             except psycopg.Error as error:
                 failure = translated(error)
                 outcome.code = failure.code
-                self._learn(error, failure, asked.generation)
+                self._learn(failure, asked.generation)
                 raise failure from error
             except StatementError as error:
                 outcome.code = error.code
+                self._learn(error, asked.generation)
                 raise
 
-    def _learn(self, error: psycopg.Error, failure: StatementError, generation: int) -> None:
-        if forgets_prepared(error) and self._prepare:
+    def _learn(self, failure: StatementError, generation: int) -> None:
+        """What a failure says about the connection it came by; it may be one to try again then."""
+        if failure.code in FORGOTTEN and self._prepare:
             log.info("a pooler stands between us and PostgreSQL: preparing statements no more")
             self._prepare = False
             self._generation.end(generation)
-        elif failure.code in TURNED or failure.kind is Kind.LOST:
+        elif failure.kind is Kind.LOST:
             self._generation.end(generation)
+        elif failure.kind is Kind.REFUSED or (failure.kind is Kind.UNABLE and failure.code in TURNED):
+            if failure.code == OLD_PLAN and self._prepare and self._is_the_next(generation):
+                log.info("new connections have old plans, too, as a pooler keeps them: preparing no more")
+                self._prepare = False
+                self._generation.end(generation)
+                failure.kind = Kind.AGAIN
+            elif self._generation.suspect(generation):
+                self._suspected = (generation, monotonic())
+                failure.kind = Kind.AGAIN
+            elif failure.code in TURNED:
+                self._generation.end(generation)
+
+    def _is_the_next(self, generation: int) -> bool:
+        """Whether connections of the generation before were replaced just now, and these are no better."""
+        if self._suspected is None:
+            return False
+        before, since = self._suspected
+        return generation == before + 1 and monotonic() - since < _AT_ONCE
 
 
 class PostgresSession:
     """See `kine.drivers.sql.database.Session`."""
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    def __init__(self, connection: AsyncConnection[Any], sequence: str) -> None:
         self._connection = connection
+        self._sequence = sequence
         self.newest = 0
+        self.floor = 0
 
     async def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         try:
@@ -340,6 +450,8 @@ class PostgresSession:
             found = {name: row_id for row_id, name in await cursor.fetchall()}
         except psycopg.Error as error:
             raise translated(error) from error
+        if found and min(found.values()) <= max(self.newest, self.floor):
+            raise StatementError(Kind.REUSED, "", "the sequence of ids is behind the newest row")
         return [found[name] for name in parameters["names"]]
 
     async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:
@@ -348,13 +460,14 @@ class PostgresSession:
         except psycopg.Error as error:
             raise translated(error) from error
 
-    async def fill(self, ids: Sequence[int]) -> set[int]:
+    async def fill(self, fillers: Sequence[gaps.Filler]) -> set[int]:
         try:
             cursor = self._connection.cursor(binary=True)
             filled: set[int] = set()
             for suffix in ("", gaps.unguessable()):
-                if left := [row_id for row_id in ids if row_id not in filled]:
-                    await cursor.execute(statements.FILL, (suffix, left))
+                if left := [filler for filler in fillers if filler.id not in filled]:
+                    ids, last = zip(*left, strict=True)
+                    await cursor.execute(statements.FILL, (suffix, list(ids), list(last)))
                     filled.update(row[0] for row in await cursor.fetchall())
             return filled
         except psycopg.Error as error:
@@ -365,7 +478,20 @@ class PostgresSession:
             await self.run(statement, (list(ids),))
 
     async def allot_after(self, row_id: int) -> None:
-        await self.run("SELECT setval(pg_get_serial_sequence('kine', 'id'), ?)", (row_id,))
+        await self.run("SELECT setval(?::regclass, ?)", (self._sequence.encode(), row_id))
+
+
+class _Snapshot(PostgresSession):
+    """It has no time limit of its own; each of its statements has one."""
+
+    broken = False  # a statement was begun, and has not ended
+
+    async def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        self.broken = True
+        with Deadline(self._connection, _READ_LIMIT):
+            rows = await super().run(statement, parameters)
+        self.broken = False
+        return rows
 
 
 def _columns(rows: Sequence[NewRow]) -> dict[str, Any]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from psycopg import pq
 
 from kine.drivers.base import Options
+from kine.forms import BAD_PORT, host_and_port
 from kine.identity.kerberos import Source, source
+from kine.tls import system_authorities
+
+log = logging.getLogger(__name__)
 
 DEFAULT_DATABASE = "kubernetes"
 LOCK_TIMEOUT = 10.0  # seconds
 CONNECT_TIMEOUT = 10
+ENDLESS_TIMEOUT = 120  # seconds, for connect_timeout=0
 
 # A connection that is cut without a word is noticed within some 25 seconds, unless the endpoint says else.
 _LIVENESS = {
@@ -28,11 +35,39 @@ _LIVENESS = {
 _PGX = {
     "default_query_exec_mode", "statement_cache_capacity", "statement_cache_mode",
     "description_cache_capacity", "min_read_buffer_size", "prefer_simple_protocol",
-    "pool_max_conns", "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime",
-    "pool_max_conn_idle_time", "pool_health_check_period", "pool_max_conn_lifetime_jitter",
 }  # fmt: skip
-_KERBEROS = ("krb5_keytab", "krb5_ccache")
+# pgx's pool reads these, and Go kine has no such pool: there the server refuses them.
+_POOL = {
+    "pool_max_conns": "--datastore-max-open-connections",
+    "pool_min_conns": "--datastore-max-idle-connections",
+    "pool_min_idle_conns": "--datastore-max-idle-connections",
+    "pool_max_conn_lifetime": "--datastore-connection-max-lifetime",
+    "pool_max_conn_lifetime_jitter": "--datastore-connection-max-lifetime",
+    "pool_max_conn_idle_time": "--datastore-connection-max-idle-time",
+    "pool_health_check_period": "--datastore-connection-max-idle-time",
+}
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "primary", "prefer-standby", "read-only", "standby"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "sslnegotiation": ("postgres", "direct"),
+    "sslcertmode": ("disable", "allow", "require"),
+}
+# Of pgx's own parameters what their values may be.
+_PGX_VALUES = {
+    "default_query_exec_mode": re.compile(
+        "cache_statement|cache_describe|describe_exec|exec|simple_protocol"
+    ),
+    "statement_cache_capacity": re.compile("[-+]?[0-9]+"),
+    "description_cache_capacity": re.compile("[-+]?[0-9]+"),
+}
+_ENCODE = "; a password with special characters must be percent-encoded (/ is %2F, @ is %40, : is %3A)"
+_UTF8 = {"utf8", "unicode"}
+_KERBEROS = ("krb5_keytab", "krb5_ccache", "krbspn")
+NO_KERBEROS = "!gss"  # require_auth
 _UNPREPARED = {"exec", "simple_protocol", "cache_describe", "describe_exec"}
+_HOME_AUTHORITIES = Path("~/.postgresql/root.crt")  # libpq and pgx look there
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _UNITS = {"": 0.001, "us": 1e-6, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|min|h|d)?\s*")
@@ -45,6 +80,16 @@ class Dsn:
     lock_timeout: float  # seconds; 0: wait without end
     prepare: bool  # whether statements may be prepared, which some poolers cannot do
     kerberos: Source | None = None
+    may_use_password: bool = False  # although Kerberos is asked for
+    written_database: str = ""  # in the endpoint, where that is not the same
+    encoding: str = ""  # that the endpoint asks for, where it is not kine's own
+
+    @property
+    def shown(self) -> str:
+        """The database in a message."""
+        if not self.written_database:
+            return self.database
+        return f"{self.database} ({self.written_database} in the endpoint; in lower case, as Go kine has it)"
 
 
 def parse(endpoint: str, options: Options) -> Dsn:
@@ -63,8 +108,12 @@ def parse(endpoint: str, options: Options) -> Dsn:
         if colon:
             connection["password"] = unquote(password)
     connection |= _hosts(hosts)
-    database = unquote(path).lower() or DEFAULT_DATABASE
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    ambient = _ambient()
+    # Of a parameter given twice the first counts, as in Go kine.
+    parameters = dict(reversed(parse_qsl(query, keep_blank_values=True)))
+    _check_parameters(parameters)
+    written = unquote(path)
+    database = written.lower() or DEFAULT_DATABASE
     kerberos_parameters = {name: parameters.pop(name) for name in _KERBEROS if name in parameters}
     lock_timeout = _time(parameters.pop("lock_timeout", None))
     prepare = (
@@ -74,6 +123,9 @@ def parse(endpoint: str, options: Options) -> Dsn:
     )
     settings = {}
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    encoding = parameters.pop("client_encoding", "")
+    if re.sub("[^a-z0-9]", "", encoding.lower()) in _UTF8:
+        encoding = ""
     for name, value in parameters.items():
         if name in _PGX:
             continue
@@ -84,36 +136,135 @@ def parse(endpoint: str, options: Options) -> Dsn:
         else:
             raise ValueError(f"the endpoint has a parameter of the impossible name {name[:20]!r}")
     database = connection.pop("dbname", database)
+    _choose_server(connection)
     if settings:
         told = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
-        connection["options"] = f"{connection.get('options', '')} {told}".strip()
+        connection["options"] = f"{connection.get('options') or ambient.get('options', '')} {told}".strip()
+    if options.identity_provider or kerberos_parameters or os.environ.get("KRB5_KTNAME"):
+        # Tickets and tokens are for the server that libpq will connect to.
+        found = {name: ambient[name] for name in ("host", "port", "user") if name in ambient}
+        connection = found | connection
+        connection.setdefault("port", "5432")
     kerberos = _kerberos(connection, kerberos_parameters, options)
-    connection = _LIVENESS | {"application_name": "kine"} | _tls(options, connection) | connection
+    defaults = _LIVENESS | {"application_name": "kine"}
+    defaults = {name: ambient.get(name, value) for name, value in defaults.items()}
+    connection = defaults | _tls(options, connection) | connection
     if options.identity_provider:
-        _check_issued(connection)
+        _check_issued(connection, options)
+    _check_tls(connection)
     _choose_gss(connection, known, kerberos=kerberos is not None)
-    return Dsn(connection, database, lock_timeout, prepare, kerberos)
+    if database != written.lower() or database == written:
+        written = ""
+    a_password = connection.get("password") or ambient.get("password")
+    may_use_password = (
+        kerberos is not None
+        and bool(a_password)
+        and connection.get("gssencmode") == "disable"
+        and "require_auth" in known
+        and not (connection.get("require_auth") or ambient.get("require_auth"))
+    )
+    return Dsn(connection, database, lock_timeout, prepare, kerberos, may_use_password, written, encoding)
+
+
+def _ambient() -> dict[str, str]:
+    """What libpq's variables set."""
+    return {
+        option.keyword.decode(): os.environ[option.envvar.decode()]
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar and os.environ.get(option.envvar.decode())
+    }
 
 
 def _hosts(hosts: str) -> dict[str, str]:
     names, ports = [], []
     for host in hosts.split(","):
-        name, colon, port = host.rpartition(":")
-        if not colon or host.endswith("]"):
-            name, port = host, ""
-        if port and not port.isdecimal():
-            raise ValueError(
-                "the endpoint's port is not a number; a password with special characters must be"
-                " percent-encoded (/ is %2F, @ is %40, : is %3A)"
-            )
-        names.append(unquote(name.strip("[]")))
-        ports.append(port)
+        try:
+            name, port = host_and_port(host, 0)
+        except ValueError as error:
+            raise ValueError(f"{error}{_ENCODE}") from None
+        names.append(unquote(name))
+        ports.append(str(port or ""))
     found = {}
     if any(names):
         found["host"] = ",".join(names)
     if any(ports):
         found["port"] = ",".join(ports)
     return found
+
+
+def _check_port(port: str) -> None:
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(BAD_PORT)
+
+
+def _check_parameters(parameters: dict[str, str]) -> None:
+    """Brings pgx's own names into libpq's, and refuses what no server could mend."""
+    for name, flag in _POOL.items():
+        if name in parameters:
+            raise ValueError(f"the endpoint's parameter {name!r} means nothing to kine; use the flag {flag}")
+    if "database" in parameters:
+        parameters.setdefault("dbname", parameters.pop("database"))
+    if (ssl := parameters.pop("ssl", None)) is not None:
+        if ssl != "true":
+            raise ValueError("the endpoint's parameter 'ssl' can only be true; use sslmode")
+        parameters.setdefault("sslmode", "require")
+    for name, values in _CHOICES.items():
+        if parameters.get(name, values[0]) not in values:
+            raise ValueError(f"the endpoint's parameter {name!r} must be one of {', '.join(values)}")
+    for name, form in _PGX_VALUES.items():
+        if name in parameters and not form.fullmatch(parameters[name]):
+            known = form.pattern.replace("|", ", ") if "|" in form.pattern else "a whole number"
+            raise ValueError(f"the endpoint's parameter {name!r} must be {known}")
+    timeout = parameters.get("connect_timeout")
+    if timeout is not None and not timeout.isdecimal():
+        raise ValueError("the endpoint's parameter 'connect_timeout' must be a whole number of seconds")
+    if timeout == "0":  # no end, in pgx; but what a network swallows would then never be noticed
+        parameters["connect_timeout"] = str(ENDLESS_TIMEOUT)
+    for port in parameters.get("port", "").split(","):
+        _check_port(port)
+
+
+def _choose_server(connection: dict[str, str]) -> None:
+    """Of several hosts the one that takes writes, whichever pgx would take."""
+    wanted = connection.get("target_session_attrs", os.environ.get("PGTARGETSESSIONATTRS", "any"))
+    if wanted in ("read-only", "standby"):
+        raise ValueError(
+            f"target_session_attrs={wanted} asks for a server that takes no writes, and kine writes:"
+            " use read-write, or leave it out"
+        )
+    if wanted in ("any", "prefer-standby"):
+        several = "," in connection.get("host", "")
+        connection["target_session_attrs"] = "read-write" if several else "any"
+
+
+def _check_tls(connection: dict[str, str]) -> None:
+    """What pgx makes of the TLS parameters, and whether the files are there. Raises ValueError."""
+    if connection.get("sslrootcert") == "system":
+        connection["sslmode"] = "verify-full"
+        connection["sslrootcert"] = _system_authorities()
+    mode = connection.get("sslmode") or os.environ.get("PGSSLMODE", "")
+    given = connection.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
+    if mode in ("verify-ca", "verify-full") and not given and not _HOME_AUTHORITIES.expanduser().exists():
+        connection["sslrootcert"] = _system_authorities()
+    if bool(connection.get("sslcert")) != bool(connection.get("sslkey")):
+        raise ValueError("the endpoint's sslcert and sslkey belong together: give both, or neither")
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        if path := connection.get(name):
+            try:
+                open(path, "rb").close()
+            except OSError as error:
+                raise ValueError(
+                    f"{name} in the endpoint: {path}: {error.strerror}; give a readable PEM file"
+                ) from None
+
+
+def _system_authorities() -> str:
+    if found := system_authorities():
+        return found
+    raise ValueError(
+        "sslmode=verify-full needs the CA that signed the server's certificate, and this system has no CAs:"
+        " give --ca-file, or sslrootcert in the endpoint"
+    )
 
 
 def _tls(options: Options, given: dict[str, str]) -> dict[str, str]:
@@ -138,11 +289,12 @@ def _kerberos(connection: dict[str, str], own: dict[str, str], options: Options)
         found = source(asked, os.environ)
         if found is not None:
             connection["user"] = asked["user"]
+            connection["krbsrvname"] = found.service  # for libpq too, whatever an empty one means to it
             _check_library()
         return found
-    if own:
+    if asking := [name for name in own if name != "krbspn"]:
         raise ValueError(
-            f"the endpoint's {next(iter(own))} and --identity-provider exclude each other: leave one out"
+            f"the endpoint's {asking[0]} and --identity-provider exclude each other: leave one out"
         )
     return None
 
@@ -166,18 +318,28 @@ def _choose_gss(connection: dict[str, str], known: set[str], *, kerberos: bool) 
     off = not kerberos and connection.get("gssencmode") == "disable"
     if off and "PGREQUIREAUTH" not in os.environ and "require_auth" in known:
         # Else libpq would answer a server that asks for Kerberos from whatever cache there is.
-        connection.setdefault("require_auth", "!gss")
+        connection.setdefault("require_auth", NO_KERBEROS)
 
 
 _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
-def _check_issued(connection: dict[str, str]) -> None:
-    """An issued password is for one user of one host, and is sent over TLS only."""
-    if connection.setdefault("sslmode", "require") not in _ENCRYPTED:
+def _check_issued(connection: dict[str, str], options: Options) -> None:
+    """An issued password is for one user of one host, and for a server that has proved to be that host.
+
+    Less than that must be asked for by name: no variable weakens it.
+    """
+    if connection.setdefault("sslmode", "verify-full") not in _ENCRYPTED:
         raise ValueError(
             "with --identity-provider the endpoint's sslmode must be require, verify-ca or verify-full:"
             " the token is sent as a password, so never in the clear"
+        )
+    if connection["sslmode"] != "verify-full":
+        asked = "--skip-verify" if options.skip_verify else f"sslmode={connection['sslmode']}"
+        log.warning(
+            "%s: the database token is sent to a server whose name%s is not verified; use verify-full",
+            asked,
+            "" if connection["sslmode"] == "verify-ca" else " and certificate",
         )
     host = connection.get("host", "")
     if not host or host.startswith("/") or "," in host:

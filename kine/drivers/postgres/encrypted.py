@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from psycopg import AsyncConnection, waiting
+from psycopg import AsyncConnection, Connection, waiting
+
+from kine.identity.aside import aside
 
 RV = TypeVar("RV")
+C = TypeVar("C", bound=AsyncConnection[Any])
 
 _READS = 2  # that empty libpq of a packet, as each has room for 8 KB at least
 
@@ -50,3 +53,22 @@ class EncryptedConnection(AsyncConnection[Any]):
         except StopIteration as end:
             result: RV = end.value
             return result
+
+
+class _Handshake(Connection[Any]):
+    """Lasts until it is connected; what libpq has then is taken over, and must not be called left open."""
+
+    def __del__(self, *_: Any) -> None:
+        """Its libpq connection closes itself."""
+
+
+async def connect_aside(kind: type[C], prepare_threshold: int | None, **parameters: Any) -> C:
+    """A connection in autocommit mode whose handshake took place in a thread of its own.
+
+    Kerberos asks name servers and KDCs in the middle of it, and libpq waits for their answers.
+    """
+    libpq = await aside(lambda: _Handshake.connect(**parameters).pgconn)
+    connection = kind(libpq)
+    await connection.set_autocommit(True)
+    connection.prepare_threshold = prepare_threshold
+    return connection

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import psycopg
 
-from kine.drivers.sql.failures import Kind, StatementError
+from kine.drivers.sql.failures import Kind, OutOfIdsError, StatementError
 
 _KINDS = {
     "23505": Kind.CONFLICT,
+    "22012": Kind.REUSED,  # division_by_zero: see `statements._NEW_ID`
     "40001": Kind.AGAIN,  # serialization_failure
     "40P01": Kind.AGAIN,  # deadlock_detected
     "25P02": Kind.AGAIN,  # in_failed_sql_transaction: an earlier error of the same transaction was swallowed
-    "26000": Kind.AGAIN,  # a prepared statement is not there: see `forgets_prepared`
+    "26000": Kind.AGAIN,  # a prepared statement is not there: see `FORGOTTEN`
     "42P05": Kind.AGAIN,  # or is there already
     "25P03": Kind.AGAIN,  # idle_in_transaction_session_timeout: we were paused, and it was rolled back
     "55P03": Kind.LOCKED,
@@ -19,6 +23,10 @@ _KINDS = {
     "22021": Kind.KEY,  # not in the database's encoding
     "22P05": Kind.KEY,
     "54000": Kind.KEY,  # index row size exceeds the maximum
+    "25006": Kind.UNABLE,
+    "53300": Kind.UNABLE,
+    "57014": Kind.UNABLE,
+    "57P03": Kind.UNABLE,
     "40003": Kind.LOST,  # statement_completion_unknown
     "57P01": Kind.LOST,  # shut down by the administrator, perhaps after the commit took place
     "57P02": Kind.LOST,  # another process crashed
@@ -36,23 +44,117 @@ _SAID = {
     "22021": "this key is not text in the database's encoding",
     "22P05": "this key is not text in the database's encoding",
 }
+NO_PRIVILEGE = "42501"
+_OUT_OF_IDS = {"2200H", "22003"}  # of the sequence, of the column
+_CORRECT = (
+    "correct or remove that parameter of the endpoint, or libpq's variable for it (PGSSLMODE and the like)"
+)
+_SERVICE = (
+    "correct service in the endpoint, PGSERVICE, or the file that has it: PGSERVICEFILE, ~/.pg_service.conf"
+)
+_FILES = "correct sslrootcert, sslcert and sslkey in the endpoint, or --ca-file, --cert-file and --key-file"
+# A connection that is refused, in the words of libpq and the server, as psycopg knows no SQLSTATE by then.
+# They tell more than it does; where they are in another language it is asked for, and `_BY_CODE` counts.
+_REFUSALS = tuple(
+    (re.compile(words), permanent, advice)
+    for words, permanent, advice in (
+        ("unrecognized configuration parameter", True, _CORRECT),
+        ("invalid value for parameter|cannot be changed|requires a (.* )?value", True, _CORRECT),
+        ("invalid command-line argument", True, _CORRECT),  # of `options`
+        ("invalid \\S+ value|invalid (integer|URI|port|connection option)|could not match", True, _CORRECT),
+        ("could not parse network address", True, _CORRECT),
+        ("definition of service .* not found|service file .* not found", True, _SERVICE),
+        ("sslmode .*(not compiled in|may not be used)", True, _CORRECT),
+        ("could not (read|load).*(certificate|private key)|private key file .* has", True, _FILES),
+        ("root certificate file .* does not exist|certificate present, but not private key", True, _FILES),
+        ("permission denied to set parameter", False, "remove it from the endpoint, or let the owner of the"
+         " server run GRANT SET ON PARAMETER ... TO {user};"),
+        ("password authentication failed", False, "correct the endpoint's user and password, or set it with"
+         " ALTER ROLE ... PASSWORD"),
+        ("no password supplied", False, "add the password to the endpoint: postgres://USER:PASSWORD@HOST/NAME"),
+        ("role .* does not exist", False, "create the role with CREATE ROLE ... LOGIN, or name another user"),
+        ("not permitted to log in", False, "run ALTER ROLE {user} LOGIN;"),
+        ("permission denied for database", False, "run GRANT CONNECT ON DATABASE {database} TO {user};"),
+        ("no pg_hba.conf entry.*no encryption", False, "use TLS (sslmode=require or verify-full), or allow"
+         " the user in pg_hba.conf"),
+        ("no pg_hba.conf entry|pg_hba.conf rejects", False, "allow the user, from this host, in pg_hba.conf"),
+        ("database .* does not exist", False, "create the database, or grant the user CREATEDB"),
+        ("certificate verify failed|does not match host name", False, "give the CA that signed the server's"
+         " certificate (--ca-file, sslrootcert), and the name that is in it as the host"),
+        ("server does not support SSL", False, "turn TLS on at the server, or leave out sslmode"),
+    )
+)  # fmt: skip
+_BY_CODE = {
+    "42704": (True, _CORRECT),
+    "22023": (True, _CORRECT),
+    "55P02": (True, _CORRECT),
+    "42601": (True, _CORRECT),  # syntax_error: of `options`
+    "42501": (
+        False,
+        "run GRANT CONNECT ON DATABASE {database} TO {user}; and GRANT SET ON PARAMETER ... TO"
+        " {user}; for the parameters of the endpoint",
+    ),
+    "28P01": (False, "correct the endpoint's user and password, or set it with ALTER ROLE ... PASSWORD"),
+    "28000": (False, "create the role with LOGIN, and allow it, from this host, in pg_hba.conf"),
+    "3D000": (False, "create the database, or grant the user CREATEDB"),
+}
 # Connections made before are of no more use: the server is another one now, or about to go.
 TURNED = {"25006", "57P01", "57P02", "57P03"}
 
 
-def forgets_prepared(error: psycopg.Error) -> bool:
-    """A pooler has put another server connection behind ours, which does not know what was prepared."""
-    return error.sqlstate in ("26000", "42P05")
+# A pooler has put another server connection behind ours, which does not know what was prepared.
+FORGOTTEN = {"26000", "42P05"}
+OLD_PLAN = "0A000"  # a prepared statement returns something else since the schema was changed
 
 
-def translated(error: psycopg.Error, *, connecting: bool = False) -> StatementError:
-    code = error.sqlstate or ""
+def translated(
+    error: psycopg.Error,
+    *,
+    connecting: bool = False,
+    advise: bool = True,
+    code: str = "",
+    user: str = "",
+    database: str = "",
+) -> StatementError:
+    """User and database, as SQL has them, are for the statements that a message gives to run."""
+    code = error.sqlstate or code
     if connecting:
-        return StatementError(Kind.AWAY, code, _SAID.get(code) or _reason(error))
+        said = _SAID.get(code) or _reason(error)
+        if not advise:
+            return StatementError(Kind.AWAY, code, said)
+        return _refusal(code, said, {"{user}": user or "...", "{database}": database or "..."})
     if not code:
         return StatementError(Kind.LOST, type(error).__name__, "the connection to PostgreSQL was lost")
+    if code in _OUT_OF_IDS:
+        return OutOfIdsError(code)
     text = _SAID.get(code) or f"PostgreSQL: {error.diag.message_primary or type(error).__name__}"
-    return StatementError(_KINDS.get(code, Kind.REFUSED), code, f"{text} (SQLSTATE {code})")
+    text = f"{text} (SQLSTATE {code})"
+    if code == NO_PRIVILEGE and advise:
+        text += "; a restart of kine prints the GRANT statements for the rights that the user lacks"
+    return StatementError(_KINDS.get(code, Kind.REFUSED), code, text)
+
+
+def understood(error: psycopg.Error) -> bool:
+    """Whether it is known what to do about a connection that has failed so."""
+    said = _reason(error)
+    return bool(error.sqlstate) or any(words.search(said) for words, _, _ in _REFUSALS)
+
+
+def _refusal(code: str, text: str, names: Mapping[str, str]) -> StatementError:
+    for words, permanent, advice in _REFUSALS:
+        if words.search(text):
+            return StatementError(Kind.AWAY, code, f"{text}; {_filled(advice, names)}", permanent=permanent)
+    if code in _BY_CODE:
+        permanent, advice = _BY_CODE[code]
+        said = f"{text} (SQLSTATE {code}); {_filled(advice, names)}"
+        return StatementError(Kind.AWAY, code, said, permanent=permanent)
+    return StatementError(Kind.AWAY, code, text)
+
+
+def _filled(advice: str, names: Mapping[str, str]) -> str:
+    for place, name in names.items():
+        advice = advice.replace(place, name)
+    return advice
 
 
 def _reason(error: psycopg.Error) -> str:

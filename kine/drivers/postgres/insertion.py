@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _TYPES = {
     "writer": INT8,
     "number": INT8,
+    "head": INT8,
+    "floor": INT8,
     "name": TEXT,
     "created": INT8,
     "deleted": INT8,
@@ -45,6 +47,8 @@ _TYPES = {
 _ONE = Form(b"kine_insert_one", statements.INSERT_ONE, _TYPES)
 _MANY = Form(b"kine_insert", statements.INSERT_MANY, _TYPES)
 _MANY_LEASED = Form(b"kine_insert_leased", statements.INSERT_MANY_LEASED, _TYPES)
+_ONE_BRIEF = Form(b"kine_insert_one_brief", statements.INSERT_ONE_BRIEF, _TYPES)
+_MANY_BRIEF = Form(b"kine_insert_brief", statements.INSERT_MANY_BRIEF, _TYPES)
 _FLAGS = int8(0), int8(1)
 
 
@@ -53,7 +57,12 @@ def insertion(batch: Batch) -> Question:
     rows = batch.rows
     for row in rows:
         text(row.name)
-    parameters: dict[str, bytes | None] = {"writer": int8(batch.writer), "number": int8(batch.number)}
+    parameters: dict[str, bytes | None] = {
+        "writer": int8(batch.writer),
+        "number": int8(batch.number),
+        "head": int8(batch.head),
+        "floor": int8(batch.floor),
+    }
     if len(rows) == 1 and not rows[0].lease:
         row = rows[0]
         parameters["name"] = row.name
@@ -63,7 +72,7 @@ def insertion(batch: Batch) -> Question:
         parameters["prev_revision"] = int8(row.prev_revision)
         parameters["ttl"] = int8(row.ttl)
         parameters["value"] = row.value
-        return _ONE.question(parameters)
+        return (_ONE_BRIEF if batch.brief else _ONE).question(parameters)
     names, creations, deletions, create_revisions, prev_revisions, ttls, values, leases, *_ = zip(
         *rows, strict=True
     )
@@ -75,6 +84,8 @@ def insertion(batch: Batch) -> Question:
     parameters["ttls"] = int8s(ttls)
     parameters["values"] = array(BYTEA, values)
     parameters["leases"] = int8s(leases)
+    if batch.brief:  # deletions
+        return _MANY_BRIEF.question(parameters)
     return (_MANY_LEASED if any(leases) else _MANY).question(parameters)
 
 

@@ -5,30 +5,35 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from kine.drivers.base import DriverError
 from kine.drivers.postgres.connection import connect
 from kine.drivers.postgres.failures import translated
-from kine.drivers.postgres.statements import SETUP_KEY, TURN_KEY
-from kine.drivers.sql import schema
-from kine.drivers.sql.failures import StatementError
+from kine.drivers.postgres.guarantees import check_tables, serializes
+from kine.drivers.postgres.privileges import (
+    closed_schema,
+    identifier,
+    in_schema,
+    missing_grants,
+    user_and_schema,
+)
+from kine.drivers.postgres.statements import SEQUENCE, SETUP_KEY, TURN_KEY
+from kine.drivers.sql import narrow_ids, tables
+from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.statements import ANY_ROW, MIGRATE
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
-
     from kine.drivers.postgres.dsn import Dsn
     from kine.identity.base import Provider
 
 log = logging.getLogger(__name__)
 
+_NO_SCHEMA = "3F000"
 _MAINTENANCE_DATABASE = "postgres"
 _COLLATION = ' COLLATE "C"'
 # KINE_SCHEMA_MIGRATION=1 runs the first, 2 both.
@@ -48,8 +53,11 @@ class Server:
     version: str = ""
     advisory_locks: bool = True  # that end with the transaction
     explicit: bool = False  # whether a transaction of several statements needs BEGIN and COMMIT
+    begin: str = "BEGIN ISOLATION LEVEL READ COMMITTED"  # else what was committed meanwhile is not seen
     collation: bool = True  # whether it knows "C"
+    highest_id: int = 0  # that the table can hold, 0: not known
     recovers: bool = True  # whether it can become a replica, and says so
+    sequence: str = "kine_id_seq"  # that gives the ids, quoted where it must be
 
 
 async def prepare(dsn: Dsn, credentials: Provider | None) -> Server:
@@ -57,17 +65,47 @@ async def prepare(dsn: Dsn, credentials: Provider | None) -> Server:
     connection = await _reach(dsn, credentials)
     try:
         server = await _detect(connection)
-        await _create_tables(connection, server)
+        if dsn.encoding:
+            await _check_encoding(connection, dsn.encoding)
+        server = replace(server, highest_id=await _create_tables(connection, server))
+        server = await _with_sequence(connection, server)
+        if server.name != "CockroachDB":
+            await check_tables(connection)
     except psycopg.Error as error:
         failure = translated(error)
-        if error.sqlstate in ("42501", "3F000"):
-            raise DriverError(
-                f"{failure}; grant the user CREATE on the schema, or let its owner start kine once"
-            ) from None
+        if error.sqlstate == _NO_SCHEMA:
+            advice = await _schema_advice(connection)
+            raise StatementError(failure.kind, failure.code, f"{failure}; {advice}") from None
         raise failure from error
     finally:
         connection.pgconn.finish()
     return server
+
+
+async def _check_encoding(connection: AsyncConnection[Any], encoding: str) -> None:
+    """One that the server knows changes nothing: statements and keys are UTF-8 here. Others it refuses."""
+    row = await (await connection.execute("SELECT pg_char_to_encoding(%s)", (encoding,))).fetchone()
+    if row is None or row[0] < 0:
+        raise StatementError(
+            Kind.AWAY,
+            "22023",
+            f"the server has no encoding {encoding[:40]!r}: correct or remove client_encoding in the"
+            " endpoint",
+            permanent=True,
+        )
+    log.warning("client_encoding=%s in the endpoint has no effect: kine reads and writes UTF-8", encoding)
+
+
+async def _schema_advice(connection: AsyncConnection[Any]) -> str:
+    said = "search_path names no schema that is there and that the user may use"
+    try:
+        user, _ = await user_and_schema(connection)
+        schema = await closed_schema(connection)
+    except psycopg.Error:
+        user = schema = ""
+    if schema:
+        return f"{said}: let the owner run GRANT CREATE, USAGE ON SCHEMA {schema} TO {user};"
+    return f"{said}: create one, or correct search_path in the endpoint or of the user"
 
 
 async def _reach(dsn: Dsn, credentials: Provider | None) -> AsyncConnection[Any]:
@@ -87,14 +125,17 @@ async def _create_database(dsn: Dsn, credentials: Provider | None) -> None:
         await connection.execute(
             sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dsn.database)), prepare=False
         )
-        log.info("created the database %s", dsn.database)
+        log.info("created the database %s", dsn.shown)
     except psycopg.errors.DuplicateDatabase:
         pass
     except psycopg.Error as error:
         if error.sqlstate == "42501":
-            raise DriverError(
-                f"the database {dsn.database} does not exist and the user may not create it:"
-                " create it, or grant the user CREATEDB"
+            name, user = identifier(dsn.database), identifier(connection.info.user)
+            raise StatementError(
+                Kind.REFUSED,
+                "42501",
+                f"the database {dsn.shown} does not exist and the user may not create it: run"
+                f" CREATE DATABASE {name} OWNER {user}; or ALTER ROLE {user} CREATEDB;",
             ) from None
         raise translated(error) from error
     finally:
@@ -119,7 +160,8 @@ async def _detect(connection: AsyncConnection[Any]) -> Server:
         name,
         told.split(" on ")[0],
         locks,
-        explicit=cockroach,
+        explicit=cockroach or await serializes(connection),
+        begin="BEGIN" if cockroach else "BEGIN ISOLATION LEVEL READ COMMITTED",
         collation=not cockroach,
         recovers=not cockroach,
     )
@@ -127,7 +169,8 @@ async def _detect(connection: AsyncConnection[Any]) -> Server:
     return server
 
 
-async def _create_tables(connection: AsyncConnection[Any], server: Server) -> None:
+async def _create_tables(connection: AsyncConnection[Any], server: Server) -> int:
+    """The highest id that the table can hold; 0 where that is not asked."""
     async with connection.transaction():
         if server.name == "CockroachDB":
             # Ids must count up by one: a revision is an id.
@@ -137,39 +180,104 @@ async def _create_tables(connection: AsyncConnection[Any], server: Server) -> No
             await connection.execute(
                 "SELECT set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true)"
             )
+            await connection.execute(
+                "SELECT set_config(name, 'heap', true) FROM pg_settings"
+                " WHERE name = 'default_table_access_method'"
+            )
         if server.advisory_locks:
             await connection.execute(f"SELECT pg_advisory_xact_lock({SETUP_KEY})")
-        tables = await _names(
+        found = await _names(
             connection, "SELECT tablename FROM pg_tables WHERE schemaname = ANY(current_schemas(false))"
         )
         indexes = await _names(
             connection, "SELECT indexname FROM pg_indexes WHERE schemaname = ANY(current_schemas(false))"
         )
-        if "kine" in tables:
+        if "kine" in found:
             await _check_columns(connection)
-        wanted = schema.SHARED if server.advisory_locks else (*schema.SHARED, schema.turn)
-        for statement in _missing(wanted, tables, indexes, server):
-            await connection.execute(statement)
+        wanted = tables.SHARED if server.advisory_locks else (*tables.SHARED, tables.TURN)
+        await _create(connection, wanted, found, indexes, server)
         if not server.advisory_locks:
             await connection.execute("INSERT INTO kine_turn (id) VALUES (1) ON CONFLICT DO NOTHING")
-        await _migrate(connection, server, old_table="key_value" in tables)
+        await _migrate(connection, server, old_table="key_value" in found)
+        return await _highest_id(connection) if server.name == "PostgreSQL" else 0
 
 
-def _missing(wanted: Sequence[Table], tables: set[str], indexes: set[str], server: Server) -> list[bytes]:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    made = [
-        str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
-        for table in wanted
-        if table.name not in tables
-    ]
-    made += [
-        str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect))
-        for index in schema.indexes("postgresql")
-        if index.name not in indexes
-    ]
+async def _highest_id(connection: AsyncConnection[Any]) -> int:
+    cursor = await connection.execute(narrow_ids.QUESTION["postgresql"].encode())
+    row = await cursor.fetchone()
+    if row is None:
+        return 0
+    highest, newest = row
+    if warning := narrow_ids.warning(highest, newest):
+        log.warning("%s", warning)
+    return int(highest or 0)
+
+
+async def _with_sequence(connection: AsyncConnection[Any], server: Server) -> Server:
+    """A table that was copied may have lost it; one that was made elsewhere may count in its own way."""
+    if server.name == "CockroachDB":
+        return server
+    row = await (await connection.execute(SEQUENCE.encode())).fetchone()
+    if row is None or row[0] is None:
+        raise DriverError(
+            "the column id of the table kine has no sequence to give ids, as after a copy of the table; run"
+            " CREATE SEQUENCE kine_id_seq OWNED BY kine.id;"
+            " SELECT setval('kine_id_seq', coalesce((SELECT max(id) FROM kine), 0) + 1, false);"
+            " ALTER TABLE kine ALTER COLUMN id SET DEFAULT nextval('kine_id_seq');"
+        )
+    name = str(row[0])
+    cursor = await connection.execute(
+        "SELECT seqincrement, seqcache, seqcycle FROM pg_sequence WHERE seqrelid = %s::regclass", (name,)
+    )
+    counts = await cursor.fetchone()
+    if counts is not None and tuple(counts) != (1, 1, False):
+        # Ids must be given one after the other: a reader waits for each that is left out.
+        await _as_owner(connection, f"ALTER SEQUENCE {name} INCREMENT 1 CACHE 1 NO CYCLE")
+        log.info("the sequence %s now counts up by one, for all connections alike", name)
+    return replace(server, sequence=name)
+
+
+def _missing(wanted: Sequence[str], found: set[str], indexes: set[str], server: Server) -> list[bytes]:
+    made = [tables.TABLES["postgresql"][table] for table in wanted if table not in found]
+    made += [statement for index, statement in tables.INDEXES["postgresql"].items() if index not in indexes]
     if not server.collation:
         made = [statement.replace(_COLLATION, "") for statement in made]
     return [statement.encode() for statement in made]
+
+
+async def _create(
+    connection: AsyncConnection[Any],
+    wanted: Sequence[str],
+    found: set[str],
+    indexes: set[str],
+    server: Server,
+) -> None:
+    """Makes what is missing. What the user has no right to is for the owner of the schema, once."""
+    user, schema = await user_and_schema(connection)
+    present = [table for table in wanted if table in found]
+    lacking, grants = await missing_grants(connection, present, user)
+    statements = _missing(wanted, found, indexes, server)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = str(translated(error, advise=False))
+        if present:  # Go kine's tables, and a user who may only use them
+            once = [tables.in_one_line(statement) for statement in statements]
+            if added := ", ".join(table for table in wanted if table not in found):
+                grants.append(f"GRANT {', '.join(tables.RIGHTS)} ON {added} TO {user}")
+            run = in_schema([*once, *grants], schema)
+            text = f"let the owner of the database run these statements once: {run}"
+        else:
+            text = f"grant the user CREATE on the schema: GRANT CREATE, USAGE ON SCHEMA {schema} TO {user};"
+        raise StatementError(Kind.REFUSED, "42501", f"{reason}; {text}") from None
+    if grants:
+        raise StatementError(
+            Kind.REFUSED,
+            "42501",
+            f"the user {user} lacks {'; '.join(lacking)}; let the owner of the tables run:"
+            f" {in_schema(grants, schema)}",
+        )
 
 
 async def _names(connection: AsyncConnection[Any], question: str) -> set[str]:
@@ -181,7 +289,7 @@ async def _check_columns(connection: AsyncConnection[Any]) -> None:
         connection,
         "SELECT attname FROM pg_attribute WHERE attrelid = 'kine'::regclass AND attnum > 0",
     )
-    if lacking := {column.name for column in schema.kine.columns} - found:
+    if lacking := tables.COLUMNS - found:
         raise DriverError(
             f"the database has a table named kine that is not kine's: it lacks {', '.join(sorted(lacking))};"
             " name another database in the endpoint"
@@ -194,7 +302,22 @@ async def _migrate(connection: AsyncConnection[Any], server: Server, *, old_tabl
         log.info("migrating the schema: this may take a while")
         for statement in step.split(";"):
             text = statement if server.collation else statement.replace(_COLLATION, "")
-            await connection.execute(text.encode())
+            await _as_owner(connection, text.strip())
     if old_table and not await (await connection.execute(ANY_ROW.encode())).fetchone():
-        cursor = await connection.execute(MIGRATE.encode())
+        grant = f"GRANT SELECT ON key_value TO {identifier(connection.info.user)}"
+        cursor = await _as_owner(connection, MIGRATE, instead=grant)
         log.info("moved %d keys from the table key_value of an old release", cursor.rowcount)
+
+
+async def _as_owner(
+    connection: AsyncConnection[Any], statement: str, *, instead: str = ""
+) -> psycopg.AsyncCursor[Any]:
+    """Runs what only an owner may; a user who may not is told it, or what the owner can do `instead`."""
+    try:
+        return await connection.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StatementError(
+            Kind.REFUSED,
+            "42501",
+            f"{translated(error, advise=False)}; let the owner run {instead or statement};",
+        ) from None

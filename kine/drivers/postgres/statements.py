@@ -14,7 +14,11 @@ CHANNEL = "kine"
 # for our turn. Only a later statement sees what was committed while waiting.
 BOUNDS = (
     "SELECT set_config('lock_timeout', %(lock_timeout)b, true),"
-    " set_config('idle_in_transaction_session_timeout', %(idle_timeout)b, true)"
+    " set_config('idle_in_transaction_session_timeout', %(idle_timeout)b, true),"
+    # Or a commit is told before it is written down. What waits for more than that is left as it is.
+    " set_config('synchronous_commit',"
+    " CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
+    " ELSE current_setting('synchronous_commit') END, true)"
 )
 _ANNOUNCED = f"{BOUNDS}, pg_notify('{CHANNEL}', %(origin)b)"
 TURN = f"{_ANNOUNCED}, pg_advisory_xact_lock({TURN_KEY})"
@@ -23,25 +27,31 @@ TURN_BY_ROW = f"{_ANNOUNCED}, (SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE)
 _CLAIM = (
     "WITH claim AS (UPDATE kine_writer SET batch = %(number)b,"
     " head = (SELECT coalesce(max(id), 0) FROM kine)"
-    " WHERE id = %(writer)b AND batch < %(number)b RETURNING 1)"
+    " WHERE id = %(writer)b AND batch < %(number)b RETURNING head)"
 )
+# Ends the statement, and with it the transaction, by a division by zero: where the sequence is behind every
+# row or what the caller has seen, and where the database ends before what it has applied.
+_NEW_ID = "(SELECT 1 / (kine.id > greatest(head, %(floor)b) AND head >= %(head)b)::int FROM claim)"
 _COLUMNS = "name, created, deleted, create_revision, prev_revision, lease, value, old_value"
 
 # Its creation may be gone from the unique index, compacted, while what replaced it is there.
 _SINCE = "EXISTS (SELECT 1 FROM kine AS c WHERE c.name = {name} AND c.id > {prev} AND c.deleted = 0 OFFSET 0)"
+
+_OLD_VALUE = "(SELECT value FROM kine WHERE id = %(prev_revision)b)"
+_OLD_VALUES = "(SELECT p.value FROM kine AS p WHERE p.id = g.prev_revision)"
 
 # One row: half the time of the general form.
 INSERT_ONE = (
     f"{_CLAIM} INSERT INTO kine ({_COLUMNS})"
     " SELECT %(name)b, %(created)b, %(deleted)b, %(create_revision)b, %(prev_revision)b, %(ttl)b,"
     " %(value)b::bytea,"
-    " (SELECT value FROM kine WHERE id = %(prev_revision)b) FROM claim"
+    f" {_OLD_VALUE} FROM claim"
     " WHERE CASE WHEN %(created)b = 1"
     f" THEN NOT {_SINCE.format(name='%(name)b', prev='%(prev_revision)b')}"
     " ELSE %(prev_revision)b = 0"
     " OR EXISTS (SELECT 1 FROM kine WHERE id = %(prev_revision)b AND name = %(name)b) END"
     " AND NOT EXISTS (SELECT 1 FROM kine WHERE name = %(name)b AND prev_revision = %(prev_revision)b)"
-    " ON CONFLICT DO NOTHING RETURNING id, name"
+    f" ON CONFLICT DO NOTHING RETURNING id, name, {_NEW_ID}"
 )
 
 # Any number of rows with one text, so that it is prepared once. Rows that cannot be appended are kept out
@@ -55,7 +65,7 @@ _GIVEN = (
 _INSERT = (
     f"INSERT INTO kine ({_COLUMNS})"
     " SELECT g.name, g.created, g.deleted, g.create_revision, g.prev_revision, g.ttl, g.value,"
-    " (SELECT p.value FROM kine AS p WHERE p.id = g.prev_revision) FROM given AS g"
+    f" {_OLD_VALUES} FROM given AS g"
 )
 # OFFSET keeps these apart: joined, the plan made for an empty table reads all of it for each group, until
 # the server happens to analyze the table (bench scenario `update`: 5 times the server's CPU).
@@ -73,12 +83,17 @@ _LEASED = (
     " SELECT i.id, g.lease, 0 FROM inserted AS i JOIN given AS g ON g.name = i.name WHERE g.lease != 0)"
 )
 INSERT_MANY = (
-    f"{_CLAIM}, {_GIVEN} {_INSERT}{_FREE} ORDER BY g.place ON CONFLICT DO NOTHING RETURNING id, name"
+    f"{_CLAIM}, {_GIVEN} {_INSERT}{_FREE} ORDER BY g.place ON CONFLICT DO NOTHING"
+    f" RETURNING id, name, {_NEW_ID}"
 )
 INSERT_MANY_LEASED = (
     f"{_CLAIM}, {_GIVEN}, inserted AS ({_INSERT}{_FREE} ORDER BY g.place"
-    f" ON CONFLICT DO NOTHING RETURNING id, name), {_LEASED} SELECT id, name FROM inserted"
+    f" ON CONFLICT DO NOTHING RETURNING id, name, {_NEW_ID} AS new),"
+    f" {_LEASED} SELECT id, name, new FROM inserted"
 )
+# Deletions in a full database: what they delete is not copied.
+INSERT_ONE_BRIEF = INSERT_ONE.replace(_OLD_VALUE, "NULL::bytea")
+INSERT_MANY_BRIEF = INSERT_MANY.replace(_OLD_VALUES, "NULL::bytea")
 # Rows that hang together. They are few, so only here is it marked which ones.
 _MARKED = (
     "marked AS (INSERT INTO kine_extra (id, lease, version)"
@@ -109,8 +124,22 @@ NEWEST = "SELECT max(id), pg_is_in_recovery() FROM kine"
 FILL = (
     "INSERT INTO kine"
     " (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value)"
-    " SELECT g, 'gap-' || g || %b::text, 0, 1, 0, 0, 0, NULL, NULL FROM unnest(%b::int8[]) AS g"
-    " ON CONFLICT DO NOTHING RETURNING id"
+    " SELECT g.id, 'gap-' || g.id || %b::text, 0, 1, g.last, 0, 0, NULL, NULL"
+    " FROM unnest(%b::int8[], %b::int8[]) AS g (id, last) ON CONFLICT DO NOTHING RETURNING id"
+)
+# Where the sequence would give an id that is not above every row and the parameter.
+ADVANCE = (
+    "SELECT setval('{quoted}', n.id), s.next FROM"
+    " (SELECT greatest((SELECT max(id) FROM kine), %b) AS id) AS n,"
+    " (SELECT last_value + is_called::int AS next FROM {sequence}) AS s WHERE s.next <= n.id"
+)
+# The sequence that gives ids, whether or not the column owns it.
+SEQUENCE = (
+    "SELECT coalesce(pg_get_serial_sequence('kine', 'id'), (SELECT d.refobjid::regclass::text"
+    " FROM pg_attrdef AS a JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid"
+    " AND d.refclassid = 'pg_class'::regclass JOIN pg_class AS c ON c.oid = d.refobjid AND c.relkind = 'S'"
+    " WHERE a.adrelid = 'kine'::regclass AND a.adnum ="
+    " (SELECT attnum FROM pg_attribute WHERE attrelid = 'kine'::regclass AND attname = 'id') LIMIT 1))"
 )
 REMOVE = (
     "DELETE FROM kine_extra WHERE id = ANY(?::int8[])",

@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from kine.drivers.postgres.connection import connect
 from kine.drivers.postgres.dsn import Dsn
 from kine.drivers.postgres.failures import translated
+from kine.drivers.postgres.statements import SEQUENCE
 from kine.drivers.sql.failures import StatementError
 from kine.identity.base import Provider
 
@@ -36,8 +37,18 @@ class PostgresView:
         )
         return {row[0].decode() for row in found}
 
+    async def next_id(self) -> int:
+        [(sequence,)] = await self.ask(SEQUENCE)
+        if sequence is None:
+            return 0
+        [(following,)] = await self.ask(f"SELECT last_value + is_called::int FROM {sequence.decode()}")  # noqa: S608
+        return int(following)
+
     async def damage(self) -> list[str]:
         return []
+
+    def stale_log(self) -> str:
+        return ""
 
     async def size(self) -> int:
         [(size,)] = await self.ask("SELECT pg_total_relation_size('kine')")

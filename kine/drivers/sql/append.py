@@ -16,8 +16,8 @@ from kine.drivers.base import (
     UnknownOutcomeError,
     Write,
 )
-from kine.drivers.sql import statements
-from kine.drivers.sql.database import Batch, FencedError
+from kine.drivers.sql import gaps, statements
+from kine.drivers.sql.database import Batch, FencedError, WentBackError
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.observe.metrics import insert_errors
 
@@ -33,11 +33,20 @@ _INT32 = (1 << 31) - 1  # the table's lease column; whole TTLs are kept with the
 
 
 class Appender:
-    def __init__(self, database: Database, writer: int, register: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: int,
+        register: Callable[[], Awaitable[None]],
+        leapt: Callable[[range], None],
+    ) -> None:
         self._database = database
         self._writer = writer
         self._register = register  # makes the row in kine_writer anew
+        self._leapt = leapt  # is told of ids that were passed as nobody's
         self._number = 0
+        self.floor = 0  # the highest id seen: no new one may be below, even if that is lost
+        self._full = False  # there was no room for the last write that adds something
 
     async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
         """See `kine.drivers.base.Log.append`."""
@@ -45,11 +54,17 @@ class Appender:
         deadline = loop.time() + _PATIENCE
         pause = _PAUSE
         rows = [clipped(row) for write in writes for row in write.rows]
+        self.floor = max(self.floor, head)
+        deletions = all(row.deleted for row in rows)
         while True:
             self._number += 1
-            batch = Batch(rows, self._writer, self._number, head)
+            # With a copy of what it deletes, a deletion would need as much room as that took.
+            brief = deletions and self._full
+            batch = Batch(rows, self._writer, self._number, head, self.floor, brief)
             try:
-                return await self._attempt(writes, batch, head)
+                outcome = await self._attempt(writes, batch, head)
+                self._full = self._full and deletions
+                return outcome
             except FencedError:
                 # Its row was removed, for being there a month. With a new one it cannot be told any more
                 # what became of earlier groups; but those have been settled.
@@ -65,13 +80,36 @@ class Appender:
                         return await self._landed(writes, batch)
                 elif error.kind is Kind.CONFLICT:  # a gap was filled under us, or Go kine came between
                     insert_errors.inc("true")
+                elif error.kind is Kind.REUSED:
+                    await self._advance_allocator()
+                    if await self._database.newest() < head:
+                        raise WentBackError from None
+                elif error.kind is Kind.FULL and deletions and not brief:
+                    self._full = True
+                    continue
                 elif error.kind is not Kind.AGAIN:
+                    self._full = self._full or error.kind is Kind.FULL
                     insert_errors.inc("false")
                     raise error.translated() from error
+            except WentBackError:
+                await self._advance_allocator()
+                raise
             if loop.time() + pause > deadline:
                 raise UnavailableError(f"the write was not carried out: {failure}") from failure
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _advance_allocator(self) -> None:
+        try:
+            behind = await self._database.advance_allocator(self.floor)
+        except StatementError as error:
+            raise error.translated() from error
+        if behind is not None:
+            log.warning(
+                "the database was about to give id %d, which others have had already: advanced it past them"
+                " (a restore or a cut-over leaves it behind)",
+                behind,
+            )
 
     async def _attempt(self, writes: Sequence[Write], batch: Batch, head: int) -> list[Sequence[int] | None]:
         try:
@@ -80,14 +118,17 @@ class Appender:
             ids = await self._database.append(batch)
         except StatementError as error:
             if error.kind is Kind.CONFLICT:
-                await self._same_keys(batch.rows)
+                await self._explain(batch.rows)
             raise
         if not any(ids):  # else what has landed must be told, and the others are decided again
-            await self._same_keys(batch.rows)
+            await self._explain(batch.rows)
         return [None if row_id is None else (row_id,) for row_id in ids]
 
-    async def _same_keys(self, left_out: Iterable[NewRow]) -> None:
-        """Some databases take two keys for one: that must not look like a race lost for ever."""
+    async def _explain(self, left_out: Iterable[NewRow]) -> None:
+        """Why rows conflict, where that would look like a race lost for ever.
+
+        Some databases take two keys for one. And it may be an id that is taken, not a row's place.
+        """
         names: set[bytes] = set()
         for row in left_out:
             taken = await self._database.query("Taken", statements.TAKEN, (row.name, row.prev_revision))
@@ -98,6 +139,16 @@ class Appender:
                     " end, which the database's table does not tell apart"
                 )
             names.add(folded)
+            if not taken and await self._has_place(row):
+                raise StatementError(Kind.REUSED, "", "the database gave an id that was taken")
+
+    async def _has_place(self, row: NewRow) -> bool:
+        query = self._database.query
+        if row.created:
+            return not await query("Taken", statements.SINCE, (row.name, row.prev_revision))
+        return not row.prev_revision or bool(
+            await query("Taken", statements.EXISTS, (row.prev_revision, row.name))
+        )
 
     # ---- writes that hang together, or on what was there before
 
@@ -108,7 +159,7 @@ class Appender:
         try:
             async with self._database.transaction("Insert", batch=batch) as session:
                 if session.newest < head:
-                    raise BehindError  # what the writes rest on was lost in a failover
+                    raise WentBackError  # what the writes rest on was lost in a failover
                 if session.newest == head:
                     return await self._unopposed(session, writes, batch.rows, head)
                 if guarded:
@@ -119,7 +170,7 @@ class Appender:
             if error.kind is not Kind.CONFLICT:
                 raise
             if guarded:
-                await self._same_keys(batch.rows)
+                await self._explain(batch.rows)
                 raise BehindError from None
             raise
 
@@ -137,9 +188,15 @@ class Appender:
                 last = its[-1]
         # Go kine takes no turns: any id before a guarded row that is neither ours nor vacant is a row that
         # the decision has not seen.
-        between = set(range(head + 1, last)).difference(ids)
-        if between and await session.fill(sorted(between)) != between:
+        runs = gaps.between([row_id for row_id in ids if row_id <= last], head)
+        fillers = [filler for run in runs for filler in gaps.fillers(run)]
+        if fillers and await session.fill(fillers) != {row_id for row_id, _ in fillers}:
             raise BehindError
+        for row_id, end in fillers:
+            if end:
+                if await session.run(statements.WITHIN, (row_id, end, 1)):
+                    raise BehindError
+                self._leapt(range(row_id, end + 1))
         return outcome
 
     async def _one_by_one(self, session: Session, writes: Sequence[Write]) -> list[Sequence[int] | None]:

@@ -6,11 +6,12 @@ after it the transaction, if any, is rolled back when its block ends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
-from kine.drivers.base import NewRow, Size
+from kine.drivers.base import BehindError, NewRow, Size
+from kine.drivers.sql.gaps import Filler
 
 
 class Batch(NamedTuple):
@@ -20,6 +21,12 @@ class Batch(NamedTuple):
     writer: int  # this instance's row in kine_writer
     number: int  # counts up
     head: int  # the newest id the caller has applied
+    floor: int = 0  # the highest id the caller has seen, which may be no more: new ones are above
+    brief: bool = False  # without the values that are replaced, which Go kine would show to a watch
+
+
+class WentBackError(BehindError):
+    """The database ends before what the caller has applied: commits were lost."""
 
 
 class FencedError(Exception):
@@ -48,7 +55,7 @@ class Session(Protocol):
     async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:
         """Inserts the rows at these ids; CONFLICT if one of them is taken."""
 
-    async def fill(self, ids: Sequence[int]) -> set[int]:
+    async def fill(self, fillers: Sequence[Filler]) -> set[int]:
         """Inserts gap rows, waiting for whoever is about to commit one of the ids; returns those filled."""
 
     async def remove(self, ids: Sequence[int]) -> None:
@@ -59,7 +66,12 @@ class Session(Protocol):
 
 
 class Database(Protocol):
+    on_wait: Callable[[str], None]  # set by the caller: hears what a connection waits for besides the server
     lock_timeout: float  # seconds to wait for others' transactions, 0: without end
+
+    @property
+    def highest_id(self) -> int:
+        """That the table can hold; 0: not known. Of an open database."""
 
     async def open(self) -> None:
         """Connects, creates the database and its tables where they are missing, migrates if asked to."""
@@ -75,6 +87,9 @@ class Database(Protocol):
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]: ...
 
+    async def refused(self, rows: Iterable[NewRow]) -> dict[bytes, str]:
+        """The names that the table cannot hold, or not with these values, each with the reason."""
+
     async def append(self, batch: Batch) -> list[int | None]:
         """One transaction: takes its turn, inserts the rows that conflict with nothing, commits.
 
@@ -82,8 +97,20 @@ class Database(Protocol):
         Raises FencedError.
         """
 
+    def check(self, row: NewRow) -> None:
+        """Raises InvalidKeyError for a row that this server cannot hold."""
+
     def transaction(self, name: str, *, batch: Batch | None = None) -> AbstractAsyncContextManager[Session]:
         """Commits when the block ends well. With a batch it takes its turn among the writers first."""
+
+    async def advance_allocator(self, floor: int) -> int | None:
+        """Moves the allocator of ids past every row and `floor`; what it stood at, None if it was past.
+
+        It is behind after a restore from a dump, or a cut-over by logical replication.
+        """
+
+    def snapshot(self) -> AbstractAsyncContextManager[Session]:
+        """A reading transaction that sees one moment, however long it lasts."""
 
     async def size(self) -> Size: ...
 

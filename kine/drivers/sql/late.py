@@ -21,47 +21,63 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY = 1.0  # seconds
-
-
-class Passed:
-    """Ids, of which there may be very many in a run."""
-
-    def __init__(self) -> None:
-        self.ids: set[int] = set()
-        self.runs: list[range] = []
-
-    def __contains__(self, row_id: object) -> bool:
-        return row_id in self.ids or any(row_id in run for run in self.runs)
+_LOOKS = (1.0, 10.0, 60.0)  # seconds between looks into a leap: nobody should have held an id within
+_FOUND = 100  # rows at once
 
 
 class Late:
     def __init__(self, database: Database, look: Callable[[], None]) -> None:
         self._database = database
         self._look = look  # there is a new row to be seen
-        self.passed = Passed()
+        self.passed = gaps.Passed()
         self._waiting: asyncio.Task[None] | None = None
         self._ids: list[int] = []
+        self._looking: set[asyncio.Task[None]] = set()
 
-    def skip(self, ids: range) -> None:
-        self.passed.runs.append(ids)
-
-    def give_up(self, ids: range) -> None:
-        self.passed.ids.update(ids)
-        self._ids += ids
+    def give_up(self, run: range) -> None:
+        """These ids could not be filled: somebody holds one of them."""
+        self.passed.add(run)
+        for row_id, last in gaps.fillers(run):
+            if last:
+                self.look_into(range(row_id, last + 1))
+            else:
+                self._ids.append(row_id)
         if self._waiting is None or self._waiting.done():
             self._waiting = asyncio.create_task(self._wait(), name="late rows")
 
+    def look_into(self, leap: range) -> None:
+        """These ids are passed as never given to anyone. Should a row come there after all, it is moved."""
+        task = asyncio.create_task(self._look_into(leap), name="leap")
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
     async def close(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            await asyncio.gather(self._waiting, return_exceptions=True)
+        tasks = [*self._looking, *([self._waiting] if self._waiting is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_into(self, leap: range) -> None:
+        for pause in _LOOKS:
+            await asyncio.sleep(pause)
+            found = True
+            while found:
+                try:
+                    rows = await self._database.query(
+                        "Leap", statements.WITHIN, (leap.start, leap.stop - 1, _FOUND)
+                    )
+                    for (row_id,) in rows:
+                        await self._move(row_id)
+                    found = len(rows) == _FOUND
+                except StatementError:
+                    await asyncio.sleep(_RETRY)
 
     async def _wait(self) -> None:
         while self._ids:
             row_id = self._ids[0]
             try:
                 async with self._database.transaction("Fill") as session:
-                    filled = await session.fill([row_id])
+                    filled = await session.fill([gaps.Filler(row_id)])
                 if not filled:
                     await self._move(row_id)
             except StatementError as error:
@@ -76,6 +92,7 @@ class Late:
             if not rows:
                 return
             name, created, deleted, create_revision, prev_revision, ttl, value = rows[0]
+            create_revision, prev_revision, ttl = create_revision or 0, prev_revision or 0, ttl or 0
             if gaps.is_filler(name, deleted, prev_revision):
                 return
             if await session.run(statements.FOLLOWED, (row_id,)):
@@ -84,6 +101,6 @@ class Late:
             row = NewRow(name, bool(created), bool(deleted), create_revision, prev_revision, ttl, value, 0)
             [moved] = await session.insert([row])
             await session.run(statements.MOVE_EXTRA, (moved, row_id))
-            await session.fill([row_id])
+            await session.fill([gaps.Filler(row_id)])
         log.warning("the change held back at revision %d came after all: it is now %d", row_id, moved)
         self._look()

@@ -10,11 +10,16 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kine.drivers.base import (
+    DriverError,
     Lease,
+    NewRow,
+    NoSpaceError,
+    Options,
+    OvertakenError,
     Row,
     Size,
     Tail,
@@ -25,6 +30,7 @@ from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.append import Appender, clipped
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.late import Late
+from kine.drivers.sql.narrow_ids import USED_UP
 from kine.drivers.sql.polling import Polling
 from kine.drivers.waiting import until_open
 from kine.observe.metrics import gap_fills
@@ -37,35 +43,54 @@ T = TypeVar("T")
 
 _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement
-_ADVICE = "; check that it runs, and the endpoint's host, port, user and password"
+_ADVICE = "; check that it runs, and the endpoint's host and port"
 _PATIENCE = 0.003  # seconds a missing id is waited for before it is filled: Go kine's inserts take less
 _AGES = 30 * 24 * 3600  # seconds, after which an instance's row in kine_writer is taken to be left over
-_ATTEMPTS = 5  # at a transaction that others' keep rolling back
+_PERSISTENCE = 10.0  # seconds for which a transaction is repeated that others' keep rolling back
+_VERSION_BLOCK = 64  # recorded by two statements, not by two a row: a compaction holds locks meanwhile
 _DOOMED_BLOCK = 500
 
 
 class SqlLog:
     """See `kine.drivers.base.Log`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, options: Options) -> None:
         self._database = database
         self._id = secrets.randbits(62) + 1
-        self._polling = Polling(database, self._newest)
-        self._appender = Appender(database, self._id, self._register)
+        self._polling = Polling(database, self._newest, options.poll_interval)
         self._late = Late(database, self._polling.look)
+        self._appender = Appender(database, self._id, self._register, self._late.look_into)
         self._missing: range | None = None
         self._missing_since = 0.0
+        self._compacted = -1  # where our last compaction ended
         self._closed = False
+        self.on_wait: Callable[[str], None] = lambda why: None
+        database.on_wait = lambda why: self.on_wait(why)
 
     # ---- opening
 
     async def open(self) -> None:
-        await until_open(self._open, StatementError, "the database", _ADVICE)
+        await until_open(
+            self._open, StatementError, "the database", _ADVICE, on_wait=lambda why: self.on_wait(why)
+        )
 
     async def _open(self) -> None:
-        await self._database.open()
+        try:
+            await self._database.open()
+        except StatementError as error:
+            if error.permanent:
+                raise DriverError(str(error)) from None
+            raise
         await self._register()
         await self._one_compact_row()
+        [(compacted,)] = await self._database.query("CompactRev", statements.COMPACT_REVISION)
+        behind = await self._database.advance_allocator(compacted or 0)
+        if behind is not None:
+            log.warning(
+                "the database was about to give id %d, and has rows above it: advanced it past them"
+                " (a restore or a cut-over leaves it behind)",
+                behind,
+            )
 
     async def _register(self) -> None:
         now = int(time.time())
@@ -81,16 +106,33 @@ class SqlLog:
             for row_id, _ in rows[:-1]:
                 await session.run(statements.DELETE, (row_id,))
 
+    def exhausted(self, revision: int) -> str:
+        return USED_UP if revision == self._database.highest_id else ""
+
     # ---- reading
 
     async def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
+        compacted: int | None = None
         while True:
-            rows, compacted = await self._after(statements.LOAD_COMPACTED, after, _LOAD_BLOCK)
-            if not rows:
-                return
-            if ready := await self._final(rows, after, compacted):
-                yield ready
-                after = ready[-1].id
+            # In one snapshot, up to a revision that is missing in it; on from there in another, once it is
+            # filled. Had others compacted between the two, keys would show whose deletions are gone.
+            rest: list[Row] = []
+            try:
+                async with self._database.snapshot() as session:
+                    while not rest:
+                        rows, now = _rows(await session.run(statements.LOAD_COMPACTED, (after, _LOAD_BLOCK)))
+                        if not rows:
+                            return
+                        compacted = now if compacted is None else compacted
+                        if now != compacted:
+                            raise OvertakenError(f"others have compacted from revision {compacted} to {now}")
+                        if count := self._settled(rows, after, compacted):
+                            yield rows[:count]
+                            after = gaps.end(rows[count - 1])
+                        rest = rows[count:]
+            except StatementError as error:
+                raise error.translated() from error
+            await self._final(rest, after, compacted or 0)
 
     async def tail(self, after: int, limit: int) -> Tail:
         while True:
@@ -98,27 +140,21 @@ class SqlLog:
             if not rows:
                 return Tail([], after, await self.compact_revision())
             if ready := await self._final(rows, after, compacted):
-                return Tail(ready, ready[-1].id, compacted)
+                self._appender.floor = max(self._appender.floor, ready[-1].id)
+                return Tail(ready, gaps.end(ready[-1]), compacted)
 
     async def _after(self, statement: str, after: int, limit: int) -> tuple[list[Row], int]:
-        found = await self._query("AfterAllOldVal", statement, (after, limit))
-        rows = [
-            Row(
-                row[0], row[1], row[2] != 0, row[3] != 0, row[4], row[5], row[6], row[7], row[8], row[9],
-                row[10] != 0,
-            )
-            for row in found
-        ]  # fmt: skip
-        return rows, (found[0][11] or 0) if found else 0
+        return _rows(await self._query("AfterAllOldVal", statement, (after, limit)))
+
+    def _settled(self, rows: list[Row], after: int, compacted: int) -> int:
+        """How many of the rows nothing can come between any more."""
+        return gaps.unbroken(rows, after, compacted, self._late.passed)
 
     async def _final(self, rows: list[Row], after: int, compacted: int) -> list[Row]:
-        """As many of the rows as nothing can come between any more; with none, waits and fills a gap."""
-        ids = [row.id for row in rows]
-        passed = self._late.passed
-        count = gaps.unbroken(ids, after, compacted, passed)
-        if count:
+        """Those of the rows that are settled; with none, waits and fills a gap."""
+        if count := self._settled(rows, after, compacted):
             return rows if count == len(rows) else rows[:count]
-        await self._close_gap(gaps.missing(ids, after, compacted, passed))
+        await self._close_gap(gaps.missing(rows, after, compacted, self._late.passed))
         return []
 
     async def _close_gap(self, missing: range) -> None:
@@ -128,13 +164,9 @@ class SqlLog:
         if now - self._missing_since < _PATIENCE:
             await asyncio.sleep(_PATIENCE)
             return
-        if len(missing) > gaps.LARGEST:
-            log.error("revisions %d to %d do not exist: skipping them", missing[0], missing[-1])
-            gap_fills.inc("skipped")
-            self._late.skip(missing)
-            return
+        fillers = gaps.fillers(missing)
         try:
-            filled = await self._retried(self._fill, missing)
+            filled = await self._retried(self._fill, fillers)
         except StatementError as error:
             gap_fills.inc("failed")
             if error.kind is not Kind.LOCKED:
@@ -151,14 +183,28 @@ class SqlLog:
             if filled:
                 log.debug("filled the gap of revisions %d to %d", missing[0], missing[-1])
                 gap_fills.inc("filled")
+            for row_id, last in fillers:
+                if last and row_id in filled:
+                    log.warning(
+                        "the database's ids leapt from %d to %d: going on after them",
+                        missing[0] - 1,
+                        missing[-1] + 1,
+                    )
+                    self._late.look_into(range(row_id, last + 1))
 
-    async def _fill(self, ids: range) -> set[int]:
+    async def _fill(self, fillers: Sequence[gaps.Filler]) -> set[int]:
         async with self._database.transaction("Fill") as session:
-            return await session.fill(ids)
+            return await session.fill(fillers)
 
     async def compact_revision(self) -> int:
         rows = await self._query("CompactRev", statements.COMPACT_REVISION)
         return rows[0][0] or 0
+
+    def peek_recorded(self) -> int | None:
+        return None
+
+    async def recorded(self) -> int:
+        return await self.compact_revision()
 
     def peek(self) -> int | None:
         return None
@@ -198,22 +244,39 @@ class SqlLog:
             raise UnavailableError("the database is closed")
         return await self._appender.append(writes, head)
 
-    async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
-        return await self._answered(self._retried(self._compact, revision, versions))
+    def check(self, row: NewRow) -> None:
+        self._database.check(row)
 
-    async def _compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+    async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+        try:
+            recorded = await self._answered(
+                self._retried(self._compact, revision, versions, True, twice=True)
+            )
+        except NoSpaceError:  # what it cuts is written anew first; what it removes is not
+            recorded = await self._answered(
+                self._retried(self._compact, revision, versions, False, twice=True)
+            )
+        if recorded == revision:
+            self._compacted = revision
+        return recorded
+
+    async def _compact(self, revision: int, versions: Sequence[tuple[int, int]], cut: bool) -> int:
         async with self._database.transaction("Compact") as session:
             # Locking this row, whoever compacts waits for whoever does: ours and Go kine alike.
             rows = await session.run(statements.COMPACT_ROWS)
             recorded = max((row[1] for row in rows), default=0)
             if recorded >= revision:
                 return int(recorded)
-            doomed = sorted(row[0] for row in await session.run(statements.DOOMED, (recorded, revision) * 2))
+            since = recorded if recorded == self._compacted else 0
+            bounds = (recorded, revision, since, revision, revision)
+            doomed = sorted(row[0] for row in await session.run(statements.DOOMED, bounds))
             for start in range(0, len(doomed), _DOOMED_BLOCK):
                 await session.remove(doomed[start : start + _DOOMED_BLOCK])
-            for row_id, version in versions:
-                if not await session.changed(statements.VERSION_RECORDED, (version, row_id)):
-                    await session.run(statements.VERSION_RECORD, (version, row_id))
+            if cut:
+                await session.run(statements.CLEAR_OLD_VALUES, (recorded, revision))
+            for start in range(0, len(versions), _VERSION_BLOCK):
+                for statement in statements.version_records(versions[start : start + _VERSION_BLOCK]):
+                    await session.changed(statement)
             await session.run(statements.SET_COMPACT_REVISION, (revision,))
             return revision
 
@@ -226,8 +289,11 @@ class SqlLog:
 
     async def _advance(self, revision: int) -> None:
         async with self._database.transaction("Advance") as session:
-            await session.fill([revision])
+            await session.fill([gaps.Filler(revision)])
             await session.allot_after(revision)
+
+    async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
+        return await self._answered(self._database.refused(map(statements.as_new, rows)))
 
     async def place(self, rows: Sequence[Row]) -> None:
         await self._answered(self._retried(self._place, rows))
@@ -261,10 +327,10 @@ class SqlLog:
 
     async def renew(self, lease_ids: Sequence[int]) -> None:
         rows = [(lease_id,) for lease_id in lease_ids]
-        await self._answered(self._retried(self._each, "LeaseRenew", statements.RENEW, rows))
+        await self._answered(self._retried(self._each, "LeaseRenew", statements.RENEW, rows, twice=True))
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
-        return await self._answered(self._retried(self._expire, lease_id, renewals))
+        return await self._answered(self._retried(self._expire, lease_id, renewals, twice=True))
 
     async def _expire(self, lease_id: int, renewals: int) -> bool:
         async with self._database.transaction("LeaseExpire") as session:
@@ -273,7 +339,8 @@ class SqlLog:
             return not found or found[0][2] < 0
 
     async def forget(self, lease_id: int) -> None:
-        await self._answered(self._retried(self._each, "LeaseForget", statements.FORGET, [(lease_id,)]))
+        rows = [(lease_id,)]
+        await self._answered(self._retried(self._each, "LeaseForget", statements.FORGET, rows, twice=True))
 
     async def _each(self, name: str, statement: str, rows: Sequence[tuple[int, ...]]) -> None:
         async with self._database.transaction(name) as session:
@@ -288,8 +355,8 @@ class SqlLog:
     async def defragment(self) -> None:
         await self._answered(self._database.defragment())
 
-    def snapshot(self) -> AsyncIterator[bytes] | None:
-        return None
+    def folder(self) -> None:
+        """The data are the server's."""
 
     async def close(self) -> None:
         if self._closed:
@@ -316,13 +383,29 @@ class SqlLog:
         except StatementError as error:
             raise error.translated() from error
 
-    async def _retried(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
-        """What is rolled back for others' sake is done again; and what may be done twice, when lost."""
-        for attempt in range(1, _ATTEMPTS):
+    async def _retried(self, work: Callable[..., Awaitable[T]], *args: object, twice: bool = False) -> T:
+        """What is rolled back for others' sake is done again; and what may be done `twice`, when lost."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PERSISTENCE
+        pause = 0.01
+        while True:
             try:
                 return await work(*args)
             except StatementError as error:
-                if error.kind is not Kind.AGAIN:
+                again = error.kind is Kind.AGAIN or (twice and error.kind is Kind.LOST)
+                if not again or loop.time() + pause > until:
                     raise
-                await asyncio.sleep(0.01 * attempt)
-        return await work(*args)
+            await asyncio.sleep(pause)
+            pause = min(0.5, pause * 2)
+
+
+def _rows(found: list[Any]) -> tuple[list[Row], int]:
+    """What `TAIL_COMPACTED` and `LOAD_COMPACTED` return."""
+    rows = [
+        Row(
+            row[0], row[1], bool(row[2]), bool(row[3]), row[4] or 0, row[5] or 0, row[6] or 0, row[7],
+            row[8], row[9], row[10] != 0,
+        )
+        for row in found
+    ]  # fmt: skip
+    return rows, (found[0][11] or 0) if found else 0

@@ -19,11 +19,12 @@ _IDLE_AFTER = 60.0
 class Polling:
     """Looks by itself from time to time, and at once on a hint."""
 
-    def __init__(self, database: Database, newest: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, database: Database, newest: Callable[[], Awaitable[int]], longest: float) -> None:
         self._database = database
         self._newest = newest
         self._seen = 0
         self._again = asyncio.Event()
+        self._longest = longest  # seconds between looks, where it is less than ours
         self._every = _QUICK
         self._unannounced = 0.0  # when a row was last found by looking
 
@@ -71,4 +72,4 @@ class Polling:
 
     def _pause(self, now: float) -> float:
         quiet = now - self._unannounced > _IDLE_AFTER
-        return _HINTED if quiet and self._database.hinting else self._every
+        return min(_HINTED if quiet and self._database.hinting else self._every, self._longest)

@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, cast
-
-from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import QueuePool
+from typing import Generic, Protocol, TypeVar
 
 from kine.drivers.base import Options
 from kine.drivers.sql.failures import Kind, StatementError
 
-if TYPE_CHECKING:
-    from sqlalchemy.pool import PoolProxiedConnection
-
-DEFAULT_IDLE = 20
+_TRIAL = 1.0  # seconds in which new connections are not suspected
 _WAIT = 10.0  # seconds, where waits for locks have no end
-
-
-def pool(create: Callable[[], Any], options: Options) -> QueuePool:
-    """A pool whose waiting is the caller's affair: with a limit on connections, ask only for a free one."""
-    idle = options.max_idle_connections
-    idle = DEFAULT_IDLE if idle == 0 else max(1, idle)  # as database/sql: 0 is the default
-    limit = options.max_open_connections
-    kept = min(idle, limit) if limit > 0 else idle
-    made = QueuePool(
-        create,
-        pool_size=kept,
-        max_overflow=limit - kept if limit > 0 else -1,
-        recycle=options.connection_max_lifetime or -1,
-        reset_on_return=None,  # whoever hands one back has ended its transaction
-        use_lifo=True,  # so that those not needed grow old
-        timeout=0,
-    )
-    if options.connection_max_idle_time > 0:
-        event.listen(made, "checkin", _left)
-        event.listen(made, "checkout", _Youth(options.connection_max_idle_time))
-    return made
 
 
 class Place(Protocol):
     """What the pool keeps: room for a connection, which is made when it is first needed."""
 
     generation: int
+    made: float  # by `monotonic`
 
     @property
     def usable(self) -> bool: ...
@@ -58,21 +33,68 @@ def fit(place: Place, generation: Generation) -> bool:
     return place.usable and place.generation == generation.number
 
 
-def take(made: QueuePool, generation: Generation) -> PoolProxiedConnection:
-    """The place used last that has a fit connection; an empty one if none has.
+P = TypeVar("P", bound=Place)
 
-    A connection that was lost leaves its place empty, and on top: the server may take no new one, while
-    others are idle below.
+
+class Pool(Generic[P]):
+    """Connections that nobody uses; the one used last is taken first, so that those not needed grow old.
+
+    How many may be in use is the affair of `Free`. It is ours, as SQLAlchemy's costs each kine 0.25 s of its
+    start and 25 MB, and was used with its limits, its resets and its waiting turned off.
     """
-    passed = []
-    taken = made.connect()
-    while not fit(cast("Place", taken.dbapi_connection), generation) and made.checkedin():
-        passed.append(taken)
-        taken = made.connect()
-    for one in passed:
-        cast("Place", one.dbapi_connection).close()
-        one.close()
-    return taken
+
+    def __init__(self, create: Callable[[], P], options: Options) -> None:
+        self._create = create
+        limit = options.max_open_connections
+        self._kept = min(options.max_idle_connections, limit) if limit > 0 else options.max_idle_connections
+        self._lifetime = options.connection_max_lifetime
+        self._idle_time = options.connection_max_idle_time
+        self._idle: deque[tuple[P, float]] = deque()  # since when; the longest idle first
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def take(self, generation: Generation) -> P:
+        """The place used last that has a fit connection; an empty one if none has.
+
+        A connection that was lost is passed over: the server may take no new one, while others are idle.
+        """
+        now = monotonic()
+        while self._idle:
+            place, since = self._idle.pop()
+            old = self._lifetime and now - place.made > self._lifetime
+            if not old and now - since <= (self._idle_time or inf) and fit(place, generation):
+                return place
+            place.close()
+        return self._create()
+
+    def give(self, place: P) -> None:
+        """Whoever hands one back has ended its transaction, or its connection."""
+        if not place.usable:
+            return
+        if self._closed or len(self._idle) >= self._kept:
+            place.close()
+            return
+        self._idle.append((place, monotonic()))
+        if self._timer is None and self._idle_time > 0:
+            self._wait(self._idle_time)
+
+    def close(self) -> None:
+        """May be called in a thread of its own, once nobody takes any more."""
+        self._closed = True
+        while self._idle:
+            self._idle.popleft()[0].close()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._timer = None
+        while self._idle and not self._closed:
+            left = self._idle[0][1] + self._idle_time - monotonic()
+            if left > 0:
+                self._wait(left)
+                return
+            self._idle.popleft()[0].close()
 
 
 class Free:
@@ -111,25 +133,27 @@ class Free:
 class Generation:
     """Connections made before one of them was found lost have most likely gone with it, later ones not."""
 
-    __slots__ = ("number",)
+    __slots__ = ("_suspected", "number")
 
     def __init__(self) -> None:
         self.number = 0
+        self._suspected = 0.0
 
     def end(self, number: int) -> None:
         """One of generation `number` was found to be of no more use."""
         if number == self.number:
             self.number += 1
 
+    def suspect(self, number: int) -> bool:
+        """One of generation `number` was refused a statement: whether it is to be put to another connection.
 
-def _left(connection: object, record: Any) -> None:
-    record.info["left"] = monotonic()
-
-
-class _Youth:
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-
-    def __call__(self, connection: object, record: Any, fairy: object) -> None:
-        if monotonic() - record.info.pop("left", monotonic()) > self._limit:
-            raise DisconnectionError("idle for too long")  # makes the pool replace it
+        A connection carries state that others do not have: plans, a role, a search path, a server that was
+        made a replica. What is refused on a new one as well is not its fault.
+        """
+        if number == self.number:
+            now = monotonic()
+            if now - self._suspected < _TRIAL:
+                return False
+            self._suspected = now
+            self.number += 1
+        return True

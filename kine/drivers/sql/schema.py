@@ -1,16 +1,23 @@
-"""The tables, once for all SQL databases; dialects differ in column types only.
+"""The tables, defined once for all SQL databases; dialects differ in column types only.
 
 `kine` is Go kine's table, column by column, with all its indexes or, on SQLite, those that a query of either
 uses; so either server opens the other's database. The two side tables hold what an etcd server knows and that
 table has no column for; Go kine never looks at them, and rows without an entry there are served as Go kine
 would.
+
+A running server never imports this, which would cost it 0.2 s and 20 MB: it has the statements of `ddl.py`,
+which `make tables` writes from here.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from pprint import pformat
+
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 metadata = MetaData()
 
@@ -27,6 +34,7 @@ _NAME = (
     # Go kine leaves the collation to the server, whose default takes "A" for "a" in the unique index.
     .with_variant(mysql.VARCHAR(630, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
 )
+_ENGINE = "InnoDB"  # a server's default may be one without transactions
 _BYTES = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
 kine = Table(
@@ -42,6 +50,7 @@ kine = Table(
     Column("value", _BYTES),
     Column("old_value", _BYTES),
     sqlite_autoincrement=True,
+    mysql_engine=_ENGINE,
 )
 Index("kine_name_id_index", kine.c.name, kine.c.id)
 Index("kine_id_deleted_index", kine.c.id, kine.c.deleted)
@@ -52,9 +61,7 @@ def _not_on_sqlite(*_: object, dialect: Dialect, **__: object) -> bool:
     return dialect.name != "sqlite"
 
 
-# By no plan of Go kine's queries or ours are these used on SQLite, and each costs an update a page of its own
-# (bench scenario `update`): we do not make them. A Go kine that opens the database does; then they stay.
-UNUSED_ON_SQLITE = frozenset({"kine_name_index", "kine_prev_revision_index"})
+# See `tables.UNUSED_ON_SQLITE`.
 Index("kine_name_index", kine.c.name).ddl_if(callable_=_not_on_sqlite)
 Index("kine_prev_revision_index", kine.c.prev_revision).ddl_if(callable_=_not_on_sqlite)
 _ON_ONE = {
@@ -79,6 +86,7 @@ extra = Table(
     Column("id", _BIG, primary_key=True, autoincrement=False),
     Column("lease", _SIGNED, nullable=False),
     Column("version", _SIGNED, nullable=False),
+    mysql_engine=_ENGINE,
 )
 
 lease = Table(
@@ -87,9 +95,8 @@ lease = Table(
     Column("id", _SIGNED, primary_key=True, autoincrement=False),
     Column("ttl", _SIGNED, nullable=False),
     Column("renewals", _SIGNED, nullable=False),
+    mysql_engine=_ENGINE,
 )
-
-COMPACT_REV_KEY = b"compact_rev_key"
 
 # One row a running instance: the last group of rows it has committed, and the newest id before them. When a
 # connection is lost in a commit, this tells exactly whether it took place, and forbids it from then on.
@@ -100,15 +107,57 @@ writer = Table(
     Column("batch", _SIGNED, nullable=False),
     Column("head", _SIGNED, nullable=False),
     Column("started", _SIGNED, nullable=False),  # seconds since 1970, to forget instances long gone
+    mysql_engine=_ENGINE,
 )
 
 # One row to lock, where a database has no lock that ends with the transaction.
-turn = Table("kine_turn", metadata, Column("id", Integer, primary_key=True, autoincrement=False))
+turn = Table(
+    "kine_turn",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    mysql_engine=_ENGINE,
+)
 
-EVERYWHERE = (kine, extra, lease)
-SHARED = (*EVERYWHERE, writer)  # where several instances write to one database
+DIALECTS: dict[str, Dialect] = {
+    "sqlite": sqlite.dialect(),
+    "mysql": mysql.dialect(),
+    "postgresql": postgresql.dialect(),  # type: ignore[no-untyped-call]
+}
+FILE = Path(__file__).with_name("ddl.py")
+
+Statements = dict[str, dict[str, str]]  # by dialect and name
 
 
-def indexes(dialect: str) -> list[Index]:
-    """Those of the table `kine`, on this dialect."""
-    return [index for index in kine.indexes if _ON_ONE.get(str(index.name), dialect) == dialect]
+def table_statements() -> Statements:
+    return {
+        name: {
+            table.name: str(
+                CreateTable(table, if_not_exists=name != "sqlite").compile(dialect=dialect)
+            ).strip()
+            for table in metadata.sorted_tables
+        }
+        for name, dialect in DIALECTS.items()
+    }
+
+
+def index_statements() -> Statements:
+    """Of the table `kine`."""
+    return {
+        name: {
+            str(index.name): str(
+                CreateIndex(index, if_not_exists=name == "postgresql").compile(dialect=dialect)
+            )
+            for index in sorted(kine.indexes, key=lambda index: str(index.name))
+            if _ON_ONE.get(str(index.name), name) == name
+        }
+        for name, dialect in DIALECTS.items()
+    }
+
+
+if __name__ == "__main__":
+    FILE.write_text(
+        '"""Written by `make tables` from `schema.py`, where the tables are defined."""\n\n'
+        "from __future__ import annotations\n\n"
+        f"# By dialect and name.\nTABLES: dict[str, dict[str, str]] = {pformat(table_statements())}\n"
+        f"INDEXES: dict[str, dict[str, str]] = {pformat(index_statements())}\n"
+    )

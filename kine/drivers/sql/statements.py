@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kine.drivers.base import NewRow, Row
 
 ROW = (
+    # Any of these may be NULL, as Go kine's create revision is: it reads that as 0.
     "k.id, k.name, k.created, k.deleted, k.create_revision, k.prev_revision, k.lease, {value},"
     " coalesce(x.lease, 0), CASE WHEN x.version > 0 THEN x.version ELSE 0 END, coalesce(x.version, 0) < 0"
 )
 _FROM = " FROM kine AS k LEFT JOIN kine_extra AS x ON x.id = k.id WHERE k.id > ? ORDER BY k.id"
-LOAD = "SELECT " + ROW.format(value="NULL") + _FROM
-TAIL = "SELECT " + ROW.format(value="k.value") + _FROM + " LIMIT ?"
+_ROW_OR_0 = (  # for SQLite: MySQL would make decimal numbers of them
+    "k.id, k.name, coalesce(k.created, 0), coalesce(k.deleted, 0), coalesce(k.create_revision, 0),"
+    " coalesce(k.prev_revision, 0), coalesce(k.lease, 0)" + ROW[ROW.index(", {value}") :]
+)
+LOAD = "SELECT " + _ROW_OR_0.format(value="NULL") + _FROM
+TAIL = "SELECT " + _ROW_OR_0.format(value="k.value") + _FROM + " LIMIT ?"
 
 # The compact revision along with each row: of the same moment, which tells a row compacted away from one that
 # is not committed yet.
@@ -19,6 +26,8 @@ _ROW_COMPACTED = f"{ROW}, ({_COMPACTED})"
 LOAD_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="NULL") + _FROM + " LIMIT ?"
 TAIL_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="k.value") + _FROM + " LIMIT ?"
 NEWEST = "SELECT max(id) FROM kine"
+# What lies within a leap, which is marked by the row before these ids: see `gaps`.
+WITHIN = "SELECT id FROM kine WHERE id > ? AND id <= ? AND prev_revision + created > 0 ORDER BY id LIMIT ?"
 EXISTS = "SELECT 1 FROM kine WHERE id = ? AND name = ?"
 # A creation may be gone from the unique index, compacted, while what replaced it is there.
 SINCE = "SELECT 1 FROM kine WHERE name = ? AND id > ? AND deleted = 0 LIMIT 1"
@@ -29,16 +38,24 @@ SET_COMPACT_REVISION = "UPDATE kine SET prev_revision = ? WHERE name = 'compact_
 
 # What a compaction from one revision to another removes: rows replaced since the first, up to the second,
 # and tombstones before it. A tombstone at the compact revision itself stays until the next compaction, as
-# in etcd: a watch may start there and must see the delete. What came earlier was dealt with earlier.
-# Parameters: from, to, from, to.
+# in etcd: a watch may start there and must see the delete. What came earlier was dealt with earlier, if by
+# the same instance: a Go kine's compaction passes over a tombstone where ours has ended. And a Go kine that
+# reads behind a compaction fills the ids that are gone as if they were gaps: those are looked for by name.
+# Parameters: from, to, from or 0 for the tombstones, to, to.
 _SUPERSEDED = (
     "SELECT prev_revision FROM kine"
     " WHERE name != 'compact_rev_key' AND prev_revision != 0 AND id > ? AND id <= ?"
     " UNION SELECT id FROM kine WHERE deleted != 0 AND id >= ? AND id < ?"
+    " UNION SELECT id FROM kine WHERE name >= 'gap-' AND name < 'gap.'"
+    " AND deleted != 0 AND prev_revision = 0 AND id < ?"
 )
 DOOMED = _SUPERSEDED
 COMPACT_EXTRA = f"DELETE FROM kine_extra WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - constants only
 COMPACT = f"DELETE FROM kine WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - constants only
+
+# What a row replaced is asked for, by Go kine only, where a watch starts before it, which none can any more.
+# Left there, the plaintext of a secret that was encrypted since would outlive its row. Parameters: from, to.
+CLEAR_OLD_VALUES = "UPDATE kine SET old_value = NULL WHERE id > ? AND id <= ? AND old_value IS NOT NULL"
 
 LEASES = "SELECT id, ttl, renewals FROM kine_lease"
 LEASE = LEASES + " WHERE id = ?"
@@ -71,8 +88,6 @@ DELETE = "DELETE FROM kine WHERE id = ?"
 MOVE_EXTRA = "UPDATE kine_extra SET id = ? WHERE id = ?"
 
 COMPACT_ROWS = "SELECT id, prev_revision FROM kine WHERE name = 'compact_rev_key' FOR UPDATE"
-VERSION_RECORDED = "UPDATE kine_extra SET version = ? WHERE id = ?"
-VERSION_RECORD = "INSERT INTO kine_extra (id, lease, version) SELECT id, 0, ? FROM kine WHERE id = ?"
 
 MIGRATE = (
     "INSERT INTO kine (deleted, create_revision, prev_revision, name, value, created, lease)"
@@ -86,6 +101,18 @@ def ungap(count: int) -> str:
     """Removes gap rows, the only deletions of nothing, from so many ids."""
     marks = ", ".join("?" * count)
     return f"DELETE FROM kine WHERE deleted != 0 AND prev_revision = 0 AND id IN ({marks})"  # noqa: S608
+
+
+def version_records(versions: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """The two statements that record these versions by row id, whether `kine_extra` has the rows or not."""
+    ids = ", ".join(str(row_id) for row_id, _ in versions)
+    cases = " ".join(f"WHEN {row_id} THEN {version}" for row_id, version in versions)
+    return (
+        f"UPDATE kine_extra SET version = CASE id {cases} END WHERE id IN ({ids})",  # noqa: S608 - integers
+        "INSERT INTO kine_extra (id, lease, version)"  # noqa: S608 - integers
+        f" SELECT k.id, 0, CASE k.id {cases} END FROM kine AS k WHERE k.id IN ({ids})"
+        " AND NOT EXISTS (SELECT 1 FROM kine_extra AS e WHERE e.id = k.id)",
+    )
 
 
 def as_new(row: Row) -> NewRow:

@@ -1,14 +1,36 @@
-"""SQLite: one file, one writer at a time, several processes if need be."""
+"""SQLite: one file, one writer at a time, several processes if need be; or a database in memory."""
 
 from __future__ import annotations
 
+import logging
+import os
+
 from kine.drivers.base import Log, Options
 from kine.drivers.sqlite.dsn import parse
-from kine.drivers.sqlite.log import SqliteLog
-from kine.drivers.sqlite.view import view
+from kine.drivers.sqlite.view import view  # at once: imported later, the module would take its place here
 
-__all__ = ["connect", "view"]
+__all__ = ["connect", "is_new", "of_one_process", "view"]
+
+_log = logging.getLogger(__name__)  # not `log`: the module of that name takes its place once imported
 
 
 def connect(endpoint: str, options: Options) -> Log:
-    return SqliteLog(parse(endpoint), options)
+    dsn = parse(endpoint)
+    for warning in dsn.warnings:
+        _log.warning("%s", warning)
+    if dsn.memory:
+        from kine.drivers import memory
+
+        return memory.connect("memory://", options)
+    from kine.drivers.sqlite.log import SqliteLog  # here: what only asks `of_one_process` needs no SQLAlchemy
+
+    return SqliteLog(dsn, options)
+
+
+def of_one_process(endpoint: str, options: Options) -> bool:
+    return parse(endpoint).memory
+
+
+def is_new(endpoint: str, options: Options) -> bool:
+    dsn = parse(endpoint)
+    return not dsn.memory and not os.path.exists(dsn.path)

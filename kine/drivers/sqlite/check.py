@@ -7,6 +7,8 @@ import sqlite3
 from urllib.parse import quote
 
 from kine.drivers.base import DriverError
+from kine.drivers.sqlite.failures import DamagedError, damage, no_access, translated
+from kine.drivers.sqlite.names import NUMBER
 
 _MAGIC = b"SQLite format 3\x00"
 _COLUMNS = {
@@ -14,32 +16,26 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def check_file(path: str, *, whole: bool) -> None:
+def check_file(path: str, *, whole: bool, lock_wait: float = 5.0) -> None:
     """Raises DriverError, which says what the file is and what to do, and leaves the file untouched.
 
-    `whole` walks every page (SQLite's quick_check), which takes about a second a gigabyte.
+    `whole` walks every page (SQLite's quick_check), which takes about a second a gigabyte. Raises LockedError
+    where another process keeps the file locked for `lock_wait` seconds.
     """
-    try:
-        size = os.path.getsize(path)
-        if size == 0:
-            return
-        with open(path, "rb") as file:
-            magic = file.read(len(_MAGIC))
-    except FileNotFoundError:
+    if not _has_content(path):
         return
-    except OSError as error:
-        raise DriverError(f"cannot read {path}: {error.strerror}; check its owner and mode") from None
-    if magic != _MAGIC:
-        raise DriverError(
-            f"{path} is not an SQLite database (it starts with {magic[:16]!r});"
-            " name another path in the endpoint, or move that file away"
-        )
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=lock_wait)
     try:
         tables = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
         if "kine" in tables:
+            [(encoding,)] = connection.execute("PRAGMA encoding")
+            if encoding != "UTF-8":
+                raise DriverError(
+                    f"{path} holds its text as {encoding}, in which keys are not what kine reads and writes;"
+                    " copy its rows into a database that holds it as UTF-8"
+                )
             columns = {row[1] for row in connection.execute("PRAGMA table_info(kine)")}
             if missing := _COLUMNS - columns:
                 raise DriverError(
@@ -52,17 +48,43 @@ def check_file(path: str, *, whole: bool) -> None:
                 " table kine); name another path in the endpoint"
             )
         if whole:
-            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise DriverError(_corrupt(path, verdict.splitlines()[-1]))
-    except sqlite3.DatabaseError as error:
-        raise DriverError(_corrupt(path, str(error))) from None
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(1000)")]
+            verdict = next((text for text in found if text not in ("ok", NUMBER)), "")
+            if verdict:
+                raise DamagedError(damage(path, verdict.splitlines()[-1]))
+    except sqlite3.Error as error:
+        raise translated(error, path) from None
     finally:
         connection.close()
 
 
-def _corrupt(path: str, detail: str) -> str:
-    return (
-        f"{path} is damaged ({detail}); restore it from a backup, or save what can be read with"
-        f" `sqlite3 {path} .recover | sqlite3 recovered.db` and start on that. The file was not changed"
-    )
+def _has_content(path: str) -> bool:
+    try:
+        size = os.path.getsize(path)
+        magic = b""
+        if size:
+            with open(path, "rb") as file:
+                magic = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        size = 0
+    except OSError as error:
+        raise DriverError(no_access(path) or f"cannot read {path}: {error.strerror}") from None
+    if not size:
+        _no_log_alone(path)
+        return False
+    if magic != _MAGIC:
+        raise DriverError(
+            f"{path} is not an SQLite database (it starts with {magic[:16]!r});"
+            " name another path in the endpoint, or move that file away"
+        )
+    return True
+
+
+def _no_log_alone(path: str) -> None:
+    """SQLite deletes the log of a database that is not there: it may hold all that is left of one."""
+    log = f"{path}-wal"
+    if os.path.exists(log) and os.path.getsize(log):
+        raise DriverError(
+            f"{log} is there and its database {path} is not: put back the database that it belongs to,"
+            f" or move {log} away to start with an empty one"
+        )

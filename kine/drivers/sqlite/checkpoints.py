@@ -17,6 +17,7 @@ from kine.drivers.base import DriverError, NewRow
 log = logging.getLogger(__name__)
 
 _PAGES = 12_000  # of 4 KiB, after which it is time
+_PAGES_IF_SHORT = 500  # where the disk is nearly full: the file may have to grow by as much
 _FEW = 400  # pages, which the writer may copy itself: a millisecond or two and two calls of fsync
 _PASSES = 12
 _PAGE = 4096
@@ -34,10 +35,14 @@ class Copied(NamedTuple):
 
 class Checkpoints:
     def __init__(
-        self, beside: Callable[[], Awaitable[Copied]], between: Callable[[], Awaitable[Copied]]
+        self,
+        beside: Callable[[], Awaitable[Copied]],
+        between: Callable[[], Awaitable[Copied]],
+        short: Callable[[], bool] = lambda: False,
     ) -> None:
         self._beside = beside  # while the writer goes on
         self._between = between  # in the writer's turn
+        self._short = short  # of space on the disk
         self._task: asyncio.Task[None] | None = None
         self._rows = 0.0  # since the last pass; weighted by size
         self._before = 0  # pages in the log at the last pass
@@ -57,7 +62,9 @@ class Checkpoints:
         self._if_due()
 
     def _if_due(self) -> None:
-        if self._task is None and self._waiting > _PAGES:
+        if self._task is not None or self._waiting <= _PAGES_IF_SHORT:
+            return
+        if self._waiting > _PAGES or self._short():
             self._task = asyncio.create_task(self._run(), name="checkpoint")
 
     @property

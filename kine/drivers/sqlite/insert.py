@@ -20,6 +20,8 @@ _INTO = "INTO kine (id, name, created, deleted, create_revision, prev_revision, 
 _ROW = "(?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?)"
 # AUTOINCREMENT's own counter, unlike max(id), never goes back when the newest rows are compacted away.
 HEAD = "SELECT seq FROM sqlite_sequence WHERE name = 'kine'"
+# As SQLite does, the larger of both: a restore may leave the counter behind, until the next row is inserted.
+NEWEST = f"SELECT max(coalesce(({HEAD}), 0), coalesce((SELECT max(id) FROM kine), 0))"  # noqa: S608 - constants
 
 _ONE = f"INSERT {_INTO} VALUES {_ROW}"  # noqa: S608 - marks
 

@@ -8,38 +8,42 @@ the file's write lock, so a reader never meets a gap that could still be filled.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import sqlite3
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
-
-from sqlalchemy import create_engine
-from sqlalchemy.pool import QueuePool
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
 
 from kine.drivers.base import (
     DriverError,
     Lease,
+    NewRow,
     NoSpaceError,
     Options,
     Row,
     Size,
     Tail,
     UnavailableError,
+    UnknownOutcomeError,
     Write,
 )
 from kine.drivers.sql import statements
 from kine.drivers.sql.timing import report
-from kine.drivers.sqlite import insert, opening, writing
+from kine.drivers.sqlite import opening, writing
 from kine.drivers.sqlite.checkpoints import Checkpoints, Copied
+from kine.drivers.sqlite.failures import DamagedError, LockedError, translated
+from kine.drivers.sqlite.inotify import FileChanges
+from kine.drivers.sqlite.presence import Presence
+from kine.drivers.sqlite.reserve import Reserve
+from kine.drivers.waiting import until_open
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
-
     from kine.drivers.sqlite.dsn import Dsn
 
 log = logging.getLogger(__name__)
@@ -48,16 +52,22 @@ T = TypeVar("T")
 _READERS = 2
 _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement, under SQLite's bound on parameters
-_SNAPSHOT_BLOCK = 64 * 1024
 _POLL = 0.02  # seconds between looks for other processes' commits; a look costs about 5 us
+_FALLBACK_POLL = 1.0  # seconds between polls while inotify is active
+_LOOK_AT_FILES = 0.5  # seconds between looks whether the files are still there, while looking for commits
 
 # Writes wait while a step of compaction holds the one write lock, so a step that takes longer is halved.
 # What it removes is all over the table and its indexes: 40 kB of the log a row (`python -m bench soak`).
 _COMPACT_SECONDS = 0.02
 _LEAST, _MOST = 50, 1 << 16  # revisions a step
 
-_FULL = {sqlite3.SQLITE_FULL}
-_IO_ERROR = sqlite3.SQLITE_IOERR
+_ROW_BYTES = 24 * 1024  # of the pages that a row changes besides its value's
+
+_COPYING, _CHECKPOINT_PAUSE = 1.0, 0.01  # seconds
+_READERS_END = 200  # milliseconds in which most do; who copies the whole database does not
+
+_OPENING_WAIT = 1.0  # seconds for which one attempt at opening waits for another process's lock
+_LOCKED_ADVICE = "; stop the other process (`fuser FILE` names it), or name another path in the endpoint"
 
 
 class SqliteLog:
@@ -68,39 +78,70 @@ class SqliteLog:
         self._options = options
         self._writing = ThreadPoolExecutor(1, "sqlite-write")
         self._reading = ThreadPoolExecutor(_READERS, "sqlite-read")
-        self._engine: Engine | None = None
+        self._idle: list[sqlite3.Connection] = []  # readers' connections, opened when first needed
         self._writer: sqlite3.Connection | None = None
         self._probe: sqlite3.Connection | None = None
         self._probe_version = -1
         self._probe_head = 0
+        self._recorded_version = -1
+        self._probe_recorded = 0
+        self._presence: Presence | None = None
+        self._file_changes: FileChanges | None = None
+        self._reserve: Reserve | None = None
+        self._gone = ""  # why the files may not be written to any more
         self._checkpoints = Checkpoints(
             lambda: self._in(self._reading, "Checkpoint", self._read, self._checkpoint),
             lambda: self._in(self._writing, "CheckpointRest", self._write, self._checkpoint),
+            lambda: self._reserve is not None and self._reserve.short(),
         )
         self._compact_size = _LEAST * 4  # revisions
+        self._compacted = -1  # where our last step ended
         self._closed = False
+        self.on_wait: Callable[[str], None] = lambda why: None
         self.recall: Callable[[int], bytes | None] = lambda revision: None
 
     # ---- opening
 
     async def open(self) -> None:
+        await until_open(
+            self._attempt,
+            LockedError,
+            self._dsn.path,
+            _LOCKED_ADVICE,
+            on_wait=lambda why: self.on_wait(why),
+        )
+
+    async def _attempt(self) -> None:
         await self._in(self._writing, "Open", self._open)
 
     def _open(self) -> None:
-        dsn = self._dsn
-        opening.make(dsn)
-        self._engine = create_engine(
-            "sqlite+pysqlite://",
-            creator=lambda: opening.connect(dsn),
-            poolclass=QueuePool,
-            pool_size=_READERS,
-            max_overflow=1,
-            pool_reset_on_return=None,
-        )
-        self._writer = opening.connect(dsn)
-        opening.prepare(dsn, self._writer, self._engine)
-        self._probe = opening.connect(dsn)
-        self._probe.execute("PRAGMA busy_timeout = 0")
+        # Short waits for a lock, repeated, so that a stop need not wait for the long one.
+        brief = replace(self._dsn, busy_timeout=min(_OPENING_WAIT, self._dsn.busy_timeout))
+        opening.make(brief)
+        self._reserve = Reserve(brief.path, wanted=brief.reserve)
+        try:
+            self._connect(brief)
+        except sqlite3.Error as error:
+            # The log and its index have to be made.
+            if not isinstance(self._translated(error), NoSpaceError) or not self._reserve.give_up():
+                raise
+            self._connect(brief)
+        self._reserve.keep()
+
+    def _connect(self, brief: Dsn) -> None:
+        writer = opening.connect(brief)
+        try:
+            opening.keep_temporary_files_beside(brief.path, writer)
+            opening.prepare(brief, writer)
+            writer.execute(f"PRAGMA busy_timeout = {int(self._dsn.busy_timeout * 1000)}")
+            self._probe = opening.connect(self._dsn)
+            self._probe.execute("PRAGMA busy_timeout = 0")
+            self._presence = Presence(brief.path)
+            self._file_changes = FileChanges(brief.path, min(_POLL, self._options.poll_interval))
+        except BaseException:
+            writer.close()
+            raise
+        self._writer = writer
 
     # ---- reading
 
@@ -112,14 +153,13 @@ class SqliteLog:
 
     def peek(self) -> int | None:
         probe = self._probe
-        if probe is None:
+        if probe is None or self._gone:
             return None
         try:
             # In this order: a commit between the two statements makes the head newer, never older.
             version = probe.execute("PRAGMA data_version").fetchone()[0]
             if version != self._probe_version:
-                row = probe.execute(insert.HEAD).fetchone()
-                self._probe_head = row[0] if row else 0
+                self._probe_head = writing.newest(probe)
                 self._probe_version = version
         except sqlite3.Error:
             return None
@@ -130,6 +170,22 @@ class SqliteLog:
 
     async def compact_revision(self) -> int:
         return await self._in(self._reading, "CompactRev", self._read, writing.compact_revision)
+
+    def peek_recorded(self) -> int | None:
+        probe = self._probe
+        if probe is None or self._gone:
+            return None
+        try:
+            version = probe.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._recorded_version:
+                self._probe_recorded = writing.compact_revision(probe)
+                self._recorded_version = version
+        except sqlite3.Error:
+            return None
+        return self._probe_recorded
+
+    async def recorded(self) -> int:
+        return await self.compact_revision()
 
     async def tail(self, after: int, limit: int) -> Tail:
         return await self._in(self._reading, "AfterAllOldVal", self._read, self._tail, after, limit)
@@ -144,11 +200,29 @@ class SqliteLog:
             connection.execute("COMMIT")
 
     async def changed(self, after: int) -> None:
+        changes = self._file_changes
+        assert changes is not None
+        pause = min(_FALLBACK_POLL if changes.active else _POLL, self._options.poll_interval)
+        looked = -_LOOK_AT_FILES
         while True:
+            if changes.active or monotonic() - looked >= _LOOK_AT_FILES:
+                looked = monotonic()
+                self._look_at_files()
+                if self._gone:
+                    raise UnavailableError(self._gone)
             head = self.peek()
             if head is not None and head > after:
                 return
-            await asyncio.sleep(_POLL)
+            await changes.wait(pause)
+
+    def _look_at_files(self) -> None:
+        gone = "" if self._presence is None else self._presence.lost()
+        if gone != self._gone:
+            if gone:
+                log.error("%s", gone)
+            else:
+                log.warning("the files of %s are there again", self._dsn.path)
+            self._gone = gone
 
     async def values(self, ids: Sequence[int]) -> dict[int, bytes]:
         return await self._in(self._reading, "Values", self._read, self._values, ids)
@@ -169,12 +243,18 @@ class SqliteLog:
 
     @contextmanager
     def _pooled(self) -> Iterator[sqlite3.Connection]:
-        assert self._engine is not None
-        fairy = self._engine.raw_connection()
+        """A thread's, or for as long as a loading goes on: then there is one more than there are threads."""
         try:
-            yield cast("sqlite3.Connection", fairy.dbapi_connection)
+            connection = self._idle.pop()
+        except IndexError:
+            connection = opening.connect(self._dsn)
+        try:
+            yield connection
         finally:
-            fairy.close()
+            if self._closed or len(self._idle) >= _READERS:
+                connection.close()
+            else:
+                self._idle.append(connection)
 
     # ---- writing
 
@@ -185,22 +265,47 @@ class SqliteLog:
         for row in rows:
             if row.prev_revision and (value := recall(row.prev_revision)) is not None:
                 known[row.prev_revision] = value
-        outcome: list[Sequence[int] | None] = await self._in(
-            self._writing, "Insert", self._write, writing.append, writes, rows, known, head
-        )
+        call = (writes, rows, known, head)
+        outcome: list[Sequence[int] | None]
+        if all(row.deleted for row in rows):
+            outcome = await self._in(self._writing, "Insert", self._write, self._delete, *call)
+        else:
+            outcome = await self._in(self._writing, "Insert", self._add, rows, writing.append, *call)
         if self._dsn.wal_autocheckpoint:
             self._checkpoints.appended(rows)
         return outcome
+
+    def _delete(
+        self,
+        writer: sqlite3.Connection,
+        writes: Sequence[Write],
+        rows: list[NewRow],
+        known: dict[int, bytes],
+        head: int,
+    ) -> list[Sequence[int] | None]:
+        # On a full disk, deleting large values must not take their size again.
+        return writing.append(writer, writes, rows, known, head, brief=self._in_need())
+
+    def check(self, row: NewRow) -> None:
+        """What is too large for SQLite, it says itself."""
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
         while True:
             # Compaction fills the log faster than it is copied: it waits, so that the writers need not.
             await self._checkpoints.finish()
             size = self._compact_size
-            step: tuple[int, int, float] = await self._in(
-                self._writing, "Compact", self._write, writing.compact, revision, size, versions
-            )
+            try:
+                step: tuple[int, int, float] = await self._in(
+                    self._writing, "Compact", self._write, self._compact, revision, size, versions
+                )
+            except NoSpaceError:
+                if size <= _LEAST:
+                    raise
+                self._compact_size = _LEAST  # that needs less of the log
+                continue
             recorded, removed, seconds = step
+            if seconds:  # else another process is there already
+                self._compacted = recorded
             if self._dsn.wal_autocheckpoint:
                 self._checkpoints.removed(removed)
             self._compact_size = max(_LEAST, size // 2) if seconds > _COMPACT_SECONDS else 2 * size
@@ -209,12 +314,25 @@ class SqliteLog:
                 return recorded
             versions = ()
 
+    def _compact(
+        self, writer: sqlite3.Connection, revision: int, size: int, versions: Sequence[tuple[int, int]]
+    ) -> tuple[int, int, float]:
+        if not self._in_need() or self._dsn.secure_delete:
+            return writing.compact(writer, revision, size, versions, self._compacted)
+        # Some builds of SQLite write zeros over pages that become free: to the log, at first.
+        with opening.without_zeros(writer):
+            return writing.compact(writer, revision, size, versions, self._compacted)
+
     async def advance(self, revision: int) -> None:
         await self._in(self._writing, "Advance", self._write, writing.advance, revision)
         await self.compact(revision, [])
 
+    async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
+        """It holds any key, and larger values than a request can have."""
+        return {}
+
     async def place(self, rows: Sequence[Row]) -> None:
-        await self._in(self._writing, "Place", self._write, writing.place, rows)
+        await self._in(self._writing, "Place", self._add, rows, writing.place, rows)
 
     async def compacted(self) -> None:
         if self._dsn.compact_wal_checkpoint:
@@ -224,9 +342,69 @@ class SqliteLog:
     def _checkpoint(connection: sqlite3.Connection) -> Copied:
         return Copied._make(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
 
-    def _write(self, work: Callable[..., T], *args: object) -> T:
+    def _add(self, rows: Sequence[NewRow | Row], work: Callable[..., T], *args: object) -> T:
+        """A write of so many rows more, which may not use the reserve."""
         assert self._writer is not None
-        return work(self._writer, *args)
+        assert self._reserve is not None
+        size = sum(_ROW_BYTES + len(row.value or b"") for row in rows)
+        if not self._reserve.admits(self._writer, size, self._copy_log):
+            raise NoSpaceError(f"no space left for {self._dsn.path}: what is left is for deletions")
+        return self._write(work, *args, adds=True)
+
+    def _write(self, work: Callable[..., T], *args: object, adds: bool = False) -> T:
+        assert self._writer is not None
+        assert self._reserve is not None
+        try:
+            done = work(self._writer, *args)
+        except sqlite3.Error as error:
+            if not isinstance(self._translated(error), NoSpaceError):
+                raise
+            done = self._make_room(self._writer, work, args, adds=adds)
+        # Once it is written, and before anybody is told so: 5 us in this thread.
+        self._look_at_files()
+        if self._gone:
+            raise UnknownOutcomeError(self._gone)  # the files may be put back
+        return done
+
+    def _make_room(
+        self, writer: sqlite3.Connection, work: Callable[..., T], args: tuple[object, ...], *, adds: bool
+    ) -> T:
+        """Does what was undone for want of space: in a log that begins anew, or in the reserve's room."""
+        assert self._reserve is not None
+        self._copy_log()
+        try:
+            return work(writer, *args)
+        except sqlite3.Error as error:
+            if adds or not isinstance(self._translated(error), NoSpaceError) or not self._reserve.give_up():
+                raise
+        self._copy_log()
+        return work(writer, *args)
+
+    def _in_need(self) -> bool:
+        """Whether the reserve is in use: then the log is copied before each write, lest it take that up."""
+        if self._reserve is None or self._reserve.size != 0:
+            return False
+        self._copy_log()
+        return True
+
+    def _copy_log(self) -> bool:
+        """Whether all of it is in the file: the next commit begins it anew, if nobody reads it by then."""
+        assert self._writer is not None
+        if not self._dsn.wal_autocheckpoint:
+            return False
+        writer, until = self._writer, time.monotonic() + _COPYING
+        with suppress(sqlite3.Error):
+            writer.execute(f"PRAGMA busy_timeout = {_READERS_END}")
+            try:
+                while True:
+                    # Waits for those who read the log; those who come meanwhile read the file.
+                    done = Copied._make(writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone())
+                    if not done.busy or time.monotonic() > until:
+                        return done.copied == done.pages >= 0
+                    time.sleep(_CHECKPOINT_PAUSE)  # another thread is at it, or a long reader
+            finally:
+                writer.execute(f"PRAGMA busy_timeout = {int(self._dsn.busy_timeout * 1000)}")
+        return False
 
     # ---- leases
 
@@ -239,7 +417,7 @@ class SqliteLog:
         return Lease._make(rows[0]) if rows else None
 
     async def grant(self, lease_id: int, ttl: int) -> bool:
-        return await self._in(self._writing, "LeaseGrant", self._write, writing.grant, lease_id, ttl)
+        return await self._in(self._writing, "LeaseGrant", self._add, [], writing.grant, lease_id, ttl)
 
     async def renew(self, lease_ids: Sequence[int]) -> None:
         await self._in(self._writing, "LeaseRenew", self._write, writing.each, statements.RENEW, lease_ids)
@@ -253,24 +431,15 @@ class SqliteLog:
     # ---- keeping house
 
     async def size(self) -> Size:
-        rows = await self._in(self._reading, "GetSize", self._read, _all, opening.SIZE, ())
-        return Size._make(rows[0])
+        [(_, in_use)] = await self._in(self._reading, "GetSize", self._read, _all, opening.SIZE, ())
+        return Size(opening.disk_size(self._dsn.path), in_use, opening.log_size(self._dsn.path))
 
     async def defragment(self) -> None:
         assert self._writer is not None
-        await self._in(self._writing, "Vacuum", self._writer.execute, "VACUUM")
+        await self._in(self._writing, "Vacuum", opening.vacuum, self._dsn, self._writer)
 
-    def snapshot(self) -> AsyncIterator[bytes]:
-        return self._snapshot()
-
-    async def _snapshot(self) -> AsyncIterator[bytes]:
-        folder = os.path.dirname(self._dsn.path) or "."
-        with tempfile.TemporaryDirectory(prefix=".kine-snapshot-", dir=folder) as copy:
-            path = os.path.join(copy, "snapshot.db")
-            await self._in(self._reading, "Snapshot", self._read, _all, "VACUUM INTO ?", (path,))
-            with open(path, "rb") as file:  # noqa: ASYNC230 - just written, in the page cache
-                while block := file.read(_SNAPSHOT_BLOCK):
-                    yield block
+    def folder(self) -> str:
+        return os.path.dirname(self._dsn.path) or "."
 
     async def close(self) -> None:
         if self._closed:
@@ -283,11 +452,17 @@ class SqliteLog:
         self._reading.shutdown(wait=True)
 
     def _close(self) -> None:
-        if self._engine is not None:
-            self._engine.dispose()
-        for connection in (self._probe, self._writer):
+        self._look_at_files()
+        if self._gone:
+            # The last connection to close removes the log by its name, which is another's by now.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+            return
+        for connection in (*self._idle, self._probe, self._writer):
             if connection is not None:
                 connection.close()  # the last one to close checkpoints the log into the file
+        self._idle.clear()
+        if self._file_changes is not None:
+            self._file_changes.close()
         self._probe = self._writer = None
 
     # ---- running work in threads
@@ -298,6 +473,8 @@ class SqliteLog:
         return await asyncio.get_running_loop().run_in_executor(pool, self._timed, name, work, args)
 
     def _timed(self, name: str, work: Callable[..., T], args: tuple[object, ...]) -> T:
+        if self._gone:
+            raise UnavailableError(self._gone)
         start = time.perf_counter()
         code = ""
         try:
@@ -309,18 +486,10 @@ class SqliteLog:
             report(name, code, time.perf_counter() - start, self._options)
 
     def _translated(self, error: sqlite3.Error) -> DriverError:
-        code = getattr(error, "sqlite_errorcode", 0) or 0
-        if code in _FULL or (code & 0xFF == _IO_ERROR and self._disk_full()):
-            return NoSpaceError(f"no space left for {self._dsn.path}")
-        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            log.error(
-                "%s is damaged: %s; stop the server and restore it from a backup", self._dsn.path, error
-            )
-        return UnavailableError(f"SQLite: {error}")
-
-    def _disk_full(self) -> bool:
-        disk = os.statvfs(os.path.dirname(self._dsn.path) or ".")
-        return disk.f_bavail * disk.f_frsize < 1 << 20
+        failure = translated(error, self._dsn.path)
+        if isinstance(failure, DamagedError):
+            log.error("%s", failure)
+        return failure
 
 
 def _all(

@@ -12,13 +12,17 @@ from urllib.parse import quote
 
 from kine.drivers.base import DriverError, Options
 from kine.drivers.sqlite.dsn import parse
+from kine.drivers.sqlite.failures import no_access, stale_log, translated
+from kine.drivers.sqlite.names import NUMBER
+from kine.drivers.sqlite.opening import disk_size
 
 
 class SqliteView:
     dialect = "sqlite"
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
+        self._path = path
 
     async def ask(self, statement: str) -> list[tuple[Any, ...]]:
         return await asyncio.to_thread(self._ask, statement)
@@ -27,32 +31,44 @@ class SqliteView:
         try:
             return self._connection.execute(statement).fetchall()
         except sqlite3.Error as error:
-            raise DriverError(f"SQLite: {error}") from error
+            raise translated(error, self._path) from error
 
     async def names(self) -> set[str]:
         return {row[0].decode() for row in await self.ask("SELECT name FROM sqlite_master")}
 
+    async def next_id(self) -> int:
+        rows = await self.ask("SELECT seq FROM sqlite_sequence WHERE name = 'kine'")
+        return int(rows[0][0]) + 1 if rows else 1
+
     async def damage(self) -> list[str]:
         try:
-            found = [row[0].decode() for row in await self.ask("PRAGMA integrity_check(20)")]
+            found = [row[0].decode() for row in await self.ask("PRAGMA integrity_check(1000)")]
         except DriverError as error:  # damage so bad that it cannot be listed
             if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
                 raise
             return [str(error.__cause__)]
-        return [] if found == ["ok"] else found
+        return [text for text in found if text not in ("ok", NUMBER)][:20]  # of numbers a rule tells
 
     async def size(self) -> int:
-        [(pages,)] = await self.ask("PRAGMA page_count")
-        [(page_size,)] = await self.ask("PRAGMA page_size")
-        return int(pages * page_size)
+        return disk_size(self._path)
+
+    def stale_log(self) -> str:
+        return stale_log(self._path)
 
 
 @asynccontextmanager
 async def view(endpoint: str, options: Options) -> AsyncIterator[SqliteView]:
     """Raises DriverError."""
-    path = parse(endpoint).path
-    if not os.path.exists(path):  # noqa: ASYNC240 - a local file
-        raise DriverError(f"there is no file {path}; name the database in --endpoint")
+    dsn = parse(endpoint)
+    path = dsn.path
+    if dsn.memory:
+        raise DriverError("a database in memory is only in the server that has made it; look into a file")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DriverError(f"there is no file {path}; name the database in --endpoint") from None
+    except OSError as error:
+        raise DriverError(f"cannot read {path}: {no_access(path) or error.strerror}") from None
     try:
         connection = sqlite3.connect(
             f"file:{quote(os.path.abspath(path))}?mode=ro",  # noqa: ASYNC240
@@ -63,8 +79,8 @@ async def view(endpoint: str, options: Options) -> AsyncIterator[SqliteView]:
         connection.text_factory = bytes
         connection.execute("BEGIN")
     except sqlite3.Error as error:
-        raise DriverError(f"SQLite: {error}") from None
+        raise translated(error, path) from None
     try:
-        yield SqliteView(connection)
+        yield SqliteView(connection, path)
     finally:
         connection.close()

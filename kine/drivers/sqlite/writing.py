@@ -23,7 +23,7 @@ _RECORD_VERSION = (
 
 
 def newest(connection: sqlite3.Connection) -> int:
-    row = connection.execute(insert.HEAD).fetchone()
+    row = connection.execute(insert.NEWEST).fetchone()
     return row[0] if row else 0
 
 
@@ -50,8 +50,11 @@ def append(
     rows: list[NewRow],
     known: dict[int, bytes],
     head: int,
+    *,
+    brief: bool = False,
 ) -> list[Sequence[int] | None]:
-    old = insert.old_values(writer, rows, known)
+    """`brief`: without the values that are replaced, which Go kine would show to a watch."""
+    old = {} if brief else insert.old_values(writer, rows, known)
     inserted = [
         insert.parameters(row_id, row, old.get(row.prev_revision))
         for row_id, row in enumerate(rows, head + 1)
@@ -121,18 +124,22 @@ def _extra(row_id: int, row: NewRow) -> tuple[int, int, int]:
 
 
 def compact(
-    writer: sqlite3.Connection, revision: int, size: int, versions: Sequence[tuple[int, int]]
+    writer: sqlite3.Connection, revision: int, size: int, versions: Sequence[tuple[int, int]], known: int
 ) -> tuple[int, int, float]:
-    """How far the database is compacted now, the number of rows removed, and the seconds it took."""
+    """`known` is where the last step ended.
+
+    Returns where this one did, the number of rows removed or cut, and the seconds it took.
+    """
     began = time.perf_counter()
     with transaction(writer):
         recorded = compact_revision(writer)
         if recorded >= revision:
             return recorded, 0, 0.0
         reached = min(recorded + size, revision)
-        bounds = (recorded, reached, recorded, reached)
+        bounds = (recorded, reached, recorded if recorded == known else 0, reached, reached)
         writer.execute(statements.COMPACT_EXTRA, bounds)
         removed = writer.execute(statements.COMPACT, bounds).rowcount
+        removed += writer.execute(statements.CLEAR_OLD_VALUES, (recorded, reached)).rowcount
         # All at the first step: a version is known by its rows until they are removed.
         writer.executemany(_RECORD_VERSION, [(version, row_id) for row_id, version in versions])
         writer.execute(statements.SET_COMPACT_REVISION, (reached,))

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LATE = RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
-HALF = RpcError(Code.INTERNAL, "the call ended within a message")
+
+
+def cut_short() -> RpcError:
+    """One for each call: an error that is raised again keeps the frames of every time before."""
+    return RpcError(Code.INTERNAL, "the call ended within a message")
 
 
 class NotGrpc:
@@ -145,16 +149,29 @@ class GrpcStream:
             self._received.set_result(None)
 
     async def receive(self) -> bytes | None:
-        inbox = self._inbox
-        while not inbox.ready:
-            if self._ended:
+        inbox, shell = self._inbox, self._shell
+        waited = False
+        while True:
+            if self.full:  # what was asked before comes first
+                await self.drain()
+            elif inbox.ready:
+                if shell.rotation.left > 0 or waited:
+                    break
+                waited = True
+                await shell.turns.next(shell)
+            elif self._ended:
                 if len(inbox):
-                    raise HALF
+                    raise cut_short()
                 return None
-            self._received = asyncio.get_running_loop().create_future()
-            await self._received
-        message, size = inbox.take()
-        shell = self._shell
+            else:
+                self._received = asyncio.get_running_loop().create_future()
+                await self._received
+        try:
+            message, size = inbox.take()
+        except RpcError:
+            shell.rotation.spend(grpc.UNREADABLE)
+            raise
+        shell.rotation.spend(1 + max(0, len(message) - size) // grpc.UNPACKED)
         shell.connection.release(self._http, size)  # only now may the client send as much again
         if inbox.wanted and not inbox.ready:
             shell.connection.expect(self._http, inbox.wanted)
@@ -179,16 +196,23 @@ class GrpcStream:
 
     @property
     def full(self) -> bool:
-        return self._http.queued >= HIGH_WATER
+        account, http = self._shell.account, self._http
+        if http.queued < HIGH_WATER and not (account.queued > 0 and account.over):
+            return False
+        return not http.local_closed  # what is sent then is dropped, and `drain` has nothing to wait for
 
     async def drain(self) -> None:
-        while self._http.queued >= LOW_WATER and not self._http.local_closed:
+        http, shell = self._http, self._shell
+        while not http.local_closed and (http.queued >= LOW_WATER or not shell.account.roomy):
             if self._drained is None or self._drained.done():
                 self._drained = asyncio.get_running_loop().create_future()
-            # Each watch of the stream waits by itself; one that is cancelled ends no other's wait.
+            if http.queued < LOW_WATER:
+                shell.wait_for_room(self)
+            # Several tasks may wait; one that is cancelled ends no other's wait.
             await asyncio.shield(self._drained)
 
     def drained(self) -> None:
+        """The queue has got shorter, or the connection's account has room again."""
         waiting = self._drained
         if waiting is not None and not waiting.done() and self._http.queued < LOW_WATER:
             waiting.set_result(None)

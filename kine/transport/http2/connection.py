@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kine.transport.budget import Budget
 from kine.transport.http2 import frames
 from kine.transport.http2.blocks import MAX_HEADER_LIST, Blocks
 from kine.transport.http2.flood import Bucket, PingPolicy
@@ -24,13 +25,14 @@ from kine.transport.http2.frames import (
     unpadded,
 )
 from kine.transport.http2.grpc import PREFIX
-from kine.transport.http2.intake import SPARE, STREAM_WINDOW, Intake
+from kine.transport.http2.intake import SPARE, STREAM_WINDOW, Intake, largest_half
 from kine.transport.http2.outbox import Outbox
 from kine.transport.http2.request import MalformedError, check_trailers, head_of
 from kine.transport.http2.stream import Application, Remembered, Stream
 
 if TYPE_CHECKING:
     from kine.transport.base import Limits
+    from kine.transport.budget import Account
     from kine.transport.http2.headers import Field
 
 _LAST_STREAM = 2**31 - 1
@@ -38,12 +40,13 @@ _DRAIN = b"draining"  # the ping whose answer says that the peer has seen our fi
 
 
 class Connection:
-    def __init__(self, application: Application, limits: Limits) -> None:
+    def __init__(self, application: Application, limits: Limits, account: Account | None = None) -> None:
         self._application = application
         self._limits = limits
         self._blocks = Blocks()
         self._buffer = b""
-        self.out = Outbox(self._finished, application.drained)
+        self._account = account = account or Budget(limits.max_queued_bytes).account(_Unheard())
+        self.out = Outbox(self._finished, application.drained, account)
         self._now = 0.0
         self._preface = False  # the preface has come
         self.greeted = False  # and the first SETTINGS
@@ -51,7 +54,7 @@ class Connection:
         self._last_id = 0
         self._reset_by_us = Remembered()
         self._reset_by_peer = Remembered()
-        self._intake = Intake(self.out, limits.max_request_bytes + PREFIX)
+        self._intake = Intake(self.out, limits.max_request_bytes + PREFIX, account)
         self.release, self.expect = self._intake.release, self._intake.expect
         self._peer_window = DEFAULT_WINDOW
         self._pings = PingPolicy(limits.keepalive_min_interval)
@@ -146,7 +149,7 @@ class Connection:
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
-        if not self._intake.window.receive(size):
+        if not self._intake.receive(size):
             raise ProtocolError(frames.FLOW_CONTROL_ERROR, "more than the connection's window")
         if flags & frames.PADDED:
             payload = unpadded(payload)
@@ -182,12 +185,25 @@ class Connection:
         self._application.data(stream, payload, ended)
         if self._intake.window.size < SPARE:
             self._make_room()
+        if self._account.crowded:
+            self._account.make_room()
 
     def _make_room(self) -> None:
         while (victim := self._intake.victim(self.streams)) is not None:
-            self._reset(victim.id, frames.ENHANCE_YOUR_CALM)
-            self._forget(victim)
-            self._application.reset(victim)
+            self._drop(victim)
+
+    def shed(self) -> bool:
+        """See `kine.transport.budget.Client`."""
+        victim = largest_half(self.streams)
+        if victim is None:
+            return False
+        self._drop(victim)
+        return True
+
+    def _drop(self, victim: Stream) -> None:
+        self._reset(victim.id, frames.ENHANCE_YOUR_CALM)
+        self._forget(victim)
+        self._application.reset(victim)
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id & 1 and flags & ~END_STREAM == END_HEADERS:  # bench: get. As all clients send them
@@ -397,3 +413,16 @@ class Connection:
 
     def ping(self) -> None:
         self.out.ping(b"kinekine")
+
+
+class _Unheard:
+    """The client of a connection by itself, whose account is of no interest to anyone."""
+
+    def resume(self) -> None:
+        pass
+
+    def shed(self) -> bool:
+        return False
+
+    def cut_off(self) -> None:
+        pass

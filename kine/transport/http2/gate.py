@@ -4,53 +4,68 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kine.transport.http2.outbox import Outbox
+    from collections.abc import AsyncIterator
+
+    from kine.transport.budget import Account
 
 
 class Gate:
-    def __init__(self, out: Outbox, size: int) -> None:
-        self._out = out
-        self._size = size
+    def __init__(self, account: Account) -> None:
+        self._account = account
         self._loop = asyncio.get_running_loop()
-        self._building = 0  # bytes of answers that may be made but are not queued yet
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def enter(self, size: int) -> None:
-        """See `Call.room`: waits until what is queued leaves room, or nothing is queued at all."""
-        if not self._waiting and self._fits(size):
-            self._build(size)
+        """See `Call.room`. The answer counts until its turn of the loop is over: by then it is queued."""
+        await self._let_in(size)
+        self._loop.call_soon(self._leave, size)
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """See `Call.hold`."""
+        await self._let_in(size)
+        try:
+            yield
+        finally:
+            self._leave(size)
+
+    async def _let_in(self, size: int) -> None:
+        """Waits until what is queued leaves room, and counts `size` as queued."""
+        if not self._waiting and self._account.fits(size):
+            self._account.reserve(size)
             return
         turn = self._loop.create_future()
         self._waiting.append((size, turn))
+        self._wait()
         try:
             await turn
         except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._account.release(size)  # it was let in just then
             self.open()  # it may have been the first
             raise
 
+    def _leave(self, size: int) -> None:
+        self._account.release(size)
+        self.open()
+
     def open(self) -> None:
-        """Something has left the queue."""
+        """There may be room now."""
         while self._waiting:
             size, turn = self._waiting[0]
             if not turn.done():
-                if not self._fits(size):
-                    return
+                if not self._account.fits(size):
+                    break
                 turn.set_result(None)
-                self._build(size)
+                self._account.reserve(size)
             self._waiting.popleft()
+        self._wait()
 
-    def _fits(self, size: int) -> bool:
-        taken = self._building + self._out.queued
-        return not taken or taken + size <= self._size
-
-    def _build(self, size: int) -> None:
-        """The answer counts as being made until its turn of the loop is over: by then it is queued."""
-        self._building += size
-        self._loop.call_soon(self._built, size)
-
-    def _built(self, size: int) -> None:
-        self._building -= size
-        self.open()
+    def _wait(self) -> None:
+        self._account.wanted = self._waiting[0][0] if self._waiting else 0
+        if self._waiting:
+            self._account.wait()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import zlib
 from urllib.parse import quote_from_bytes
 
-from kine.transport.base import Code, RpcError
+from kine.transport.base import Code, Page, RpcError
 from kine.transport.http2.headers import literal
 
 PREFIX = 5  # bytes before a message: a flag, and its length
+UNPACKED = 32 * 1024  # bytes that a compressed message has grown by and that cost about as much as a call
+UNREADABLE = 16  # what one costs that could not be unpacked, or not all of it
 _CONTENT_TYPE = b"\x0f\x10" + bytes((len(b"application/grpc"),)) + b"application/grpc"  # by its static name
 HEAD = b"\x88" + _CONTENT_TYPE  # :status 200
 OK = literal(b"grpc-status", b"0")
@@ -19,6 +21,18 @@ _LONGEST = 6_000  # bytes of a status message
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 # Everything printable but the percent sign goes as it is (PROTOCOL-HTTP2.md, "Status-Message").
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+def page_head(page: Page) -> bytes:
+    """The head of an answer that is not gRPC's."""
+    fields = (
+        (b":status", b"%d" % page.status),
+        (b"content-type", page.content_type.encode()),
+        (b"content-length", b"%d" % len(page.body)),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+    )
+    return b"".join(literal(name, value) for name, value in fields)
 
 
 def is_grpc(content_type: str) -> bool:
@@ -100,19 +114,18 @@ def decompressed(message: bytes, flag: int, encoding: str, limit: int) -> bytes:
         raise RpcError(
             Code.UNIMPLEMENTED, f"grpc: Decompressor is not installed for grpc-encoding {encoding!r}"
         )
-    parts: list[bytes] = []
-    left = limit + 1
-    while True:  # a gzip file may have several members
-        inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            parts.append(inflate.decompress(message, left))
-        except zlib.error:
-            raise RpcError(Code.INTERNAL, "grpc: failed to decompress the received message") from None
-        left -= len(parts[-1])
-        if left <= 0:
-            raise too_large(limit + 1 - left, limit)
-        if not inflate.eof:
-            raise RpcError(Code.INTERNAL, "grpc: failed to decompress the received message")
-        message = inflate.unused_data
-        if not message:
-            return b"".join(parts)
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        whole = inflate.decompress(message, limit + 1)
+    except zlib.error:
+        raise _unreadable() from None
+    if len(whole) > limit:
+        raise too_large(len(whole), limit)
+    # One member, as every gRPC client sends: many small ones would cost a copy of the rest each.
+    if not inflate.eof or inflate.unused_data:
+        raise _unreadable()
+    return whole
+
+
+def _unreadable() -> RpcError:
+    return RpcError(Code.INTERNAL, "grpc: failed to decompress the received message")

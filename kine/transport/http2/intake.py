@@ -12,6 +12,7 @@ from kine.transport.http2.window import ReceiveWindow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kine.transport.budget import Account
     from kine.transport.http2.outbox import Outbox
     from kine.transport.http2.stream import Stream
 
@@ -22,11 +23,13 @@ SPARE = 64 * 1024  # bytes of the connection's window that are never left to sta
 
 
 class Intake:
-    def __init__(self, out: Outbox, largest_message: int) -> None:
+    def __init__(self, out: Outbox, largest_message: int, account: Account) -> None:
         self._out = out
+        self._account = account
         room = max(_LARGE_MESSAGES, largest_message)
         self._room = Room(room, self._widen)
         self.window = ReceiveWindow(_CONNECTION_WINDOW + room)
+        self._answering = False  # the window is full of whole requests: their answers will give it back
 
     def open(self, streams: int, header_list: int) -> None:
         """Tells the peer how much it may send: streams at once, bytes of headers, bytes of bodies."""
@@ -39,7 +42,16 @@ class Intake:
         )
         self._out.window_update(0, self.window.limit - DEFAULT_WINDOW)
 
+    def receive(self, count: int) -> bool:
+        """False if the peer has sent more than it may."""
+        if not self.window.receive(count):
+            return False
+        self._account.take_in(count)
+        return True
+
     def give_back(self, count: int) -> None:
+        self._answering = False
+        self._account.let_go(count)
         increment = self.window.release(count)
         if increment:
             self._out.window_update(0, increment)
@@ -73,20 +85,36 @@ class Intake:
 
     def victim(self, streams: Mapping[int, Stream]) -> Stream | None:
         """The largest, when the window is full of requests that do not end: it is to be reset for others."""
-        if self.window.size >= SPARE:
+        if self.window.size >= SPARE or self._answering:
             return None
         if increment := self.window.returned():
             self._out.window_update(0, increment)
             if self.window.size >= SPARE:
                 return None
-        if not streams:
+        halves = half_sent(streams)
+        if sum(stream.receive.held for stream in halves) * 2 < self.window.limit:
+            self._answering = True
             return None
-        victim = max(streams.values(), key=lambda stream: (not stream.extra, stream.receive.held))
-        return victim if victim.receive.held else None
+        return max(halves, key=_first_to_go)
 
     def forget(self, stream: Stream) -> None:
         """The stream is over: what it held is the peer's to send again."""
         if stream.receive.held:
             self.give_back(stream.receive.held)
             stream.receive.held = 0
+        if stream.grown:
+            self._account.release(stream.grown)
+            stream.grown = 0
         self._room.leave(stream)
+
+
+def half_sent(streams: Mapping[int, Stream]) -> list[Stream]:
+    return [stream for stream in streams.values() if not stream.remote_closed and stream.receive.held]
+
+
+def largest_half(streams: Mapping[int, Stream]) -> Stream | None:
+    return max(half_sent(streams), key=lambda stream: stream.receive.held, default=None)
+
+
+def _first_to_go(stream: Stream) -> tuple[bool, int]:
+    return not stream.extra, stream.receive.held

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kine.transport.base import Pieces
+from kine.transport.budget import PIECE
 from kine.transport.http2 import frames
 from kine.transport.http2.frames import (
     DATA,
@@ -26,21 +27,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kine.transport.base import Answer
+    from kine.transport.budget import Account
     from kine.transport.http2.stream import Stream
 
 _BURST = 256 * 1024  # bytes of DATA made at once: the socket decides when there is more
 
 
 class Outbox:
-    def __init__(self, finished: Callable[[Stream], None], drained: Callable[[Stream], None]) -> None:
+    def __init__(
+        self, finished: Callable[[Stream], None], drained: Callable[[Stream], None], account: Account
+    ) -> None:
         """`finished` hears of streams whose last frame is out, `drained` of those whose queue got shorter."""
         self._finished = finished
         self._drained = drained
+        self._account = account  # of all queues
         self._out: list[bytes | memoryview] = []
         self._burst = 0
         self.window = SendWindow(DEFAULT_WINDOW)
         self.frame_size = MIN_FRAME_SIZE  # the largest the peer takes
-        self.queued = 0  # bytes, over all streams
         self.sent = 0  # frames of answers: what a peer got for what it asks
         self.paused = False  # the socket takes no more for now
         # Those with a queue and a window of their own, first come first served.
@@ -130,8 +134,8 @@ class Outbox:
             self.sent += 1
             return
         stream.queue.append(memoryview(data))
-        stream.queued += size
-        self.queued += size
+        stream.queued += size + PIECE
+        self._account.add(size + PIECE)
         if not self.paused and not self._waiting:
             self._send_queue(stream)
         self.wait(stream)
@@ -140,10 +144,12 @@ class Outbox:
         if stream.local_closed or stream.trailers is not None:
             return
         first = b"\0" + message.size.to_bytes(4, "big") + message.parts[0]
+        before = len(stream.queue)
         stream.queue.append(memoryview(first))
         stream.queue += [memoryview(part) for part in message.parts[1:] if part]
-        stream.queued += message.size + 5
-        self.queued += message.size + 5
+        size = message.size + 5 + PIECE * (len(stream.queue) - before)
+        stream.queued += size
+        self._account.add(size)
         if not self.paused and not self._waiting:
             self._send_queue(stream)
         self.wait(stream)
@@ -168,9 +174,9 @@ class Outbox:
         """Drops what the stream still had to send."""
         if stream.queue:
             self._waiting.pop(stream, None)
-            self.queued -= stream.queued
             stream.queue.clear()
-            stream.queued = 0
+            queued, stream.queued = stream.queued, 0
+            self._account.remove(queued)
 
     def _pump(self) -> None:
         for stream in tuple(self._waiting):
@@ -189,7 +195,7 @@ class Outbox:
         """bench: list. Counters are brought up to date once for all frames, whole frames share a head."""
         queue, out, most = stream.queue, self._out, self.frame_size
         room = left = min(self.window.size, stream.send.size, _BURST - self._burst)
-        frames = len(out)
+        frames, pieces = len(out), len(queue)
         while queue and left > 0:
             data = queue[0]
             end = len(data)
@@ -215,8 +221,9 @@ class Outbox:
             self.window.size -= size
             stream.send.size -= size
             self._burst += size
-            stream.queued -= size
-            self.queued -= size
+            gone = size + PIECE * (pieces - len(queue))
+            stream.queued -= gone
+            self._account.remove(gone)
             self.sent += (len(out) - frames) // 2
 
     def _send_trailers(self, stream: Stream) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from kine.forms import address as parse_address
 from kine.tls import server_context
-from kine.transport.base import Limits, Routes, Tls
+from kine.transport.accept import Acceptor, Seldom
+from kine.transport.base import Limits, Pages, Routes, Tls
+from kine.transport.budget import Budget
 from kine.transport.http2.opening import Http1
+from kine.transport.http2.rotation import Rotation
 from kine.transport.http2.shell import Shell
-from kine.transport.listen import BACKLOG, bind_unix, remove_socket
+from kine.transport.listen import listen, remove_socket
+from kine.turns import Turns
+
+log = logging.getLogger(__name__)
 
 _HOUSEKEEPING = 5.0  # seconds between looks for silent connections
+_SHAKING = 4  # one part of so many, of the connections that may be, may be shaking hands
+_LATELY = 1.0  # seconds in which a connection that has begun, or said something, is not idle yet
 _LAST_CALL = 0.5  # seconds for a peer to say that it knows we are going
 
 
@@ -28,40 +39,40 @@ class Http2Server:
         tls: Tls | None,
         limits: Limits,
         http1: Http1 | None = None,
+        pages: Pages | None = None,
     ) -> None:
+        """`http1` takes over connections of HTTP/1.1, `pages` answers HTTP/2 requests that are not gRPC's."""
         self.routes = routes
         self.limits = limits
+        self.budget = Budget(limits.max_queued_bytes)
+        self.turns = Turns()
+        self.rotation = Rotation()
         self.http1 = http1
+        self.pages = pages
         self._addresses = addresses
         self._tls = tls
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
+        self._crowded = Seldom()
+        self.turned_away = 0
         self._taking: dict[str, Any] = {}  # how connections are taken, TLS made once
         self._sockets: list[str] = []
-        self.connections: set[Shell] = set()
+        self.connections: dict[Shell, None] = {}  # the oldest first: the clock may not tell two apart
         self._housekeeping: asyncio.Task[None] | None = None
         self._stopping = False
         self.on_end: Callable[[], None] | None = None  # a connection that `take` was given has ended
 
     async def start(self) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        options = self._taking = self._options()
+        self._taking = self._options()
         bound = []
         for text in self._addresses:
             address = parse_address(text)
+            sockets = listen(address)
             if address.path:
-                sock = bind_unix(address.path)
-                server = await loop.create_unix_server(
-                    lambda: Shell(self), sock=sock, backlog=BACKLOG, **options
-                )
                 self._sockets.append(address.path)
                 bound.append(text)
             else:
-                server = await loop.create_server(
-                    lambda: Shell(self), address.host or None, address.port, backlog=BACKLOG, **options
-                )
-                port = server.sockets[0].getsockname()[1]
-                bound.append(f"{text.rpartition(':')[0]}:{port}")
-            self._servers.append(server)
+                bound.append(f"{text.rpartition(':')[0]}:{sockets[0].getsockname()[1]}")
+            self._acceptors.append(Acceptor(sockets, self._serve, self._admit, secure=self._tls is not None))
         self._housekeeping = asyncio.create_task(self._keep_house(), name="keepalive")
         return bound
 
@@ -73,23 +84,62 @@ class Http2Server:
 
     async def take(self, connection: socket.socket) -> None:
         """Serves a connection that another process has accepted. Raises OSError for one without TLS."""
-        if self._stopping:
+        if self._stopping or not self._admit():
             raise ConnectionAbortedError
+        await self._serve(connection)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        """Returns when the handshake is over. Raises OSError."""
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: Shell(self), connection, **self._taking)
 
+    @property
+    def connected(self) -> int:
+        return len(self.connections) + self._shaking_hands
+
+    @property
+    def _shaking_hands(self) -> int:
+        """Without TLS there is nothing to agree on."""
+        return sum(acceptor.pending for acceptor in self._acceptors) if self._tls is not None else 0
+
+    def _admit(self) -> bool:
+        """May one more connection be served? At the bound, those make room that do nothing."""
+        most = self.limits.max_connections
+        if self.connected < most:
+            return True
+        shaking = self._shaking_hands
+        if shaking * _SHAKING > most or (not self._make_room(most) and shaking):
+            max(self._acceptors, key=lambda acceptor: acceptor.pending).give_up_oldest()
+            self.turned_away += 1
+        served = self.connected < most
+        self.turned_away += not served
+        self._crowded.warn("--max-connections are open", connections=most, refused=not served)
+        return served
+
+    def _make_room(self, most: int) -> bool:
+        """Closes the longest idle connections, some at once: finding them takes a look at all."""
+        idle = [shell for shell in self.connections if not shell.connection.streams]
+        lately = asyncio.get_running_loop().time() - _LATELY
+        surplus = self.connected + 1 - most
+        for shell in heapq.nsmallest(max(surplus, most // 100), idle, key=partial(_idle_longer, lately)):
+            self.turned_away += 1
+            self.forget(shell)
+            shell.make_room()
+        return bool(idle)
+
     def forget(self, shell: Shell) -> None:
         """Its connection has ended, or is none of ours."""
-        self.connections.discard(shell)
-        if self.on_end is not None:
-            self.on_end()
+        if shell in self.connections:
+            del self.connections[shell]
+            if self.on_end is not None:
+                self.on_end()
 
     async def stop(self, grace: float) -> None:
         self._stopping = True
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         for shell in tuple(self.connections):
@@ -113,8 +163,16 @@ class Http2Server:
                 task.cancel()
 
     async def _keep_house(self) -> None:
-        pause = min(_HOUSEKEEPING, self.limits.keepalive_timeout / 4, self.limits.handshake_timeout / 2)
+        limits = self.limits
+        patience = min(limits.keepalive_timeout, limits.drain_timeout)
+        pause = min(_HOUSEKEEPING, patience / 4, limits.handshake_timeout / 2)
         while True:
             await asyncio.sleep(pause)
             for shell in tuple(self.connections):
                 shell.check_alive()
+            self.budget.cut_off_stalled(asyncio.get_running_loop().time(), limits.drain_timeout)
+
+
+def _idle_longer(lately: float, shell: Shell) -> tuple[bool, bool, float]:
+    """In this order connections make room: of equal ones, first those that have not even begun."""
+    return shell.heard > lately, shell.connection.greeted, shell.heard

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
+from kine.observe.logging import fields
 from kine.transport.base import (
     INTERNAL_ERROR,
     Call,
     Code,
+    Page,
     Pieces,
     RpcError,
     Streaming,
@@ -17,23 +21,25 @@ from kine.transport.base import (
     unknown_method,
 )
 from kine.transport.http2 import frames, grpc
-from kine.transport.http2.calls import HALF, LATE, Collecting, GrpcStream, NotGrpc, Running
+from kine.transport.http2.calls import LATE, Collecting, GrpcStream, NotGrpc, Running, cut_short
 from kine.transport.http2.connection import Connection
 from kine.transport.http2.gate import Gate
 from kine.transport.http2.grpc import PREFIX, Inbox
 from kine.transport.http2.opening import Spoken, hand_over, peer, spoken_in
+from kine.transport.http2.rotation import PIECE
 
 if TYPE_CHECKING:
+    from kine.transport.base import Pages
     from kine.transport.http2.server import Http2Server
     from kine.transport.http2.stream import Stream
 
 log = logging.getLogger(__name__)
 
-_MAX_QUEUED = 64 * 1024 * 1024  # over a connection's streams; beyond, new calls wait
-_SLICE = 16 * 1024  # bytes taken in at once, before other connections have their turn
 _FLUSH = 1024 * 1024  # bytes written at once, likewise
+_CALL = 50e-6  # seconds that a call takes, about
 _LARGE = 64 * 1024  # bytes from which on a join costs more than a longer vector of pieces
 _LINGER = 1.0  # seconds for a peer to read why its connection ends
+_RESUMED = 16  # streams that go on in one turn of the loop, when a connection has room again
 
 
 class Shell(asyncio.Protocol):
@@ -44,21 +50,28 @@ class Shell(asyncio.Protocol):
         self._routes = server.routes
         self._limit = server.limits.max_request_bytes
         self.loop = asyncio.get_running_loop()
-        self.connection = Connection(self, server.limits)
+        self.turns = server.turns
+        self.rotation = server.rotation
+        self.account = server.budget.account(self)
+        self.connection = Connection(self, server.limits, self.account)
         self.out = self.connection.out
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._peer = ""
         self._opening: bytes | None = b""  # what has come before it was clear which protocol it is
         self._secure = False
         self._negotiated = True  # where there is TLS, by its ALPN
-        self._unread = b""
+        self._unread = b""  # where there is any, we do not read, and wait for our turn or for the socket
+        self._begun = 0  # calls and frames of streams, since the last piece
         self._flushing = False
         self._lingering: asyncio.TimerHandle | None = None
-        self._held: dict[Stream, tuple[Unary, bytes, int]] = {}  # requests that wait for answers to leave
+        # Requests that wait for answers to leave, some as they came.
+        self._held: dict[Stream, tuple[Unary, bytes | Inbox]] = {}
         self._timed: list[Stream] = []  # opened just now, with a deadline
-        self._gate = Gate(self.out, _MAX_QUEUED)
+        self._full: dict[GrpcStream, None] = {}  # streams that wait for the account's room
+        self._resuming = False
+        self._gate = Gate(self.account)
         self._made = 0.0
-        self._heard = 0.0
+        self.heard = 0.0
         self._pinged = False
         self.idle = asyncio.Event()
 
@@ -66,17 +79,18 @@ class Shell(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._server.connections.add(self)
+        self._server.connections[self] = None
         self._peer = peer(transport.get_extra_info("peername"))
         tls = transport.get_extra_info("ssl_object")
         self._secure = tls is not None
         self._negotiated = tls is None or tls.selected_alpn_protocol() == "h2"
-        self._heard = self._made = self.loop.time()
+        self.heard = self._made = self.loop.time()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.forget(self)
         self.connection.closed = True
         self._gone()
+        self.account.close()
         if self._lingering is not None:
             self._lingering.cancel()
         self.idle.set()
@@ -84,6 +98,7 @@ class Shell(asyncio.Protocol):
     def _gone(self) -> None:
         """Nobody is to be answered any more."""
         self._held.clear()
+        self._full.clear()
         self._unread = b""
         for stream in self.connection.forget_all():
             self.reset(stream)
@@ -95,13 +110,14 @@ class Shell(asyncio.Protocol):
                 return
         if self._unread:
             self._unread += data
-            return
-        if len(data) > _SLICE:
-            self._unread = data[_SLICE:]
-            data = data[:_SLICE]
+        elif len(data) <= PIECE and self.rotation.left > 0:
+            self._take_in(data)
+            self._flush()
+        else:
+            self._unread = data
             self._transport.pause_reading()
-            self.loop.call_soon(self._read_on)
-        self._take_in(data)
+            if self.rotation.left <= 0 or self.go_on():
+                self.rotation.wait(self, len(self._unread))
 
     def _opened(self, data: bytes) -> bool:
         """Finds out which protocol is spoken. False: not ours, or not known yet."""
@@ -119,27 +135,34 @@ class Shell(asyncio.Protocol):
             self.connection.end(frames.INADEQUATE_SECURITY, "h2 was not agreed on by ALPN")
         return True
 
-    def _read_on(self) -> None:
-        if self.out.paused or not self._unread:
-            return  # `resume_writing` comes back here
-        data, self._unread = self._unread[:_SLICE], self._unread[_SLICE:]
-        if self._unread:
-            self.loop.call_soon(self._read_on)
-        else:
+    def go_on(self) -> bool:
+        """See `kine.transport.http2.rotation.Source`."""
+        unread, position, rotation = self._unread, 0, self.rotation
+        while position < len(unread) and rotation.left > 0 and not self.out.paused:
+            self._take_in(unread[position : position + PIECE])
+            position += PIECE
+        if not self._unread:  # the connection is over
+            return False
+        self._unread = unread[position:]
+        if not self._unread and not self.out.paused:
             self._transport.resume_reading()
-        self._take_in(data)
+        self._flush()
+        return bool(self._unread) and not self.out.paused  # `resume_writing` comes back here
 
     def _take_in(self, data: bytes) -> None:
-        self._heard = self.loop.time()
+        self.heard = self.loop.time()
         self._pinged = False
+        begun = monotonic()
         try:
-            self.connection.receive(data, self._heard)
+            self.connection.receive(data, self.heard)
         except Exception:
             log.exception("a connection failed: %s", self._peer)
             self.connection.end(frames.INTERNAL_ERROR, "internal error")
         if self._timed:
             self._watch_bodies()
-        self._flush()
+        # Some are dearer than others, such as a block of a thousand headers, or a message that is unpacked.
+        self.rotation.spend(max(self._begun, 1, int((monotonic() - begun) / _CALL)))
+        self._begun = 0
 
     def eof_received(self) -> bool:
         return False  # a half-open HTTP/2 connection is of no use: close it
@@ -151,7 +174,7 @@ class Shell(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.out.paused = False
         if self._unread:
-            self.loop.call_soon(self._read_on)
+            self.rotation.wait(self, len(self._unread))
         else:
             self._transport.resume_reading()
         self._flush()
@@ -222,6 +245,15 @@ class Shell(asyncio.Protocol):
         self.connection.last_call()
         self._flush()
 
+    def make_room(self) -> None:
+        """Ends an idle connection for another one: its client comes again when it has something to ask."""
+        if self._opening is None:
+            self.last_call()
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # it does not even read
+        else:
+            self._transport.close()
+
     def close(self) -> None:
         for stream in tuple(self.connection.streams.values()):
             if isinstance(stream.application, Running):
@@ -232,7 +264,7 @@ class Shell(asyncio.Protocol):
     def check_alive(self) -> None:
         limits = self._server.limits
         now = self.loop.time()
-        silent = now - self._heard
+        silent = now - self.heard
         if not self.connection.greeted:
             if now - self._made > limits.handshake_timeout:
                 self._transport.abort()
@@ -243,9 +275,26 @@ class Shell(asyncio.Protocol):
             self.connection.ping()
             self._flush()
 
+    def shed(self) -> bool:
+        """See `kine.transport.budget.Client`."""
+        self.flush_soon()
+        return self.connection.shed()
+
+    def cut_off(self) -> None:
+        """See `kine.transport.budget.Client`."""
+        if self.connection.closed:
+            return
+        log.warning(
+            "closing a connection: its client does not take its answers",
+            extra=fields(peer=self._peer, queued_bytes=self.account.queued),
+        )
+        self.connection.end(frames.ENHANCE_YOUR_CALM, "answers not taken in time")
+        self._flush()
+
     # ---- requests
 
     def request(self, stream: Stream) -> None:
+        self._begun += 1
         head = stream.head
         headers = head.headers
         if head.method != "POST" or not grpc.is_grpc(headers.get("content-type", "")):
@@ -269,10 +318,10 @@ class Shell(asyncio.Protocol):
             if ended and size >= PREFIX and int.from_bytes(data[1:PREFIX], "big") == size - PREFIX:
                 if data[0] or size - PREFIX > self._limit:
                     self._unary_slowly(stream, Collecting(application, self._inbox(stream)), data, ended)
-                elif self.out.queued > _MAX_QUEUED:
-                    self._held[stream] = (application, data[PREFIX:], size)
+                elif self.account.queued and self.account.over:
+                    self._hold(stream, application, data[PREFIX:])
                 else:
-                    self._unary(stream, application, data[PREFIX:], size)
+                    self._unary(stream, application, data[PREFIX:])
             else:
                 stream.application = collecting = Collecting(application, self._inbox(stream))
                 self._unary_slowly(stream, collecting, data, ended)
@@ -283,6 +332,7 @@ class Shell(asyncio.Protocol):
         elif type(application) is Collecting:
             self._unary_slowly(stream, application, data, ended)
         elif type(application) is Running and application.stream is not None:
+            self._begun += 1
             try:
                 application.stream.feed(data, ended)
             except RpcError as error:
@@ -310,10 +360,26 @@ class Shell(asyncio.Protocol):
 
     def _refuse(self, stream: Stream) -> None:
         out = self.out
+        pages = self._server.pages
+        if pages is not None and stream.head.method in ("GET", "HEAD"):
+            running = stream.application = Running(self, stream, None)
+            running.start(self._page(stream, pages), None)
+            return
         out.head(stream, grpc.NOT_POST if stream.head.method != "POST" else grpc.NOT_GRPC)
         if stream.head.method != "HEAD":
             out.data(stream, grpc.REFUSAL)
         out.trailers(stream, b"")
+
+    async def _page(self, stream: Stream, pages: Pages) -> None:
+        head = stream.head
+        if self.account.over:
+            page = Page(b"read the answers to earlier requests first\n", 429)
+        else:
+            page = await pages(head.method, head.path, head.headers.get("accept", ""))
+        self.out.head(stream, grpc.page_head(page))
+        if head.method != "HEAD":
+            self.out.data(stream, page.body)
+        self.out.trailers(stream, b"")
 
     def _inbox(self, stream: Stream) -> Inbox:
         return Inbox(self._limit, stream.head.headers.get("grpc-encoding", ""))
@@ -330,27 +396,40 @@ class Shell(asyncio.Protocol):
                     self.connection.expect(stream, wanted)
                 return
             if not inbox.ready:
-                raise HALF
-            message, size = inbox.take()
+                raise cut_short()
         except RpcError as error:
             collecting.stop()
             self._fail(stream, error)
             return
         collecting.stop()
         stream.application = collecting.route
-        if self.out.queued > _MAX_QUEUED:
-            self._held[stream] = (collecting.route, message, size)
+        if self.account.over:
+            self._hold(stream, collecting.route, inbox)
         else:
-            self._unary(stream, collecting.route, message, size)
+            self._unpack(stream, collecting.route, inbox)
+
+    def _unpack(self, stream: Stream, route: Unary, inbox: Inbox) -> None:
+        """Serves a message that may be compressed. A few kB can become megabytes: they count as queued."""
+        try:
+            message, size = inbox.take()
+        except RpcError as error:
+            self._fail(stream, error)
+            return
+        grown = len(message) + PREFIX - size
+        if grown > 0:
+            stream.grown = grown
+            self.account.reserve(grown)
+        self._unary(stream, route, message)
 
     def _call(self, stream: Stream) -> Call:
         headers = stream.head.headers
         wanted = headers.get("grpc-timeout")
         deadline = None if wanted is None else stream.opened + grpc.timeout(wanted)
-        return Call(stream.head.path, self._peer, deadline, headers, self._gate.enter)
+        gate = self._gate
+        return Call(stream.head.path, self._peer, deadline, headers, gate.enter, gate.hold, self.account)
 
-    def _unary(self, stream: Stream, route: Unary, message: bytes, size: int) -> None:
-        """`size` is what the message has taken of the window: the stream's end, or a wait, gives it back."""
+    def _unary(self, stream: Stream, route: Unary, message: bytes) -> None:
+        """The message keeps its part of the window until the stream's end: that bounds all of them."""
         try:
             call = self._call(stream)
             answer = route.handler(message, call)
@@ -364,7 +443,6 @@ class Shell(asyncio.Protocol):
         if type(answer) is bytes or type(answer) is Pieces:
             self.out.respond(stream, grpc.HEAD, answer, grpc.OK)
             return
-        self.connection.release(stream, size)
         running = stream.application = Running(self, stream, None)
         running.start(answer, call.deadline)
 
@@ -393,6 +471,8 @@ class Shell(asyncio.Protocol):
         stream.application = None
         self._held.pop(stream, None)
         if type(application) is Running:
+            if application.stream is not None:
+                self._full.pop(application.stream, None)
             application.gone()
         elif type(application) is Collecting:
             application.stop()
@@ -404,10 +484,52 @@ class Shell(asyncio.Protocol):
             application.stream.drained()
         self._take_held()
 
+    def _hold(self, stream: Stream, route: Unary, message: bytes | Inbox) -> None:
+        """Until the client has taken what it asked for before."""
+        self._held[stream] = (route, message)
+        self.account.wait()
+
+    def wait_for_room(self, stream: GrpcStream) -> None:
+        self._full[stream] = None
+        self.account.wait()
+
+    def resume(self) -> None:
+        """See `kine.transport.budget.Client`."""
+        if not self._resuming:
+            self._resuming = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._resuming = False
+        self._take_held()
+        account, full = self.account, self._full
+        for stream in tuple(islice(full, _RESUMED)):
+            if not account.roomy:
+                break
+            full.pop(stream, None)
+            stream.drained()
+        if full:
+            self._wait_or_go_on()
+        self.flush_soon()
+
+    def _wait_or_go_on(self) -> None:
+        if self.account.roomy:
+            self.resume()
+        else:
+            self.account.wait()
+
     def _take_held(self) -> None:
         self._gate.open()
-        while self._held and self.out.queued <= _MAX_QUEUED // 2 and not self.connection.closed:
-            stream = next(iter(self._held))
-            route, message, size = self._held.pop(stream)
-            if not stream.local_closed:
-                self._unary(stream, route, message, size)
+        for stream in tuple(islice(self._held, _RESUMED)):
+            if not self.account.roomy or self.connection.closed:
+                break
+            route, message = self._held.pop(stream)
+            if stream.local_closed:
+                continue
+            if isinstance(message, bytes):
+                self._unary(stream, route, message)
+            else:
+                self._unpack(stream, route, message)
+                break  # it has a turn of its own
+        if self._held:
+            self._wait_or_go_on()

@@ -1,0 +1,163 @@
+"""A snapshot as etcd's tools take it: what the store holds at one revision, in a file like etcd's own.
+
+Its history is that after a compaction at that revision. etcdutl makes an etcd of it, and `kine snapshot
+restore` another database. The file has no name, so nothing of it stays, whatever ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+from collections.abc import AsyncGenerator
+from typing import IO, TYPE_CHECKING
+
+from kine.drivers.base import BusyError
+from kine.etcd.bolt import Tree, Writer
+from kine.etcd.proto import rpc_pb2 as rpc
+from kine.store.ops import CompactedError, LeaseNotFoundError
+from kine.store.values import unframe
+from kine.turns import Places
+
+if TYPE_CHECKING:
+    from kine.store.index import Entry
+    from kine.store.store import Store
+
+log = logging.getLogger(__name__)
+
+_WAIT = 60.0  # seconds for the snapshot before this one to be sent
+_SPARE = 64 * 1024 * 1024  # bytes that must stay free on the disk: a snapshot must not end the writes
+_SENT = 64 * 1024
+_RETRIES = 3
+_MAX_TTL = 9_000_000_000  # etcd's
+_BLOCK = 64  # keys: how large their values are is not known beforehand
+_REVISION = struct.Struct(">Q1sQ")
+_NUMBER = struct.Struct(">Q")
+_EMPTY = (
+    b"alarm", b"auth", b"authRoles", b"authUsers", b"cluster", b"members", b"members_removed",
+)  # fmt: skip
+
+
+class Snapshots:
+    """Of one store, one at a time: each is a copy of everything on disk until its client has taken it."""
+
+    def __init__(self, store: Store, storage_version: str) -> None:
+        self._store = store
+        self._storage_version = storage_version
+        self._turn = Places(1)
+
+    async def blocks(self, client: object = None) -> AsyncGenerator[tuple[bytes, int], None]:
+        """The file, its checksum at the end as etcd has it, each with what is left to come.
+
+        Raises BusyError, DriverError.
+        """
+        try:
+            async with asyncio.timeout(_WAIT):
+                await self._turn.acquire(client)
+        except TimeoutError:
+            raise BusyError(
+                f"another snapshot has been under way for {_WAIT:.0f} s, and one is made at a time;"
+                " try again later"
+            ) from None
+        try:
+            with await self._file() as file:
+                left = os.fstat(file.fileno()).st_size + hashlib.sha256().digest_size
+                digest = hashlib.sha256()
+                file.seek(0)
+                while block := file.read(_SENT):
+                    digest.update(block)
+                    left -= len(block)
+                    yield block, left
+                yield digest.digest(), 0
+        except OSError as error:
+            log.error("a snapshot could not be written: %s", error.strerror)
+            raise BusyError(f"the server cannot write the snapshot to disk: {error.strerror}") from None
+        finally:
+            self._turn.release()
+
+    async def _file(self) -> IO[bytes]:
+        needed = (await self._store.size()).in_use
+        file = _unnamed(self._store.folder())
+        try:
+            disk = os.fstatvfs(file.fileno())
+            free = disk.f_bavail * disk.f_frsize
+            if free < needed + min(_SPARE, needed):
+                raise BusyError(
+                    f"a snapshot needs {needed >> 20} MiB of disk beside the data, and {free >> 20} MiB are"
+                    " free; make room, or use kine snapshot save elsewhere"
+                )
+            for _ in range(_RETRIES):
+                try:
+                    await write(self._store, file, self._storage_version)
+                except CompactedError:
+                    file.seek(0)
+                    file.truncate()
+                else:
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        raise BusyError("compactions have overtaken the snapshot; try again later")
+
+
+def _unnamed(folder: str | None) -> IO[bytes]:
+    """Beside the data, as a small /tmp may be memory; elsewhere only where that cannot be written."""
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            return tempfile.TemporaryFile(prefix="kine-snapshot-", dir=folder)
+    return tempfile.TemporaryFile(prefix="kine-snapshot-")
+
+
+async def write(store: Store, file: IO[bytes], storage_version: str) -> None:
+    """Raises DriverError, CompactedError, OSError."""
+    revision, entries = await store.everything()
+    writer = Writer(file)
+    keys = writer.tree()
+    for start in range(0, len(entries), _BLOCK):
+        frames = await store.frames(entries[start : start + _BLOCK])
+        await asyncio.to_thread(_add, keys, frames)
+    writer.bucket(b"key", keys)
+    leases = writer.tree()
+    for lease_id in sorted({entry.lease for entry in entries if entry.lease}, key=_lease_key):
+        # leasepb.Lease: its field 1 is the id, field 2 the time to live; LeaseGrantRequest has them turned.
+        lease = rpc.LeaseGrantRequest(TTL=lease_id, ID=await _ttl(store, lease_id))
+        leases.add(_lease_key(lease_id), lease.SerializeToString())
+    writer.bucket(b"lease", leases)
+    meta = writer.tree()
+    compacted = _REVISION.pack(revision, b"_", 0)
+    meta.add(b"consistent_index", _NUMBER.pack(revision))
+    meta.add(b"finishedCompactRev", compacted)
+    meta.add(b"scheduledCompactRev", compacted)
+    meta.add(b"storageVersion", storage_version.encode())
+    meta.add(b"term", _NUMBER.pack(1))
+    writer.bucket(b"meta", meta)
+    for name in _EMPTY:
+        writer.bucket(name, writer.tree())
+    await asyncio.to_thread(writer.finish)
+
+
+async def _ttl(store: Store, lease_id: int) -> int:
+    """Seconds granted."""
+    try:
+        return store.leases.ttl_of(lease_id)
+    except LeaseNotFoundError:
+        pass
+    try:
+        return (await store.leases.find(lease_id)).ttl
+    except LeaseNotFoundError:
+        # Go kine wrote the key, whose lease's id is its time to live; or the lease's end is under way.
+        return lease_id if 0 < lease_id <= _MAX_TTL else 1
+
+
+def _add(tree: Tree, frames: list[tuple[Entry, bytes]]) -> None:
+    for entry, encoded in frames:
+        tree.add(_REVISION.pack(entry.mod, b"_", 0), unframe(encoded))
+
+
+def _lease_key(lease_id: int) -> bytes:
+    return lease_id.to_bytes(8, "big", signed=True)

@@ -1,0 +1,87 @@
+"""What a C library writes to stderr by itself, put into the log's form and bounded.
+
+grpcio's core writes a raw line there for each TLS handshake that fails, which anybody who can connect may
+cause at any rate. Here file descriptor 2 becomes a pipe, whose reader logs such lines, of one place in the
+library's source at most one in ten seconds; all other lines go on to stderr as they are. The log and
+Python's own `sys.stderr` write to stderr directly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from kine.observe.logging import fields
+
+log = logging.getLogger(__name__)
+
+_LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ (\S+:\d+)\] (.*)")
+_LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.WARNING, "F": logging.ERROR}
+_INTERVAL = 10.0  # seconds between lines of one place
+_LONGEST = 500  # characters
+_END = 1.0  # seconds for the last lines; a child process may hold the pipe longer
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """While this lasts."""
+    stderr = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    python_stderr = sys.stderr
+    direct = sys.stderr = os.fdopen(stderr, "w", buffering=1, errors="backslashreplace")
+    _point_handlers(python_stderr, direct)
+    reader = threading.Thread(target=_read, args=(reading, stderr), name="native stderr", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        sys.stderr = python_stderr
+        _point_handlers(direct, python_stderr)
+        reader.join(_END)
+        if not reader.is_alive():
+            direct.close()
+
+
+def _point_handlers(before: object, after: object) -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+            handler.setStream(after)
+
+
+def _read(reading: int, stderr: int) -> None:
+    lines = Lines()
+    with os.fdopen(reading, "rb") as pipe:
+        for line in pipe:
+            with suppress(Exception):  # nothing may stop it: the library would wait for room in the pipe
+                if not lines.take(line.decode("utf-8", "backslashreplace").rstrip("\n"), time.monotonic()):
+                    os.write(stderr, line)
+
+
+class Lines:
+    """Which lines are logged. It holds a time and a count for each place: a library has some dozens."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[float, int]] = {}  # when it was logged last, lines left out since
+
+    def take(self, line: str, now: float) -> bool:
+        """Logs it, or leaves it out; False if it is none of a library's."""
+        found = _LINE.match(line)
+        if found is None:
+            return False
+        level, place, text = found.groups()
+        last, left_out = self._places.get(place, (-_INTERVAL, 0))
+        if now - last < _INTERVAL:
+            self._places[place] = (last, left_out + 1)
+            return True
+        self._places[place] = (now, 0)
+        log.log(_LEVELS[level], "grpc: %s", text[:_LONGEST], extra=fields(place=place, left_out=left_out))
+        return True

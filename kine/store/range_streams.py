@@ -1,0 +1,238 @@
+"""Ranges of any length, told in parts: one revision from the first to the last, and little of it in memory.
+
+A short range is read as any other, from the caches that lists share. A long one is read a block of keys at
+a time, past the caches, which it would only empty; what a reader holds up is one block. Compaction does not
+end it: what that takes away of the revision being told is kept first, as long as it is not much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from kine.store.index import Entry, Index, in_range
+from kine.store.keys import shown
+from kine.store.ops import AnswerTooLargeError, CompactedError, Range, RangeResult
+from kine.store.plan import check_revision
+from kine.store.reads import FetchValues, Reads
+from kine.store.values import Values, bare_frame, frame
+from kine.turns import Places, Turns
+
+_WHOLE = 16 * 1024 * 1024  # bytes of a range that is read at once
+_FIRST = 64 * 1024  # bytes of the first part: the client has something to do early
+_FEW, _MOST = 32, 256  # keys of a block: how large their values are is not known beforehand
+_AT_ONCE = 4  # blocks being read for all streams
+_KEPT = 32 * 1024 * 1024  # bytes that compactions have taken from the database and streams still need
+
+
+class End(NamedTuple):
+    """What the last part tells besides."""
+
+    revision: int
+    more: bool
+    total: int
+
+
+class Part(NamedTuple):
+    frames: Sequence[bytes]  # see `kine.store.values`; never empty but in the only part of an empty range
+    end: End | None
+
+
+class _View:
+    """What is left to tell of a range as of a revision."""
+
+    __slots__ = ("client", "end", "gone", "kept", "keys_only", "revision", "start")
+
+    def __init__(self, op: Range, revision: int) -> None:
+        self.start = op.key
+        self.end = op.end
+        self.keys_only = op.keys_only
+        self.client = op.client
+        self.revision = revision
+        self.gone = False
+        # By key, what compaction has taken from the index; and its frame, unless the database has it still.
+        self.kept: dict[bytes, tuple[Entry, bytes | None]] = {}
+
+
+class RangeStreams:
+    def __init__(
+        self,
+        index: Index,
+        values: Values,
+        reads: Reads,
+        fetch: FetchValues,
+        read_whole: Callable[[Range, int], RangeResult | Awaitable[RangeResult]],
+        turns: Turns,
+    ) -> None:
+        self._index = index
+        self._values = values
+        self._reads = reads
+        self._fetch = fetch
+        self._read_whole = read_whole  # in so many bytes at most, tried again when compaction overtakes it
+        self._turns = turns
+        self._views: set[_View] = set()
+        self._reading = Places(_AT_ONCE)
+
+    async def parts(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
+        """A range in order of keys, without filters; each part of `most` bytes, or of one key that is larger.
+
+        Raises StoreError, DriverError; CompactedError midway where what is left can no longer be read.
+        """
+        if op.end is None or op.count_only or self._reads.expected(op) <= _WHOLE:
+            try:
+                answer = self._read_whole(op, 2 * _WHOLE)
+                result = answer if isinstance(answer, RangeResult) else await answer
+            except AnswerTooLargeError:
+                pass  # its values are larger than those that are known
+            else:
+                for part in _divided(result, most):
+                    yield part
+                return
+        index = self._index
+        check_revision(op, index)
+        now = index.revision
+        revision = op.revision if op.revision > 0 else now
+        kept = self._reads.lists.find(op, revision) if not op.keys_only else None
+        if kept is not None:
+            whole = RangeResult(now, kept.chunks, bool(kept.after), kept.count, kept.size)
+            for part in _divided(whole, most):
+                yield part
+            return
+        count = index.count(op.key, op.end, revision)
+        view = _View(op, revision)
+        self._views.add(view)
+        try:
+            left = min(op.limit, count) if op.limit > 0 else count
+            end = End(now, left < count, count)
+            async for frames in self._told(view, left, most):
+                yield Part(frames, None if left > len(frames) else end)
+                left -= len(frames)
+            if not count:
+                yield Part((), end)
+        finally:
+            self._views.discard(view)
+
+    async def _told(self, view: _View, left: int, most: int) -> AsyncGenerator[list[bytes], None]:
+        part: list[bytes] = []
+        size, enough, keys = 0, min(_FIRST, most), _FEW
+        while left:
+            async with self._reading.one(view.client):
+                block = await self._block(view, min(keys, left))
+            left -= len(block)
+            read = 0
+            for encoded in block:
+                if part and size + len(encoded) > most:
+                    yield part
+                    part, size, enough = [], 0, most
+                part.append(encoded)
+                size += len(encoded)
+                read += len(encoded)
+            if part and (size >= enough or not left):
+                yield part
+                part, size, enough = [], 0, most
+            keys = min(_MOST, 2 * keys) if read < most // 2 else max(_FEW, keys // 2)
+            await self._turns.next(view.client)
+
+    async def _block(self, view: _View, most: int) -> list[bytes]:
+        """The frames of the next keys, which the view then leaves behind. Raises CompactedError."""
+        for _ in range(3):
+            entries = self._scan(view, most)
+            frames = await self._frames(view, entries)
+            if frames is not None:
+                for entry in entries:
+                    view.kept.pop(entry.key, None)
+                view.start = entries[-1].key + b"\0"
+                return frames
+            # Compacted between the index and the rows: by us, then it is kept by now, or by others.
+            await self._reads.learn_compaction()
+        raise CompactedError(self._index.compact_revision)
+
+    def _scan(self, view: _View, most: int) -> list[Entry]:
+        if view.gone:
+            raise CompactedError(self._index.compact_revision)
+        entries = self._index.scan(view.start, view.end, view.revision, most)
+        if view.kept:
+            found = {entry.key for entry in entries}
+            entries += [entry for key, (entry, _) in view.kept.items() if key not in found]
+            entries.sort(key=lambda entry: entry.key)
+            del entries[most:]
+        if not entries:  # there were more when they were counted
+            raise CompactedError(self._index.compact_revision)
+        return entries
+
+    async def _frames(self, view: _View, entries: list[Entry]) -> list[bytes] | None:
+        if view.keys_only:
+            return [bare_frame(entry) for entry in entries]
+        frames: list[bytes | None] = []
+        self._values.collect(entries, frames)
+        for place, entry in enumerate(entries):
+            if frames[place] is None and entry.key in view.kept:
+                frames[place] = view.kept[entry.key][1]
+        missing = [entry for entry, found in zip(entries, frames, strict=True) if found is None]
+        rows = await self._fetch([entry.mod for entry in missing]) if missing else {}
+        complete: list[bytes] = []
+        for entry, found in zip(entries, frames, strict=True):
+            encoded = found
+            if encoded is None:
+                value = rows.get(entry.mod)
+                if value is None:
+                    return None
+                encoded = frame(entry, shown(entry.key, value))
+            complete.append(encoded)
+        return complete
+
+    # ---- compaction
+
+    def keep(self, revision: int) -> None:
+        """The index is about to forget what was superseded up to here."""
+        index = self._index
+        for view in self._views:
+            if view.revision >= revision or view.gone:
+                continue
+            first = index.since(max(view.revision, index.compact_revision) + 1)
+            for changed in index.log[first : index.since(revision + 1)]:
+                key = changed.key
+                if key in view.kept or key < view.start or not in_range(key, view.start, view.end):
+                    continue
+                entry = index.at(key, view.revision)
+                if entry is not None:
+                    encoded = bare_frame(entry) if view.keys_only else self._values.get(entry.mod)
+                    view.kept[key] = entry, encoded
+
+    async def save(self) -> None:
+        """The database is about to delete what the index has forgotten. Raises DriverError."""
+        held = sum(len(encoded or b"") for view in self._views for _, encoded in view.kept.values())
+        for view in tuple(self._views):
+            missing = [entry for entry, encoded in view.kept.values() if encoded is None]
+            for place in range(0, len(missing), _FEW):
+                block = missing[place : place + _FEW]
+                rows = await self._fetch([entry.mod for entry in block])
+                for entry in block:
+                    if entry.mod in rows and entry.key in view.kept:  # else it has been told meanwhile
+                        encoded = frame(entry, shown(entry.key, rows[entry.mod]))
+                        view.kept[entry.key] = entry, encoded
+                        held += len(encoded)
+                if held > _KEPT:
+                    view.gone = True
+                    view.kept.clear()
+                    break
+
+    def lose(self, revision: int) -> None:
+        """The index has become another one, which knows nothing of what was superseded up to here."""
+        for view in self._views:
+            if view.revision < revision:
+                view.gone = True
+                view.kept.clear()
+
+
+def _divided(result: RangeResult, most: int) -> list[Part]:
+    end = End(result.revision, result.more, result.count)
+    parts: list[list[bytes]] = [[]]
+    size = 0
+    for piece in result.frames:
+        if parts[-1] and size + len(piece) > most:
+            parts.append([])
+            size = 0
+        parts[-1].append(piece)
+        size += len(piece)
+    return [Part(frames, end if place == len(parts) else None) for place, frames in enumerate(parts, 1)]
