@@ -197,6 +197,16 @@ class Client:
         request = pb.RangeRequest(key=key, range_end=range_end, **fields)
         return self.call("KV/Range", request, pb.RangeResponse)
 
+    def range_stream(self, key: bytes, range_end: bytes = b"", **fields: Any) -> Iterator[pb.RangeResponse]:
+        """The parts of the answer, as they come."""
+        stub = self.channel.unary_stream(
+            "/etcdserverpb.KV/RangeStream",
+            pb.RangeRequest.SerializeToString,
+            pb.RangeStreamResponse.FromString,
+        )
+        request = pb.RangeRequest(key=key, range_end=range_end, **fields)
+        return (part.range_response for part in stub(request, timeout=max(60.0, self.timeout)))
+
     def put(self, key: bytes, value: bytes = b"", **fields: Any) -> pb.PutResponse:
         return self.call("KV/Put", pb.PutRequest(key=key, value=value, **fields), pb.PutResponse)
 

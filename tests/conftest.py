@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,11 +22,14 @@ from hypothesis import settings
 from tests import secrets
 from tests.client import Client, WatchStream
 from tests.endings import ENDINGS
+from tests.flaky import Failures
 from tests.remote.etcds import Etcds
 from tests.servers import Backend, Capabilities, backends, etcd
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from _pytest.mark.structures import ParameterSet
 
     from tests.servers.process import Instance
 
@@ -78,10 +82,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fuzz-seed", type=int, default=1, help="what they are made from; 0: a new one (default %(default)s)"
     )
+    group.addoption(
+        "--hostile",
+        type=int,
+        default=1,
+        help="times the short form's load that a misbehaving client sends (default %(default)s)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A script's background jobs ignore it, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[COUNTS] = Counts()
+    config.pluginmanager.register(Failures(config))
     for kind in config.getoption("--backend") or []:
         if not any(backend.kind == kind for backend in chosen(config)):
             reasons = {backend.missing() for backend in BACKENDS if backend.kind == kind} - {""}
@@ -109,7 +123,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for backend in chosen(metafunc.config)
             if named or not backend.subset or file in backend.subset
         ]
-        metafunc.parametrize("backend", available, ids=lambda backend: backend.name, scope="session")
+        metafunc.parametrize(
+            "backend",
+            [_where_it_runs(backend, metafunc.definition) for backend in available],
+            ids=lambda backend: backend.name,
+            scope="session",
+        )
+
+
+NAMES = {name for backend in BACKENDS for name in (backend.name, backend.kind)}
+
+
+def _where_it_runs(backend: Backend, test: pytest.Function) -> Backend | ParameterSet:
+    """The backend as a parameter: left to `make test-engines` unless the marker `quick_on` names it."""
+    marker = test.get_closest_marker("quick_on")
+    if marker is None:
+        return backend
+    if unknown := set(marker.args) - NAMES:
+        raise pytest.UsageError(f"{test.nodeid}: quick_on knows no backend {', '.join(sorted(unknown))}")
+    if {backend.name, backend.kind} & set(marker.args):
+        return backend
+    return pytest.param(backend, marks=pytest.mark.engines)
 
 
 @pytest.hookimpl(trylast=True)  # fixtures of the session end first

@@ -17,6 +17,12 @@ command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || missing+=(mariadb
 # gssapi has no wheels: it is compiled.
 command -v krb5-config >/dev/null || missing+=(libkrb5-dev)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+# The executable is built, and run in roots that have another C library or none.
+[ -e /usr/include/zstd.h ] && command -v zstd >/dev/null || missing+=(zstd libzstd-dev)
+command -v readelf >/dev/null || missing+=(binutils)
+ls /lib/ld-musl-*.so.1 >/dev/null 2>&1 || missing+=(musl)
+# The usual busybox is linked dynamically.
+dpkg-query --show busybox-static >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null || missing+=(busybox-static)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

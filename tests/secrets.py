@@ -1,7 +1,8 @@
 """What no log and no metrics page of a run may hold.
 
 Every kine that a test starts is noted with what it was told in confidence: passwords and tokens of its
-endpoint and environment, private keys of its files. At the end of the run each is looked for everywhere.
+endpoint and environment, private keys of its files. At the end of the run each is looked for everywhere: in
+logs, metrics, profiles, and in the arguments of every process that the server has begun.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 SHORTEST = 6  # characters; what is shorter is in every log by chance
 KEY_FILES = ("--server-key-file=", "--key-file=")
 ARMOUR = re.compile(rb"-----BEGIN [A-Z ]*(?:PRIVATE KEY|SEED|JWT)-+\s(.*?)-+END", re.DOTALL)
-PAGE_TIMEOUT = 5.0  # seconds
+PAGE_TIMEOUT = 30.0  # seconds
+PAGES = (
+    "metrics",
+    *(f"debug/pprof/{name}" for name in ("threads", "tasks", "profile?seconds=1", "heap?seconds=1")),
+)
 
 _told: dict[str, str] = {}  # what it is, by the secret
 _logs: list[Path] = []
@@ -69,13 +74,35 @@ def _of_file(path: Path) -> Iterator[tuple[str, str]]:
         yield from ((line.decode(), f"a line of {path.name}") for line in armoured.split())
 
 
-def look_at(instance: Instance) -> None:
-    """Keeps the metrics page of a server that shows one on its clients' port."""
+def look_at(instance: Instance) -> int:
+    """Keeps the pages that a server shows on its clients' port; returns how many there are."""
+    found = [page for name in PAGES if (page := _page(instance, name))]
+    _pages.extend((f"{instance.address}/{name}", page) for name, page in found)
+    return len(found)
+
+
+def _page(instance: Instance, name: str) -> tuple[str, str] | None:
     try:
-        with urllib.request.urlopen(f"http://{instance.address}/metrics", timeout=PAGE_TIMEOUT) as answer:
-            _pages.append((instance.address, answer.read().decode()))
+        with urllib.request.urlopen(f"http://{instance.address}/{name}", timeout=PAGE_TIMEOUT) as answer:
+            return name, answer.read().decode()
     except (OSError, http.client.HTTPException, ValueError):
-        pass  # its transport speaks nothing but gRPC
+        return None  # it has no profiles, or its transport speaks nothing but gRPC
+
+
+def look_at_arguments(command: Sequence[str], process: int) -> None:
+    """Keeps those of the server's processes, but for what the test itself has put there."""
+    if "kine" not in command[:3]:
+        return
+    processes = [process]
+    for one in processes:
+        try:
+            arguments = Path(f"/proc/{one}/cmdline").read_text(errors="replace").split("\0")
+            for task in Path(f"/proc/{one}/task").iterdir():
+                processes += map(int, (task / "children").read_text().split())
+        except OSError:
+            continue  # it has ended
+        own = [argument for argument in arguments if argument not in command]
+        _pages.append((f"/proc/{one}/cmdline", "\n".join(own)))
 
 
 def leaks() -> list[str]:

@@ -33,10 +33,10 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-def serving(folder: Path) -> ssl.SSLContext:
-    """A server's context of 127.0.0.1; its authority is `ca.pem` in the folder."""
+def serving(folder: Path, *names: str) -> ssl.SSLContext:
+    """A server's context of 127.0.0.1 and these names; its authority is `ca.pem` in the folder."""
     authority = trustme.CA()
     write_authority(folder, authority)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1", *names).configure_cert(context)
     return context

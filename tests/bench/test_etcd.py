@@ -32,9 +32,18 @@ def bench(*arguments, directory):
 SHORT = ("--start", "etcd-nofsync", "--duration", "0.6", "--warmup", "0.05", "--keys", "200", "--size", "200")
 
 
-def test_run_measures_calls_and_watches_and_report_renders_them(tmp_path):
-    scenarios = ("create", "update", "delete", "get", "list", "relist", "page", "count", "fanout-100")
-
+@pytest.mark.parametrize(
+    "scenarios",
+    [
+        ("create", "list", "fanout-100"),
+        pytest.param(
+            ("create", "update", "delete", "get", "list", "relist", "page", "count", "fanout-100"),
+            marks=pytest.mark.engines,
+        ),
+    ],
+    ids=["some", "all"],
+)
+def test_run_measures_calls_and_watches_and_report_renders_them(tmp_path, scenarios):
     done = bench("run", *scenarios, *SHORT, "--rounds", "2", "--out", "results.json", directory=tmp_path)
 
     assert done.returncode == 0, done.stderr
@@ -56,7 +65,7 @@ def test_run_measures_calls_and_watches_and_report_renders_them(tmp_path):
     assert (tmp_path / "docs/performance/fanout.svg").stat().st_size > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_run_measures_the_mixed_profile_churn_and_whole_life(tmp_path):
     scenarios = ("mixed", "churn-50", "coldstart", "memory")
 

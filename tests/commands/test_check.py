@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kine.commands.rules import RULES
+from kine.drivers.base import UNFINISHED
 from tests.client import Client
 from tests.commands.conftest import told
 from tests.databases import mysql as mysql_binary
@@ -68,7 +69,7 @@ BREAKS = {
     "created-over-live": "UPDATE kine SET deleted = 0 WHERE id = (SELECT max(prev_revision) FROM kine"
     " WHERE created = 1 AND prev_revision > 0)",
     "changed-after-delete": "UPDATE kine SET deleted = 1 WHERE id = (SELECT max(prev_revision) FROM kine"
-    " WHERE created = 0 AND name != 'compact_rev_key')",
+    " WHERE created + deleted = 0 AND name != 'compact_rev_key')",
     "left-by-compaction": "UPDATE kine SET prev_revision = (SELECT max(id) FROM kine) - 1"
     " WHERE name = 'compact_rev_key'",
     "compact-row": (
@@ -76,7 +77,12 @@ BREAKS = {
         " VALUES ('compact_rev_key', 1, 0, 0, 2, 0)"
     ),
     "compacted-future": "UPDATE kine SET prev_revision = 1000 WHERE name = 'compact_rev_key'",
+    "allocator-behind": "UPDATE sqlite_sequence SET seq = 3 WHERE name = 'kine'",
     "gap": "UPDATE kine SET id = id + 1 WHERE id = (SELECT max(id) FROM kine)",
+    "number-for-name": "PRAGMA writable_schema = ON;"
+    " UPDATE sqlite_master SET sql = replace(sql, 'name TEXT', 'name INTEGER') WHERE name = 'kine';"
+    " PRAGMA writable_schema = RESET; UPDATE kine SET name = '1e3' WHERE id = (SELECT max(id) FROM kine)",
+    "unfinished-restore": f"INSERT INTO kine_lease (id, ttl, renewals) VALUES ({UNFINISHED}, 2147483648, 0)",
     "extra-without-row": "INSERT INTO kine_extra (id, lease, version) VALUES (1000, 0, 0)",
 }
 
@@ -105,7 +111,7 @@ def test_each_way_to_break_it_is_found(broken: str, filled: bytes, tmp_path: Pat
 
 
 def test_every_rule_has_a_way_to_break_it() -> None:
-    assert BREAKS.keys() == {rule.id for rule in RULES} | {"missing-index"}
+    assert BREAKS.keys() == {rule.id for rule in RULES} | {"missing-index", "allocator-behind"}
 
 
 @pytest.mark.parametrize("destroyed", ["its rows", "all but its header", "all"])
@@ -133,6 +139,17 @@ def test_damaged_page_is_told_with_what_to_do(
     assert (found.code, found.err) == (1, ""), found
     assert found.out.count("restore the file from a backup") == 1
     assert path.read_bytes() == data
+
+
+def test_log_of_another_database_beside_a_damaged_file_is_named(filled: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.write_bytes(filled[:4096] + b"\xa5" * (len(filled) - 4096))
+    (tmp_path / "state.db-wal").write_bytes(b"of another database")
+
+    found = told("check", "--endpoint", f"sqlite://{path}")
+
+    assert found.code == 1
+    assert f"move {path}-wal and {path}-shm away" in found.out
 
 
 def test_text_names_rows_and_ends_with_the_plan(filled: bytes, tmp_path: Path) -> None:
@@ -163,7 +180,7 @@ def test_plan_repairs_what_can_be_repaired(filled: bytes, tmp_path: Path) -> Non
     connection.execute(
         "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease)"
         " SELECT '/k/4', 0, 1, 0, id, 0 FROM kine WHERE name = '/k/4' ORDER BY id DESC LIMIT 1"
-    )  # and its old value is not kept
+    )
     connection.execute(
         "UPDATE kine SET prev_revision = (SELECT max(id) + 1 FROM kine) WHERE name = 'compact_rev_key'"
     )
@@ -175,7 +192,7 @@ def test_plan_repairs_what_can_be_repaired(filled: bytes, tmp_path: Path) -> Non
     found = told("check", "--endpoint", f"sqlite://{path}", "--output", "json")
 
     repaired = {finding["id"] for finding in found.json["findings"]}
-    assert repaired == {"extra-without-row", "missing-index", "left-by-compaction", "old-value"}
+    assert repaired == {"extra-without-row", "missing-index", "left-by-compaction"}
     while found.code:  # what was kept beside a row that goes is the next finding
         for finding in reversed(found.json["findings"]):
             connection.execute(finding["repair"])

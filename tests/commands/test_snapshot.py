@@ -213,9 +213,11 @@ def test_migration_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert 0 < arrived < len(VALUES)
     database.executescript("DROP TRIGGER stall; DROP VIEW endless")
     database.close()
-    assert told("check", "--endpoint", target).out == "nothing found\n"
+    found = told("check", "--endpoint", target, "--output", "json").json["findings"]
+    assert [finding["id"] for finding in found] == ["unfinished-restore"]
     again = told(*arguments)
     assert (again.code, again.json["put"]) == (0, len(before) - arrived), again
+    assert told("check", "--endpoint", target).out == "nothing found\n"
     assert contents(target)[0] == before
 
 
@@ -328,6 +330,26 @@ def test_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert f"there is no file {absent}" in found.err
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "said", "code"),
+    [
+        (
+            "sqlite:///no/x.db",
+            "memory://x",
+            "kine: --from: there is no file /no/x.db; name the database in",
+            1,
+        ),
+        ("foo://x", "memory://x", "kine: --from: the endpoint's scheme is not known", 2),
+        ("memory://x", "foo://x", "kine: --to: the endpoint's scheme is not known", 2),
+        ("memory://x", "127.0.0.1:1", "kine: --to: could not connect to the server", 1),
+    ],
+)
+def test_endpoint_of_a_migration_that_fails_is_named(source: str, target: str, said: str, code: int) -> None:
+    found = told("migrate", "--from", source, "--to", target)
+
+    assert (found.code, said in found.err, "--endpoint" in found.err) == (code, True, False), found
+
+
 def test_lease_that_go_kine_wrote_is_kept(tmp_path: Path) -> None:
     """Its row tells the TTL only, which is its id to clients."""
     source = empty(tmp_path)
@@ -345,3 +367,37 @@ def test_lease_that_go_kine_wrote_is_kept(tmp_path: Path) -> None:
         assert database.execute("SELECT id, lease FROM kine WHERE name = '/leased'").fetchall() == [(3, 60)]
         assert database.execute("SELECT id, ttl FROM kine_lease").fetchall() == [(60, 60)]
     database.close()
+
+
+@pytest.mark.parametrize("command", ["save", "restore", "status"])
+def test_file_without_a_name_is_wrong_usage(command: str) -> None:
+    found = told("snapshot", command, "")
+
+    assert (found.code, found.err) == (2, "kine: FILE is empty: name the snapshot's file\n")
+
+
+def test_endpoint_without_a_name_is_not_the_default_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    found = told("migrate", "--from", f"sqlite://{tmp_path / 'a.db'}", "--to", "")
+
+    assert (found.code, found.err) == (
+        2, "kine: --from and --to each name an endpoint; one of them is empty\n",
+    )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_key_is_not_counted_as_several(tmp_path: Path) -> None:
+    endpoint = f"sqlite://{tmp_path / 'state.db'}"
+    server = start_kine(endpoint, "http2", tmp_path)
+    with Client(server.address) as client:
+        client.put(b"/k", lease=client.grant(3600).ID)
+    assert server.stop() == 0
+    file = str(tmp_path / "snapshot")
+
+    saved = told("snapshot", "save", file, "--endpoint", endpoint)
+
+    keys = told("snapshot", "status", file, "-o", "json").json["keys"]
+    assert f"saved {keys} {'key' if keys == 1 else 'keys'} and 1 lease at revision" in saved.out

@@ -71,6 +71,7 @@ def test_server_that_asks_for_certificates_is_told_over_tls(tmp_path: Path) -> N
         told("status", "--endpoint", endpoint, *ours[2:], "--ca-file", other),
         told("status", "--endpoint", endpoint, "--ca-file", ca),
     ]
+    in_the_clear = told("status", "--endpoint", server.address)
     server.stop()
 
     assert (told_all.code, told_all.json["revision"]) == (0, 2), told_all
@@ -78,7 +79,9 @@ def test_server_that_asks_for_certificates_is_told_over_tls(tmp_path: Path) -> N
     # grpcio itself logs where several loops of one process have used it, as they do here.
     said = [[line for line in found.err.splitlines() if line.startswith("kine: ")] for found in refused]
     assert [len(lines) for lines in said] == [1, 1], refused
-    assert all("did not let us in: 127.0.0.1:" in line for [line] in said), said
+    assert all("could not connect to the server: 127.0.0.1:" in line for [line] in said), said
+    assert all("--ca-file" in line for [line] in said), said
+    assert f"if it speaks TLS, write https://{server.address}" in in_the_clear.err
 
 
 def test_etcd_is_told_too(etcds: Etcds) -> None:
@@ -95,3 +98,36 @@ def test_etcd_is_told_too(etcds: Etcds) -> None:
     assert (found.json["revision"], found.json["compact_revision"], found.json["lag"]) == (last, last - 3, 0)
     assert found.json["peers"] == ["default http://127.0.0.1:0"]
     assert found.json["size"] >= found.json["size_in_use"] > 0
+
+
+@pytest.mark.parametrize("command", [("status",), ("snapshot", "save", "never-made")])
+@pytest.mark.parametrize("scheme", ["", "http://", "https://", "unix://"])
+@pytest.mark.parametrize("skip_verify", [False, True])
+def test_nothing_that_listens_is_told_without_advice_on_tls(
+    command: tuple[str, ...], scheme: str, skip_verify: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = f"{tmp_path}/none.sock" if scheme == "unix://" else f"127.0.0.1:{free_port()}"
+    flags = ("--skip-verify",) if skip_verify else ()
+
+    found = told(*command, "--endpoint", f"{scheme}{address}", *flags)
+
+    said = "\n".join(line for line in found.err.splitlines() if line.startswith("kine: "))
+    assert found.code == 1
+    assert f"nothing listens at {'unix:' if scheme == 'unix://' else ''}{address}; start it, or name" in said
+    assert "-file" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_that_are_not_there_are_told_with_their_flag(tmp_path: Path) -> None:
+    server = start_kine(f"sqlite://{tmp_path / 'state.db'}", "http2", tmp_path)
+    nobody = f"http://127.0.0.1:{free_port()}"
+
+    found = told("status", "--endpoint", server.address, "--metrics", nobody)
+    wrong = told("status", "--endpoint", server.address, "--metrics", f"http://{server.address}/nowhere")
+
+    assert server.stop() == 0
+    advice = "name the server's --metrics-bind-address with --metrics"
+    assert (found.code, wrong.code) == (1, 1)
+    assert f"kine: no metrics at {nobody}/metrics: Connection refused; {advice}\n" in found.err
+    assert "/nowhere/metrics: Not Found; " in wrong.err

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from kine.etcd.bolt import Reader
 from kine.etcd.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, refused
 from tests.ops import delete, nested, put
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
+NAMED = b"\x0a\x01n"  # a request whose first field is a name
 
 pytestmark = pytest.mark.xdist_group("compatibility")  # its servers are started once
 
@@ -43,6 +46,25 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with Client(server.address) as client:
         yield client
     server.kill()
+
+
+def test_fragments_of_the_past_are_answers_by_themselves(ours: Client, theirs: Client) -> None:
+    told = []
+    for client in (ours, theirs):
+        start = client.revision() + 1
+        for number in range(30):
+            client.put(b"/fragments/%02d" % number, b"x" * 200_000)
+        with client.watch() as watch:
+            watch.create(b"/fragments/", b"/fragments0", start_revision=start, fragment=True)
+            answers = []
+            while sum(len(answer.events) for answer in answers) < 30:
+                answers.append(watch.receive())
+        assert len(answers) > 2
+        told.append([answer.fragment for answer in answers])
+        client.delete(b"/fragments/", b"/fragments0")
+
+    assert not any(told[0])
+    assert told[1] == [True] * (len(told[1]) - 1) + [False]
 
 
 def test_put_in_one_nested_txn_and_delete_in_the_next(ours: Client, theirs: Client) -> None:
@@ -140,6 +162,21 @@ def test_hash_is_of_key_values_and_not_etcds(ours: Client, theirs: Client, tmp_p
     assert theirs.hash_kv().hash not in copies[0]
 
 
+def test_the_hash_at_the_compacted_revision_is_of_that_compaction(ours: Client) -> None:
+    """etcd keeps the hash that a compaction has made, and tells the compact revision before it."""
+    ours.put(b"/hashed", b"v")
+    compacted = ours.put(b"/hashed", b"w").header.revision
+    ours.compact(compacted)
+
+    answer = ours.hash_kv(compacted)
+
+    assert (answer.hash_revision, answer.compact_revision) == (compacted, compacted)
+
+
+def test_there_is_no_quota(ours: Client) -> None:
+    assert ours.status().dbSizeQuota == 0
+
+
 def test_lease_of_go_kine_expires_but_is_not_listed(ours: Client, directory: Path) -> None:
     with sqlite3.connect(directory / "state.db") as database:
         database.execute(
@@ -157,30 +194,36 @@ def test_lease_of_go_kine_expires_but_is_not_listed(ours: Client, directory: Pat
     assert event.type == event.DELETE
 
 
-def test_snapshot_is_the_databases_own_file(ours: Client) -> None:
+def test_snapshot_has_no_history(ours: Client) -> None:
+    revisions = [ours.put(b"/past", b"%d" % number).header.revision for number in range(3)]
     parts = ours.snapshot()
-    blob = b"".join(part.blob for part in parts)
+    snapshot = b"".join(part.blob for part in parts)
 
-    assert blob.startswith(b"SQLite format 3\0")
+    found = [int.from_bytes(key[:8], "big") for key, _ in Reader(memoryview(snapshot)[:-32]).bucket(b"key")]
+
+    assert revisions[-1] in found
+    assert not set(revisions[:-1]) & set(found)
+    assert {part.version for part in parts} == {"3.6.0"}, "of the storage, as etcd 3.6 tells it"
 
 
 def test_what_the_page_calls_unimplemented_is(ours: Client) -> None:
     from tests.compatibility.test_page import unimplemented
 
-    assert len(unimplemented()) > 20
+    assert len(unimplemented()) > 5
     for method in unimplemented():
         with pytest.raises(grpc.RpcError) as refusal:
-            ours.channel.unary_unary(f"/etcdserverpb.{method}")(b"", timeout=30)
+            ours.channel.unary_unary(f"/etcdserverpb.{method}")(NAMED, timeout=30)
         assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED, method
 
 
-def test_emulated_version_changes_status_only(tmp_path: Path) -> None:
+def test_emulated_version_changes_what_is_told_only(tmp_path: Path) -> None:
     server = start_kine("memory://", "http2", tmp_path, flags=("--emulated-etcd-version=3.5.13",))
     with Client(server.address) as client, client.watch() as watch:
         watch.create(EVERY_KEY, EVERY_KEY)
         watch.ask_progress()
 
-        assert client.status().version == "3.5.13"
+        status = client.status()
+        assert (status.version, status.storageVersion) == ("3.5.13", "")
         assert watch.receive().watch_id == -1
     server.stop()
 
@@ -219,3 +262,19 @@ def test_large_requests_end_before_an_etcd(before: Client) -> None:
 
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert before.revision() == revision
+
+
+def test_no_instance_tells_less_of_a_lease_than_is_left(
+    ours: Client, directory: Path, tmp_path: Path
+) -> None:
+    granted = [ours.grant(100).ID for _ in range(3)]
+    server = start_kine(f"sqlite://{directory / 'state.db'}", "http2", tmp_path)
+    try:
+        with Client(server.address) as other:
+            for lease in granted:
+                left = ours.time_to_live(lease).TTL
+                assert left <= other.time_to_live(lease).TTL <= 100
+    finally:
+        server.stop()
+    for lease in granted:
+        ours.revoke(lease)

@@ -47,20 +47,24 @@ class Disk:
         self._mounted = True
         ENDINGS.callback(self.close)
 
-    def fill(self) -> None:
-        """Not a block is left."""
+    def fill(self, leaving: int = 0) -> None:
+        """So many bytes are left, by default not a block."""
         file = os.open(self.path / _FILLER, os.O_CREAT | os.O_WRONLY, 0o600)
         try:
             size = os.fstat(file).st_size
-            step = os.statvfs(self.path).f_bavail * _BLOCK
+            step = self._free() - leaving
             while step >= _BLOCK:
                 try:
                     os.posix_fallocate(file, size, step)
                     size += step
+                    step = min(step, self._free() - leaving) if leaving else step
                 except OSError:
                     step //= 2
         finally:
             os.close(file)
+
+    def _free(self) -> int:
+        return os.statvfs(self.path).f_bavail * _BLOCK
 
     def free(self) -> None:
         (self.path / _FILLER).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ _PATH = os.pathsep.join(["/usr/sbin", "/usr/local/sbin", os.environ.get("PATH", 
 
 def missing() -> str:
     if find_spec("gssapi") is None:
-        return "no gssapi (pip install kine[kerberos])"
+        return "no gssapi (the extra kerberos)"
     absent = [name for name in ("krb5kdc", "kdb5_util", "kadmin.local", "kinit") if not _program(name)]
     return f"no {', '.join(absent)} (bash tests/install.sh)" if absent else ""
 

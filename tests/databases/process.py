@@ -16,6 +16,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from tests.endings import ENDINGS
+from tests.reaper import end_with_this_process
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
@@ -96,6 +97,7 @@ class DatabaseServer:
                 env={**os.environ, **self.environment},
             )
         ENDINGS.callback(self.kill)
+        end_with_this_process(self.process.pid)
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self.process.poll() is None:
             if self.answers():
@@ -107,10 +109,13 @@ class DatabaseServer:
         )
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
-        """Sends the signal and waits for the end."""
+        """Sends the signal and waits for the end, which SIGKILL brings if the signal does not."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(sign)
-            self.process.wait(STOP_TIMEOUT)
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:  # seen once, of PostgreSQL 15 told SIGQUIT
+                self.kill()
 
     @property
     def running(self) -> bool:

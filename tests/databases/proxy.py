@@ -21,6 +21,7 @@ class Proxy:
         self.port = 0
         self.swallow_answers = False  # requests arrive, answers do not
         self.delay = dict.fromkeys(self._open, 0.0)  # seconds, to what is sent in that direction
+        self.rename = (b"", b"")  # in requests, the first becomes the second, which is as long
         self.sent = 0  # bytes clients have sent so far
         self.refusing = False
 
@@ -79,6 +80,8 @@ class Proxy:
                     continue
                 if direction == REQUESTS:
                     self.sent += len(data)
+                    if self.rename[0]:
+                        data = data.replace(*self.rename)
                 sink.write(data)
                 await sink.drain()
         with contextlib.suppress(OSError, RuntimeError):

@@ -12,7 +12,15 @@ import pytest
 from kine import drivers
 from kine.drivers.base import Log, Options
 from tests.databases import mysql, nats, postgres
-from tests.drivers.places import GoWriter, MysqlPlace, NatsPlace, Place, PostgresPlace, SqlitePlace
+from tests.drivers.places import (
+    GoWriter,
+    MemoryPlace,
+    MysqlPlace,
+    NatsPlace,
+    Place,
+    PostgresPlace,
+    SqlitePlace,
+)
 
 Server = TypeVar("Server", postgres.Postgres, mysql.Mysql, nats.Nats)
 OpenLog = Callable[..., Awaitable[Log]]
@@ -44,6 +52,8 @@ def nats_server() -> Iterator[nats.Nats]:
 def _place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Place:
     if kind == "sqlite":
         return SqlitePlace(directory)
+    if kind == "memory":
+        return MemoryPlace()
     server = request.getfixturevalue(f"{kind}_server")
     return {"postgres": PostgresPlace, "mysql": MysqlPlace, "nats": NatsPlace}[kind](server)  # type: ignore[no-any-return]
 
@@ -51,6 +61,12 @@ def _place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Place:
 @pytest.fixture(params=["sqlite", "postgres", "mysql", "nats"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A database nobody else uses, on each kind of server."""
+    return _place(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "nats", "memory"])
+def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The same, and the log in memory, which only the contract is about."""
     return _place(request.param, request, tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from tests.databases.mysql import Mysql
 from tests.databases.nats import Nats
 from tests.databases.postgres import Postgres
 
+_memory_names = count(1)
 _INSERT = (
     "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value, old_value)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, (SELECT value FROM kine WHERE id = ?) AS old_value"
@@ -29,8 +31,11 @@ class GoWriter:
 
     def run(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         cursor = self.connection.cursor()
-        cursor.execute(statement.replace("?", self._mark), parameters)
+        cursor.execute(self.marked(statement), parameters)
         return list(cursor.fetchall()) if cursor.description else []
+
+    def marked(self, statement: str) -> str:
+        return statement.replace("?", self._mark)
 
     def create(self, name: str, value: bytes = b"go", prev: int = 0, ttl: int = 0) -> int:
         return self._insert(name, 1, 0, 0, prev, ttl, value)
@@ -79,6 +84,19 @@ class SqlitePlace:
 
     def go(self) -> GoWriter:
         return GoWriter(sqlite3.connect(self._path, isolation_level=None), "?", False)
+
+
+class MemoryPlace:
+    kind = "memory"
+
+    def __init__(self) -> None:
+        self._name = f"place-{next(_memory_names)}"
+
+    def endpoint(self, parameters: str = "", port: int | None = None) -> str:
+        return f"memory://{self._name}"
+
+    def go(self) -> GoWriter:
+        pytest.skip("Go kine has no such log")
 
 
 class PostgresPlace:

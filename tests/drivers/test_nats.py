@@ -19,9 +19,12 @@ from kine.drivers.nats.failures import LostError
 from kine.drivers.nats.log import NatsLog
 from kine.drivers.nats.stream import Stream
 from tests.databases.nats import Nats
+from tests.databases.proxy import Proxy
 from tests.drivers.conftest import OpenLog
 from tests.drivers.places import NatsPlace
 from tests.drivers.rows import all_rows, created, deleted, updated, write
+
+PATIENCE = 60.0  # seconds
 
 
 class GoKine:
@@ -214,19 +217,31 @@ async def test_a_compaction_that_fails_in_many_places_tells_one_reason(
 
 
 async def test_a_question_that_is_not_answered_denies_no_write_of_its_group(
-    place: NatsPlace, log: Log, monkeypatch: pytest.MonkeyPatch
+    place: NatsPlace, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One write lands, the other conflicts, and why cannot be asked: it is decided again."""
-    await log.append([write(created(b"/taken"))], 0)
+    # The server has a subject of another name to whose subscriber, who says nothing, the question goes.
+    question, elsewhere = (
+        f"$JS.API.STREAM.MSG.GET.KV_{place.bucket}",
+        f"$XX.API.STREAM.MSG.GET.KV_{place.bucket}",
+    )
+    silent = Client()
+    await silent.connect([f"nats://127.0.0.1:{place.server.port}"])
+    asked = await silent.subscribe(elsewhere)
+    await silent.flush()
+    async with Proxy(place.server.port) as proxy:
+        log = await open_log(place, port=proxy.port)
+        await log.append([write(created(b"/taken"))], 0)
 
-    async def lost(self: Stream, **_: object) -> None:
-        raise LostError
+        proxy.rename = (question.encode(), elsewhere.encode())
+        monkeypatch.setattr("kine.drivers.nats.client._TIMEOUT", 0.5)
+        landed, conflict = await log.append([write(created(b"/new")), write(created(b"/taken"))], 1)
 
-    monkeypatch.setattr(Stream, "get", lost)
-    landed, conflict = await log.append([write(created(b"/new")), write(created(b"/taken"))], 1)
-
-    assert list(landed or ()) == [2]
-    assert conflict is None
+        assert (await asked.next_msg(PATIENCE)).reply
+        assert list(landed or ()) == [2]
+        assert conflict is None
+        await log.close()
+    await silent.close()
 
 
 async def test_a_write_whose_answer_is_lost_is_not_denied_by_a_question_that_is(

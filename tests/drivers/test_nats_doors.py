@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nats.errors
 import nkeys
@@ -87,7 +88,7 @@ async def test_tls_of_the_backend_flags(
     async with opened(endpoint, Options(skip_verify=True, cert_file=cert, key_file=key)) as log:
         assert await log.newest() == 1
     told = await refusal(endpoint, Options(ca_file=others, cert_file=cert, key_file=key), monkeypatch)
-    assert "SSLCertVerificationError" in told
+    assert "unable to get local issuer certificate" in told
 
 
 # ---- logging in
@@ -219,5 +220,59 @@ async def test_a_configuration_that_is_wrong_is_told_at_once(tmp_path: Path) -> 
 
 async def test_a_port_in_use_is_told_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(DriverError, match="its log is"):
-        async with opened(f"nats://127.0.0.1:{taken.getsockname()[1]}?dataDir={tmp_path}"):
+        async with opened(f"nats://me:pw@127.0.0.1:{taken.getsockname()[1]}?dataDir={tmp_path}"):
             pass
+
+
+@pytest.mark.parametrize("login", ["me:p%22w%5C$d", "t0ken"])
+async def test_with_a_host_others_need_the_endpoints_login(tmp_path: Path, login: str) -> None:
+    async with opened(f"nats://{login}@127.0.0.1:{free_port()}?dataDir={tmp_path}") as log:
+        assert await writes(log)
+        stranger = Connection()
+        with pytest.raises((nats.errors.Error, OSError)):
+            await stranger.connect(embedded(log), allow_reconnect=False, connect_timeout=2)
+        friend = Connection()
+        user, colon, password = unquote(login).partition(":")
+        shown = {"user": user, "password": password} if colon else {"token": user}
+        await friend.connect(embedded(log), allow_reconnect=False, **shown)
+        await friend.close()
+
+
+@pytest.mark.parametrize("made", ["by all", "link", "file"])
+async def test_default_directory_that_others_may_have_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / "nats"
+    if made == "by all":
+        place.mkdir()
+        place.chmod(0o777)
+    elif made == "link":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.write_text("")
+    with pytest.raises(DriverError, match="name a directory of kine's own"):
+        async with opened("nats://"):
+            pass
+
+
+async def test_default_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "nats").mkdir(mode=0o700)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    with pytest.raises(DriverError, match="another user's"):
+        async with opened("nats://"):
+            pass
+
+
+async def test_default_directory_is_made_this_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "nats").mkdir(mode=0o755)  # as Go kine leaves it
+    async with opened("nats://") as log:
+        assert await writes(log)
+        assert (tmp_path / "nats").stat().st_mode & 0o777 == 0o700

@@ -43,6 +43,15 @@ def test_what_cannot_be_is_refused_without_the_password(parameters: str) -> None
     assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("address", ["host", "host:4222", ":4222", "0.0.0.0"])
+def test_embedded_server_that_others_find_needs_a_login(address: str) -> None:
+    with pytest.raises(ValueError, match="needs a login"):
+        parse(f"nats://{address}?dataDir=/d", Options())
+    assert parse(f"nats://token@{address}?dataDir=/d", Options()).listens
+    for parameters in ("noEmbed", "dontListen", "serverConfig=/c"):
+        assert parse(f"nats://{address}?{parameters}", Options())
+
+
 def test_the_password_is_not_shown() -> None:
     assert "s3cret" not in repr(parse("nats://me:s3cret@host", Options()))
 

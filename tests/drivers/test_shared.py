@@ -13,16 +13,16 @@ from kine.drivers.postgres.database import PostgresDatabase
 from kine.drivers.sql.database import Batch
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.log import SqlLog
-from tests.databases.proxy import Proxy
+from tests.databases.proxy import ANSWERS, Proxy
 from tests.drivers.places import MysqlPlace, lock_timeout
-from tests.drivers.rows import created, deleted, write
+from tests.drivers.rows import created, deleted, updated, write
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.databases.mysql import Mysql
     from tests.drivers.conftest import OpenLog
-    from tests.drivers.places import Place
+    from tests.drivers.places import GoWriter, Place
 
 
 async def test_the_wait_for_a_free_connection_ends(shared_place: Place, open_log: OpenLog) -> None:
@@ -145,3 +145,35 @@ async def test_a_write_that_landed_is_not_denied_because_the_database_then_went_
 
     assert landed
     assert conflict is None
+
+
+@pytest.mark.parametrize("moment", ["waiting", "committed"])
+async def test_compaction_whose_connection_is_lost_is_done_again(
+    shared_place: Place, open_log: OpenLog, go: Callable[[Place], GoWriter], moment: str
+) -> None:
+    """It ended with the connection, and so did the call of whoever had asked for it."""
+    async with Proxy(shared_place.server.port) as proxy:  # type: ignore[attr-defined]
+        log = await open_log(shared_place, port=proxy.port)
+        rows = [created(b"compact_rev_key", b""), created(b"/a"), created(b"/b")]
+        [_, [first], [last]] = await log.append([write(row) for row in rows], 0)  # type: ignore[misc]
+        [[after]] = await log.append([write(updated(b"/a", first, first))], last)  # type: ignore[misc]
+        writer = go(shared_place)
+        recorded = "SELECT max(prev_revision) FROM kine WHERE name = 'compact_rev_key'"
+        if moment == "waiting":
+            writer.begin()
+            writer.run("SELECT id FROM kine WHERE name = 'compact_rev_key' FOR UPDATE")
+            compacting = asyncio.ensure_future(log.compact(after, []))
+            await asyncio.sleep(0.2)  # it waits for that row, or is about to: either is lost
+            proxy.cut()
+            writer.rollback()
+        else:
+            proxy.delay[ANSWERS] = 0.3
+            compacting = asyncio.ensure_future(log.compact(after, []))
+            while writer.run(recorded) != [(after,)]:  # noqa: ASYNC110 - in the database
+                await asyncio.sleep(0.01)
+            proxy.delay[ANSWERS] = 0.0
+            proxy.cut()
+
+        assert await compacting == after
+        assert writer.run(recorded) == [(after,)]
+        assert await log.values([first]) == {}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 
 from tests.client import Client, WatchStream, prefix_end, refused
+
+if TYPE_CHECKING:
+    from tests.conftest import Needs
 
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 FUTURE = "etcdserver: mvcc: required revision is a future revision"
@@ -165,6 +170,24 @@ def test_other_watches_of_the_stream_go_on_after_one_is_cancelled(
 
     answer = watch.receive()
     assert (answer.watch_id, answer.events[0].kv.value) == (second.watch_id, b"three")
+
+
+def test_a_watch_that_compaction_has_cancelled_leaves_its_id_and_no_trace(
+    client: Client, watch: WatchStream, prefix: bytes, needs: Needs
+) -> None:
+    needs("forgets_cancelled_watches")
+    old = client.put(prefix + b"k", b"one").header.revision
+    client.compact(client.put(prefix + b"k", b"two").header.revision)
+    watch.create(prefix + b"k", watch_id=7, start_revision=old)
+    assert watch.receive().canceled
+
+    watch.cancel(7)  # of no watch: not answered
+    again = watch.create(prefix + b"k", watch_id=7)
+    assert (again.watch_id, again.created, again.canceled) == (7, True, False)
+    revision = client.put(prefix + b"k", b"three").header.revision
+    assert [event.kv.mod_revision for event in watch.events(1)] == [revision]
+    watch.ask_progress()
+    assert watch.receive().header.revision >= revision
 
 
 def test_watch_from_the_compact_revision_sees_it(client: Client, watch: WatchStream, prefix: bytes) -> None:

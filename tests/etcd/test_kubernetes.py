@@ -81,6 +81,9 @@ def test_create_or_get_of_a_new_key_puts_it(client: Client, prefix: bytes) -> No
 
     assert answer.succeeded
     assert answer.responses[0].HasField("response_put")
+    kv = client.get(key)
+    revision = answer.header.revision
+    assert (kv.value, kv.version, kv.create_revision, kv.mod_revision) == (b"v", 1, revision, revision)
 
 
 def test_create_or_get_of_an_existing_key_returns_it(client: Client, prefix: bytes) -> None:
@@ -92,6 +95,29 @@ def test_create_or_get_of_an_existing_key_returns_it(client: Client, prefix: byt
     assert not answer.succeeded
     (kv,) = answer.responses[0].response_range.kvs
     assert kv == client.get(key)
+
+
+def test_delete_of_an_absent_key_at_revision_0_deletes_nothing(client: Client, prefix: bytes) -> None:
+    revision = client.put(prefix + b"other").header.revision
+
+    answer = client.txn([ops.modified(prefix + b"pod", "=", 0)], [ops.delete(prefix + b"pod")])
+
+    assert (answer.succeeded, answer.header.revision) == (True, revision)
+    assert answer.responses[0].response_delete_range.deleted == 0
+    assert client.range(prefix, prefix_end(prefix)).header.revision == revision
+
+
+def test_create_and_update_over_the_size_limit_are_refused(client: Client, prefix: bytes) -> None:
+    created = create(client, prefix + b"pod").header.revision
+    too_large = b"x" * 1_600_000
+
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large"):
+        create(client, prefix + b"other", too_large)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large"):
+        update(client, prefix + b"pod", created, too_large)
+
+    assert client.get(prefix + b"pod").mod_revision == created
+    assert client.get(prefix + b"other") is None
 
 
 # ---- update
@@ -348,6 +374,8 @@ def test_compaction_lock_is_taken_at_its_version(client: Client, lock_version: i
 
     assert answer.succeeded
     assert answer.responses[0].HasField("response_put")
+    kv = client.get(COMPACT_KEY)
+    assert (kv.value, kv.version, kv.mod_revision) == (b"100", lock_version + 1, answer.header.revision)
 
 
 def test_compaction_lock_counts_its_version_up_by_one(client: Client, lock_version: int) -> None:

@@ -15,6 +15,8 @@ from tests.client import DELETE, PUT, Client, WatchStream, keys_of, prefix_end, 
 
 NOT_FOUND = "etcdserver: requested lease not found"
 UNKNOWN_LEASE = 0x7E57_0000_0000_0003
+# Seconds of waiting each.
+BY_THE_CLOCK = pytest.mark.quick_on("sqlite-http2", "postgres", "nats")
 EXPIRY_SLACK = 30.0  # seconds after its TTL in which a lease must have expired, on a busy machine
 
 
@@ -100,6 +102,18 @@ def test_time_to_live_tells_granted_and_remaining(client: Client) -> None:
     client.revoke(lease)
 
 
+def test_time_to_live_counts_whole_seconds_that_remain(client: Client) -> None:
+    """The time since the grant is more than none: of 60 seconds 59 whole ones are left."""
+    for _ in range(20):
+        before = time.monotonic()
+        lease = client.grant(60).ID
+        remaining = client.time_to_live(lease).TTL
+        passed = time.monotonic() - before
+        client.revoke(lease)
+
+        assert int(60 - passed) <= remaining <= 59
+
+
 def test_time_to_live_lists_keys_when_asked(client: Client, prefix: bytes) -> None:
     lease = client.grant(60).ID
     client.put(prefix + b"b", b"v", lease=lease)
@@ -125,6 +139,18 @@ def test_leases_lists_the_living(client: Client) -> None:
     assert kept in leases
     assert revoked not in leases
     client.revoke(kept)
+
+
+def test_leases_are_listed_as_they_will_expire(client: Client) -> None:
+    granted = [client.grant(60).ID for _ in range(20)]
+    first = client.grant(40).ID
+
+    answer = client.call("Lease/LeaseLeases", pb.LeaseLeasesRequest(), pb.LeaseLeasesResponse)
+
+    listed = [lease.ID for lease in answer.leases if lease.ID in {*granted, first}]
+    assert listed == [first, *granted]
+    for lease in listed:
+        client.revoke(lease)
 
 
 # ---- keepalive
@@ -167,6 +193,7 @@ def test_half_closed_keepalive_stream_ends_well(client: Client) -> None:
             stream.receive()
 
 
+@BY_THE_CLOCK
 def test_keepalive_keeps_the_key(client: Client, watch: WatchStream, prefix: bytes, capabilities) -> None:
     ttl = capabilities.min_ttl + 1
     lease = client.grant(ttl).ID
@@ -323,6 +350,7 @@ def test_txn_attaches_and_detaches(client: Client, prefix: bytes) -> None:
 # ---- expiry
 
 
+@BY_THE_CLOCK
 def test_expiry_deletes_the_keys(client: Client, watch: WatchStream, prefix: bytes, capabilities) -> None:
     client.put(prefix + b"kept", b"v")
     # Before the lease, which a busy machine may have expire before the watch begins.
@@ -343,6 +371,7 @@ def test_expiry_deletes_the_keys(client: Client, watch: WatchStream, prefix: byt
     assert lease not in client.leases()
 
 
+@BY_THE_CLOCK
 def test_key_recreated_after_expiry_stays(
     client: Client, watch: WatchStream, prefix: bytes, capabilities
 ) -> None:
@@ -357,6 +386,7 @@ def test_key_recreated_after_expiry_stays(
     assert watch.events(1)[0].type == PUT
 
 
+@BY_THE_CLOCK
 def test_expiry_of_one_lease_leaves_another(
     client: Client, watch: WatchStream, prefix: bytes, capabilities
 ) -> None:
@@ -373,6 +403,7 @@ def test_expiry_of_one_lease_leaves_another(
     client.revoke(long)
 
 
+@BY_THE_CLOCK
 def test_hundred_leases_expire_once_each(
     client: Client, watch: WatchStream, prefix: bytes, capabilities
 ) -> None:
@@ -391,6 +422,7 @@ def test_hundred_leases_expire_once_each(
 # ---- restart
 
 
+@BY_THE_CLOCK
 def test_lease_and_its_keys_survive_a_restart(own_server, prefix: bytes, needs) -> None:
     needs("durable")
     server = own_server()
@@ -407,8 +439,9 @@ def test_lease_and_its_keys_survive_a_restart(own_server, prefix: bytes, needs) 
         assert client.get(prefix + b"k") is None
 
 
+@BY_THE_CLOCK
 def test_lease_expires_after_a_restart(own_server, prefix: bytes, capabilities, needs) -> None:
-    needs("durable")
+    needs("survives_kill")
     server = own_server()
     with Client(server.address) as client:
         lease = client.grant(capabilities.min_ttl + 1).ID

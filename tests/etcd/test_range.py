@@ -226,7 +226,8 @@ def test_keys_only_at_an_old_revision(client: Client, prefix: bytes, five: list[
 def test_serializable_read_sees_a_finished_write_of_the_same_client(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"k", b"v")
 
-    assert client.range(prefix + b"k", serializable=True).count == 1
+    [kv] = client.range(prefix + b"k", serializable=True).kvs
+    assert kv.value == b"v"
 
 
 def test_read_on_another_connection_sees_a_finished_write(client: Client, prefix: bytes) -> None:

@@ -223,6 +223,25 @@ def test_big_history_is_replayed_whole(client: Client, watch: WatchStream, prefi
     assert [event.kv.key for event in watch.events(5000)] == written
 
 
+def test_a_watch_that_catches_up_tells_the_present_revision(
+    client: Client, watch: WatchStream, prefix: bytes
+) -> None:
+    """Not that of its last event: that one tells itself."""
+    start = client.revision() + 1
+    for number in range(10):
+        client.put(prefix + b"%d" % number, b"x" * 400_000)
+    client.put(prefix + b"~")
+    present = client.put(b"beside" + prefix).header.revision
+
+    watch.create(prefix, prefix_end(prefix), start_revision=start)
+
+    seen = 0
+    while seen < 11:
+        answer = watch.receive()
+        seen += len(answer.events)
+        assert answer.header.revision >= present
+
+
 def test_fragments_stay_below_the_message_limit(client: Client, watch: WatchStream, prefix: bytes) -> None:
     start = client.revision() + 1
     for number in range(20):
@@ -238,6 +257,24 @@ def test_fragments_stay_below_the_message_limit(client: Client, watch: WatchStre
     assert max(answer.ByteSize() for answer in answers) < 1_572_864 + 512 * 1024
     assert len(answers) > 2
     assert not answers[-1].fragment
+
+
+def test_fragments_hold_as_many_events_as_fit(client: Client, watch: WatchStream, prefix: bytes) -> None:
+    start = client.revision() + 1
+    for number in range(20):
+        client.put(prefix + b"%02d" % number, b"x" * 200_000)
+
+    watch.create(prefix, prefix_end(prefix), start_revision=start, fragment=True)
+
+    answers = []
+    while sum(len(answer.events) for answer in answers) < 20:
+        answers.append(watch.receive())
+    sizes = [answer.ByteSize() for answer in answers]
+    more = [answer.events[0].ByteSize() for answer in answers[1:]]
+    limit = 1_572_864 + 512 * 1024  # of a request, and etcd's overhead
+    slack = 100  # of the header, whose length changes with what it tells
+    assert max(sizes) < limit
+    assert all(size + its > limit - slack for size, its in zip(sizes, more, strict=False)), sizes
 
 
 def test_without_fragment_no_answer_says_fragment(client: Client, watch: WatchStream, prefix: bytes) -> None:

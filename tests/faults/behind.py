@@ -13,6 +13,7 @@ from tests.databases.disk import Disk, parent_of
 from tests.databases.disk import missing as disk_missing
 from tests.databases.shim import Shim
 from tests.databases.shim import missing as shim_missing
+from tests.faults.administering import of_file, of_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,7 @@ class File:
 
     @property
     def faults(self) -> dict[str, Inflict]:
-        return _of_disk(self._disk, [])
+        return of_file(self._path) | _of_disk(self._disk, [])
 
     def endpoint(self, ports: Sequence[int]) -> str:
         return f"sqlite://{self._path}?_synchronous=FULL"
@@ -138,7 +139,7 @@ class Database:
         }
         if self._slowed is not None:
             own["slow fsync"] = partial(slow_sync, [self._slowed])
-        return own | _of_disk(self._disk, [self.server.server])
+        return own | of_server(self.server, self._database) | _of_disk(self._disk, [self.server.server])
 
     def endpoint(self, ports: Sequence[int]) -> str:
         return self.server.endpoint(self._database, port=ports[0])

@@ -34,7 +34,7 @@ class Fault:
 
 def kinds(cluster: Cluster) -> list[str]:
     """Those that this cluster can suffer."""
-    process = [kind for kind in _PROCESS if kind == "pause" or cluster.backend.capabilities.durable]
+    process = [kind for kind in _PROCESS if kind == "pause" or cluster.backend.capabilities.survives_kill]
     found = [*process, *(_NETWORK if cluster.proxies else ()), *cluster.behind.faults]
     if cluster.shims:
         found.append("step clock")

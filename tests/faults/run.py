@@ -15,6 +15,7 @@ import grpc
 
 from tests.client import Client, prefix_end
 from tests.faults.behind import behind
+from tests.faults.between import after_compaction, after_revocation
 from tests.faults.cluster import Cluster
 from tests.faults.faults import Fault, inflict, schedule
 from tests.faults.leasing import GONE, LEASED, Holder
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from tests.servers import Backend
 
 _HEAL = 120.0  # seconds for every watch to reach the end after the last fault
-_COMPACT_EVERY = 2.0
+_COMPACT_EVERY = 0.5  # so that instances are started while others compact
 _HOLDERS = 3  # of leases
 _KEPT = 400  # revisions that compaction leaves
+_LEAP = 50_000  # more than are written between two compactions
+_REST = 10.0  # seconds without compaction after a leap
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Report:
     compactions: int = 0
     leases: int = 0
     seconds: float = 0.0
+    between: list[str] = field(default_factory=list)  # wrong answers that were met on the way
     violations: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     watchers: list[Watcher] = field(default_factory=list)
@@ -127,6 +131,7 @@ def _run(plan: Plan, cluster: Cluster, tell: Tell) -> Report:
     report.refused = outcomes["refused"]
     report.events = sum(len(watcher.first_seen) for watcher in watchers)
     report.leases = sum(len(holder.leases) for holder in holders)
+    report.violations += report.between
     report.violations += violations(calls, _without_first(watchers), holders)
     return report
 
@@ -181,13 +186,23 @@ def _living(cluster: Cluster) -> list[bytes]:
 
 def _compact(cluster: Cluster, known: Known, report: Report, start: int, stop: threading.Event) -> None:
     number = 0
+    seen, rest = start, 0.0
     while not stop.wait(_COMPACT_EVERY):
         revision = known.revision - _KEPT
+        if revision - seen > _LEAP:  # of the ids: what watches have yet to be sent lies below it
+            rest = time.monotonic() + _REST
+        seen = max(seen, revision)
+        if time.monotonic() < rest:
+            continue
         number = (number + 1) % cluster.size
         address = cluster.address(number)
         if revision <= start or not address:
             continue
         known.floor = revision
+        elsewhere = cluster.address((number + 1) % cluster.size)
         with contextlib.suppress(grpc.RpcError), Client(address) as client:
             client.compact(revision)
             report.compactions += 1
+            if elsewhere and elsewhere != address:
+                with Client(elsewhere) as other:
+                    report.between += [*after_compaction(other, revision), *after_revocation(client, other)]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
@@ -83,6 +85,8 @@ def test_a_disk_that_is_full(endpoint: str, small: Disk, tmp_path: Path) -> None
             small.free()
             reaches(watch, recovered(client))
             assert not client.alarms().alarms
+            assert client.delete(PREFIX + b"before").deleted == 1
+            client.compact(client.revision())
     finally:
         instance.kill()
 
@@ -122,6 +126,132 @@ def test_sqlite_is_started_on_a_disk_that_is_full(sqlite: str, small: Disk, tmp_
         instance.kill()
 
 
+def test_sqlite_deletes_and_compacts_on_a_disk_it_has_filled(
+    sqlite: str, small: Disk, tmp_path: Path
+) -> None:
+    """What that frees inside the file is used again, though the disk stays full."""
+    instance = start_kine(sqlite, "http2", tmp_path, flags=("--compact-min-retain=1000",))
+    try:
+        with Client(instance.address, timeout=BOUND) as client:
+            keys = {PREFIX + b"before": 1}
+            with pytest.raises(grpc.RpcError) as refused:
+                fill_up(client, keys)
+            assert (refused.value.code(), refused.value.details()) == FULL
+            assert refusal(client) == FULL
+            small.fill()
+            for key in client.range(PREFIX, prefix_end(PREFIX), keys_only=True).kvs:
+                assert client.delete(key.key).deleted == 1
+            assert client.alarms().alarms
+            client.compact(client.revision())
+            written = [client.put(PREFIX + b"%d" % number, os.urandom(1 << 18)) for number in range(40)]
+            assert not client.alarms().alarms
+            assert client.range(PREFIX, prefix_end(PREFIX), count_only=True).count == len(written)
+    finally:
+        instance.kill()
+
+
+@contextmanager
+def glances(path: Path) -> Iterator[None]:
+    """Another process reads, a moment at a time: what the log has by then is needed that long."""
+    ended = threading.Event()
+
+    def look() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            while not ended.wait(0.03):
+                reader.execute("BEGIN")
+                reader.execute("SELECT max(id) FROM kine").fetchone()
+                ended.wait(0.03)
+                reader.execute("COMMIT")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()
+
+
+def test_sqlite_uses_what_was_freed_on_a_full_disk_beside_readers(
+    sqlite: str, small: Disk, tmp_path: Path
+) -> None:
+    instance = start_kine(sqlite, "http2", tmp_path)
+    try:
+        with Client(instance.address, timeout=BOUND) as client:
+            keys: dict[bytes, int] = {}
+            with pytest.raises(grpc.RpcError):
+                fill_up(client, keys)
+            small.fill()
+            with glances(small.path / "state.db"):
+                for key in client.range(PREFIX, prefix_end(PREFIX), keys_only=True).kvs:
+                    assert client.delete(key.key).deleted == 1
+                client.compact(client.revision())
+                for number in range(60):
+                    client.put(PREFIX + b"%d" % number, os.urandom(1 << 17))
+    finally:
+        instance.kill()
+
+
+def test_sqlite_keeps_room_for_deletions_when_others_fill_the_disk(
+    sqlite: str, small: Disk, tmp_path: Path
+) -> None:
+    reserve = small.path / "state.db-reserve"
+    instance = start_kine(sqlite, "http2", tmp_path)
+    try:
+        with Client(instance.address, timeout=BOUND) as client:
+            lease = client.grant(3600).ID
+            for number in range(200):
+                client.put(PREFIX + b"%d" % number, b"v" * 1000, lease=lease if number < 20 else 0)
+            before = client.status().dbSize
+            assert before > reserve.stat().st_size > 4_000_000
+            small.fill()
+            assert refusal(client) == FULL
+            for number in range(100, 200):
+                client.delete(PREFIX + b"%d" % number)
+            client.compact(client.revision())
+            assert client.keep_alive_once(lease).TTL > 0
+            client.revoke(lease)
+            assert client.range(PREFIX, prefix_end(PREFIX), count_only=True).count == 80
+            assert reserve.stat().st_size == 0
+            assert refusal(client) == FULL
+    finally:
+        instance.kill()
+    instance = start_kine(sqlite, "http2", tmp_path)
+    try:
+        with Client(instance.address, timeout=BOUND) as client:
+            assert client.delete(PREFIX + b"99").deleted == 1
+            assert refusal(client) == FULL
+            small.free()
+            recovered(client)
+            assert reserve.stat().st_size > 4_000_000
+            assert not client.alarms().alarms
+    finally:
+        instance.kill()
+
+
+def test_postgres_deletes_all_where_there_is_room_for_little(
+    postgres_endpoint: str, small: Disk, tmp_path: Path
+) -> None:
+    """A deletion in a full database carries no copy of what it deletes."""
+    reserve = small.path / "reserve"
+    reserve.write_bytes(os.urandom(1 << 20))
+    instance = start_kine(postgres_endpoint, "http2", tmp_path)
+    try:
+        with Client(instance.address, timeout=BOUND) as client:
+            keys: dict[bytes, int] = {}
+            with pytest.raises(grpc.RpcError) as refused:
+                fill_up(client, keys)
+            assert (refused.value.code(), refused.value.details()) == FULL
+            reserve.unlink()
+            for key in keys:
+                assert client.delete(key).deleted == 1
+            client.compact(client.revision())
+            assert client.range(PREFIX, prefix_end(PREFIX), count_only=True).count == 0
+    finally:
+        instance.kill()
+
+
+@pytest.mark.engines
 @pytest.mark.parametrize("kind", ["mysql", "nats"])
 def test_a_disk_that_is_full_under_a_server_to_be_started_again(kind: str, tmp_path: Path) -> None:
     module = {"mysql": mysql, "nats": nats}[kind]

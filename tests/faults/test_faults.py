@@ -1,4 +1,4 @@
-"""The short form of the fault suite; `make test-faults` is the long one."""
+"""The short forms of the fault suite; `make test-faults` is the long one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ SEED = "short"
 
 
 @pytest.mark.slow
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_histories_hold_under_faults(backend: Backend, needs: Needs, tmp_path: Path) -> None:
     needs("second_instance")
     if backend.transport == "grpcio":
@@ -28,3 +29,15 @@ def test_histories_hold_under_faults(backend: Backend, needs: Needs, tmp_path: P
 
     assert report.violations[:5] == [], f"seed {SEED!r}: {len(report.violations)} violations"
     assert report.operations > 100
+
+
+@pytest.mark.engines
+@pytest.mark.timeout(600)
+def test_longer_histories_hold_under_faults(backend: Backend, needs: Needs, tmp_path: Path) -> None:
+    needs("second_instance")
+    if backend.transport == "grpcio":
+        pytest.skip("one transport is enough")
+
+    report = run(Plan(backend, "longer", operations=100_000, seconds=40.0, least=1000), tmp_path / "data")
+
+    assert report.violations[:5] == [], f"{len(report.violations)} violations"

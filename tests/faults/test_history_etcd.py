@@ -221,8 +221,8 @@ def test_20418_a_paused_instance_answers_no_read_from_before_its_pause(pair: Pai
 def crash(backend: Backend, own_server: StartOwn, needs: Needs) -> tuple[Instance, int, int]:
     """Killed with SIGKILL while it compacts to a deletion, and started again; that revision, and the last."""
     needs("keeps_tombstone_at_compact_revision")
-    if backend.transport == "grpcio" or not backend.capabilities.durable:
-        pytest.skip("one transport is enough" if backend.transport == "grpcio" else "keeps nothing")
+    if backend.transport == "grpcio" or not backend.capabilities.survives_kill:
+        pytest.skip("one transport is enough" if backend.transport == "grpcio" else "not after SIGKILL")
     instance = own_server(durable=True)
     with Client(instance.address) as client:
         for turn in range(6):
@@ -255,6 +255,7 @@ def reachable(client: Client, revision: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_17780_19179_a_crash_within_a_compaction(crash: tuple[Instance, int, int]) -> None:
     """etcd-io/etcd#17780: the newest revision, a deletion, was compacted, and after a crash given once more.
 

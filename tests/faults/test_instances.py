@@ -182,7 +182,7 @@ def compacted(client: Client, revision: int) -> str:
     return ""
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_a_revision_held_for_15_seconds_loses_nothing(trios: dict[str, Trio], prefix: bytes) -> None:
     """On all kinds of database at once, as most of it is waiting."""
     with ThreadPoolExecutor() as pool:
@@ -232,3 +232,20 @@ def hold(trio: Trio, prefix: bytes) -> None:
     for events in told:
         assert [event.kv.mod_revision for event in events] == sorted(written)
     assert len(written) > 2
+
+
+def test_no_put_on_a_hot_key_fails(trio: Trio) -> None:
+    """Unconditional puts of many clients on one key, through all instances: each succeeds, none is lost."""
+    key, writers, times = b"/registry/hot", 16, 20
+    fleet = [Client(trio.instances[n % len(trio.instances)].address) for n in range(writers)]
+
+    def write(number: int) -> None:
+        for _ in range(times):
+            fleet[number].put(key, b"%d" % number)
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(write, range(writers)))
+
+    assert fleet[0].range(key).kvs[0].version == writers * times
+    for client in fleet:
+        client.close()

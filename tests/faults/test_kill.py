@@ -75,9 +75,10 @@ class Load:
 
 
 @pytest.mark.slow
+@pytest.mark.quick_on("sqlite", "postgres", "nats-embedded")
 def test_kill_loses_nothing_and_reuses_no_revision(backend: Backend, own_server: StartOwn) -> None:
-    if backend.transport == "grpcio" or not backend.capabilities.durable:
-        pytest.skip("one transport is enough" if backend.transport == "grpcio" else "keeps nothing")
+    if backend.transport == "grpcio" or not backend.capabilities.survives_kill:
+        pytest.skip("one transport is enough" if backend.transport == "grpcio" else "not after SIGKILL")
     acknowledged: list[Written] = []
     attempted: set[bytes] = set()
     followed: list[kv.Event] = []  # by a watch that is resumed after each restart

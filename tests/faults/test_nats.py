@@ -77,6 +77,7 @@ def judge(instance: Instance, first: int, acknowledged: dict[bytes, int], watch:
     assert dict(seen) == present
 
 
+@pytest.mark.engines
 def test_a_node_killed_and_restarted_loses_no_write_and_no_event(tmp_path: Path) -> None:
     cluster = nats.Nats(3)
     instance = start_kine(cluster.endpoint("kine"), "http2", tmp_path)
@@ -98,6 +99,7 @@ def test_a_node_killed_and_restarted_loses_no_write_and_no_event(tmp_path: Path)
         cluster.stop()
 
 
+@pytest.mark.engines
 def test_a_leader_that_is_cut_off_answers_no_stale_read(tmp_path: Path) -> None:
     """JetStream itself lets it go on for ten seconds and more; the others choose a new one after four."""
     cluster = nats.Nats(3, divisible=True)

@@ -69,7 +69,10 @@ MADE: dict[str, tuple[Callable[[Path], tuple[str, DatabaseServer | None]], Calla
 }
 
 
-@pytest.fixture(params=MADE)
+# The others start a server of their own: `make test-engines`.
+@pytest.fixture(
+    params=["sqlite", *(pytest.param(kind, marks=pytest.mark.engines) for kind in list(MADE)[1:])]
+)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     make, missing = MADE[request.param]
     if reason := missing():

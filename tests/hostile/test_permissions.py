@@ -37,7 +37,7 @@ def test_sqlite_file_and_socket(tmp_path: Path, transport: str) -> None:
         found = {path.name: mode(path) for path in folder.iterdir()}
 
     assert (mode(folder), mode(socket)) == (0o700, 0o600)
-    assert found == dict.fromkeys(("state.db", "state.db-shm", "state.db-wal"), 0o600)
+    assert found == dict.fromkeys(("state.db", "state.db-reserve", "state.db-shm", "state.db-wal"), 0o600)
     server.kill()
 
 

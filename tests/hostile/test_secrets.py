@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import trustme
 
 from tests import secrets
+from tests.client import Client
+from tests.databases import mysql as mysql_programs
+from tests.databases import nats as nats_programs
+from tests.databases import postgres as postgres_programs
+from tests.databases.process import free_port
+from tests.endings import ENDINGS
+from tests.servers import mysql, postgres
+from tests.servers.kine import serving
+from tests.servers.process import start
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +39,61 @@ def test_run_fails_where_a_secret_was_told() -> None:
 
 def test_run_passes_where_none_was_told() -> None:
     assert run("well").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["postgres", "embedded", *(pytest.param(kind, marks=pytest.mark.engines) for kind in ("mysql", "nats"))],
+)
+def test_profiles_metrics_and_arguments_tell_no_password(
+    kind: str, apart: dict[str, str], tmp_path: Path
+) -> None:
+    word = "a-word-in-confidence"
+    if kind == "embedded":
+        endpoint = f"nats://kine:{word}@127.0.0.1:{free_port()}?dataDir={tmp_path / 'nats'}"
+    else:
+        endpoint = logging_in(kind, word)
+    command = [sys.executable, "-m", "kine", "--listen-address=127.0.0.1:0", "--metrics-bind-address=0",
+               "--metrics-enable-profiling", "--log-format=json", "--debug"]  # fmt: skip
+    server = start(command, tmp_path, serving, {"KINE_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)})
+    with ThreadPoolExecutor() as threads, Client(server.address) as client:
+        looking = threads.submit(secrets.look_at, server)
+        while not looking.done():
+            client.put(b"/k", b"1")
+        assert looking.result() == len(secrets.PAGES)
+    assert server.stop() == 0
+    assert word in apart
+    assert [where for where, _ in secrets._pages if "cmdline" in where]
+    assert secrets.leaks() == []
+
+
+def logging_in(kind: str, word: str) -> str:
+    """The endpoint of a server on which a user of this password may do everything."""
+    if kind == "nats":
+        if reason := nats_programs.missing():
+            pytest.skip(reason)
+        server = nats_programs.Nats(1, f"authorization {{ user: kine, password: {word} }}")
+        ENDINGS.callback(server.stop)
+        return server.endpoint("kine").replace("nats://", f"nats://kine:{word}@")
+    programs, servers = (postgres_programs, postgres) if kind == "postgres" else (mysql_programs, mysql)
+    if reason := programs.missing():
+        pytest.skip(reason)
+    shared = servers.database_server()
+    name = shared.new_database()
+    statements = (
+        (f"CREATE ROLE {name} LOGIN CREATEDB PASSWORD '{word}'",)
+        if kind == "postgres"
+        else (
+            f"CREATE USER {name}@'127.0.0.1' IDENTIFIED BY '{word}'",
+            f"GRANT ALL ON *.* TO {name}@'127.0.0.1'",
+        )
+    )
+    with shared.admin() as admin, admin.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    if kind == "postgres":
+        return f"postgres://{name}:{word}@127.0.0.1:{shared.port}/{name}"
+    return f"mysql://{name}:{word}@tcp(127.0.0.1:{shared.port})/{name}"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Self
 
 _SSL = 80877103
@@ -20,18 +21,41 @@ _CLEARTEXT = b"R" + struct.pack("!ii", 8, 3)
 _REFUSAL = b"SFATAL\0VFATAL\0C28P01\0MPAM authentication failed for user\0\0"
 
 
-class Gate:
-    """`judge(user, password)` says who may pass. `presented` has every password that was given, in order."""
+@dataclass(frozen=True)
+class Circumstances:
+    """In which a password was given."""
 
-    def __init__(self, server_port: int, tls: ssl.SSLContext, judge: Callable[[str, str], bool]) -> None:
+    encrypted: bool
+    certificate: bool  # of the client's
+
+
+class Gate:
+    """`judge(user, password)` says who may pass. `presented` has every password that was given, in order.
+
+    Without `tls` none is offered. `clear`: the password is asked for where the client wants no TLS, too.
+    """
+
+    def __init__(
+        self,
+        server_port: int,
+        tls: ssl.SSLContext | None,
+        judge: Callable[[str, str], bool],
+        *,
+        clear: bool = False,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self._server_port = server_port
         self._tls = tls
         self._judge = judge
+        self._clear = clear
+        self._address = address
+        self.circumstances: list[Circumstances] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.presented: list[str] = []
-        self.port = 0
+        self.port = port
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,7 +77,7 @@ class Gate:
         asyncio.run_coroutine_threadsafe(cut(), self._loop).result(60)
 
     async def _listen(self) -> int:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, self._address, self.port)
         return int(server.sockets[0].getsockname()[1])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,11 +92,13 @@ class Gate:
         while struct.unpack_from("!i", start, 4)[0] == _GSS:
             writer.write(b"N")
             start = await _packet(reader)
-        if struct.unpack_from("!i", start, 4)[0] != _SSL:
-            return  # a password in the clear is not asked for
-        writer.write(b"S")
-        await writer.start_tls(self._tls)
-        start = await _packet(reader)
+        if struct.unpack_from("!i", start, 4)[0] == _SSL:
+            writer.write(b"S" if self._tls else b"N")
+            if self._tls:
+                await writer.start_tls(self._tls)
+            start = await _packet(reader)
+        elif not self._clear:
+            return
         words = start[8:].split(b"\0")
         parameters = dict(zip(words[::2], words[1::2], strict=False))
         if b"user" not in parameters:
@@ -81,7 +107,7 @@ class Gate:
         writer.write(_CLEARTEXT)
         await reader.readexactly(1)
         password = (await _packet(reader))[4:-1].decode()
-        self.presented.append(password)
+        self._note(password, writer)
         if not self._judge(user, password):
             writer.write(b"E" + struct.pack("!i", len(_REFUSAL) + 4) + _REFUSAL)
             await writer.drain()
@@ -98,6 +124,11 @@ class Gate:
             )
         finally:
             server_writer.close()
+
+    def _note(self, password: str, writer: asyncio.StreamWriter) -> None:
+        encrypted = writer.get_extra_info("ssl_object") is not None
+        self.circumstances.append(Circumstances(encrypted, bool(writer.get_extra_info("peercert"))))
+        self.presented.append(password)
 
 
 async def _packet(reader: asyncio.StreamReader) -> bytes:

@@ -25,8 +25,15 @@ _REFUSAL = b"\xff" + struct.pack("<H", 1045) + b"#28000Access denied for user"
 
 
 class MysqlGate(Gate):
-    def __init__(self, server_port: int, tls: ssl.SSLContext, judge: Callable[[str, str], bool]) -> None:
-        super().__init__(server_port, tls, judge)
+    def __init__(
+        self,
+        server_port: int,
+        tls: ssl.SSLContext | None,
+        judge: Callable[[str, str], bool],
+        *,
+        clear: bool = False,
+    ) -> None:
+        super().__init__(server_port, tls, judge, clear=clear)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _listen(self) -> int:
@@ -51,16 +58,17 @@ class MysqlGate(Gate):
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
             _, greeting = await _packet(server_reader)
-            payload = _offering_tls(greeting)
+            payload = _offering_tls(greeting) if self._tls else greeting
             await self._loop.sock_sendall(accepted, len(payload).to_bytes(3, "little") + b"\0" + payload)
             request = await self._loop.sock_recv(accepted, _TLS_REQUEST)
-            if (
-                len(request) == _TLS_REQUEST and request[:3] == b"\x20\0\0"
-            ):  # else the password is in the clear
+            asked = len(request) == _TLS_REQUEST and request[:3] == b"\x20\0\0"
+            if asked or self._clear:
                 reader = asyncio.StreamReader()
+                if not asked:
+                    reader.feed_data(request)
                 protocol = asyncio.StreamReaderProtocol(reader)
                 transport, _ = await self._loop.connect_accepted_socket(
-                    lambda: protocol, accepted, ssl=self._tls
+                    lambda: protocol, accepted, ssl=self._tls if asked else None
                 )
                 writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
                 self._writers.add(writer)
@@ -78,14 +86,14 @@ class MysqlGate(Gate):
         server_reader: asyncio.StreamReader,
         server_writer: asyncio.StreamWriter,
     ) -> None:
-        _, answer = await _packet(reader)
+        number, answer = await _packet(reader)
         user, end = _text(answer, 32)
         flags = struct.unpack_from("<I", answer)[0]
-        _send(writer, 3, _CLEARTEXT)
+        _send(writer, number + 1, _CLEARTEXT)
         _, password = await _packet(reader)
-        self.presented.append(password.rstrip(b"\0").decode())
+        self._note(password.rstrip(b"\0").decode(), writer)
         if not self._judge(user.decode(), self.presented[-1]):
-            _send(writer, 5, _REFUSAL)
+            _send(writer, number + 3, _REFUSAL)
             await writer.drain()
             return
         database = b""
@@ -100,7 +108,7 @@ class MysqlGate(Gate):
         if verdict[0] == 0xFE:  # the plugin again, with a salt: the account has no password
             _send(server_writer, 3, b"")
             _, verdict = await _packet(server_reader)
-        _send(writer, 5, verdict)
+        _send(writer, number + 3, verdict)
         await asyncio.wait(
             [
                 asyncio.create_task(_pipe(reader, server_writer)),

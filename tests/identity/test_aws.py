@@ -183,6 +183,26 @@ async def test_absent_region_says_what_to_set(aws: pytest.MonkeyPatch) -> None:
         await identity.provider("aws").credential("db.example.com", 5432, USER)
 
 
+@pytest.mark.parametrize(
+    ("host", "environment", "profile", "due"),
+    [
+        ("db.example.com", "eu-central-1", "us-east-1", "eu-central-1"),
+        ("db.example.com", None, "us-east-1", "us-east-1"),
+        ("db.c0ffee.ap-southeast-2.rds.amazonaws.com", "eu-central-1", "us-east-1", "ap-southeast-2"),
+    ],
+    ids=["variable before profile", "profile", "host before both"],
+)
+async def test_region_is_the_hosts_then_the_variables_then_the_profiles(
+    aws: pytest.MonkeyPatch, tmp_path: Path, host: str, environment: str | None, profile: str, due: str
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\nregion = {profile}\n")
+    aws.delenv("AWS_REGION")
+    if environment:
+        aws.setenv("AWS_REGION", environment)
+    got = await identity.provider("aws").credential(host, 5432, USER)
+    assert sigv4.fields(got) == sigv4.fields(sigv4.token(host, 5432, USER, due, sigv4.signed_at(got)))
+
+
 async def test_unknown_profile_is_named(aws: pytest.MonkeyPatch) -> None:
     aws.setenv("AWS_PROFILE", "nowhere")
     with pytest.raises(IdentityError, match="nowhere"):

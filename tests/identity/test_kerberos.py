@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from kine.drivers.postgres.dsn import parse
 from tests.client import Client
 from tests.databases.kdc import Kdc
 from tests.databases.kerberized import Kerberized, missing
+from tests.databases.process import free_port
 from tests.identity.gss_gate import GssGate
-from tests.servers.kine import start_kine
 from tests.servers.process import Instance
 
 ENDPOINT = "postgres://kine%40KINE.TEST@db:5432/kine"
@@ -114,6 +115,9 @@ def test_libpq_without_gssapi_says_what_to_install(monkeypatch: pytest.MonkeyPat
         ("postgres://kine%40@db/kine?krb5_keytab=/k", "principal"),
         ("postgres://a%40b%40c@db/kine?krb5_keytab=/k", "principal"),
         ("postgres://kine@/kine?krb5_keytab=/k", "host"),
+        ("postgres://kine@/kine?krb5_keytab=/k&host=db,/run/postgresql", "host"),
+        ("postgres://kine@/kine?krb5_keytab=/k&host=/run/postgresql,db", "host"),
+        ("postgres://kine@/kine?krb5_keytab=/k&host=db,", "host"),
     ],
 )
 def test_unusable_endpoint_says_what_to_write(endpoint: str, fix: str) -> None:
@@ -122,30 +126,6 @@ def test_unusable_endpoint_says_what_to_write(endpoint: str, fix: str) -> None:
 
 
 # ---- real connections
-
-
-@pytest.fixture(scope="module")
-def realm() -> Iterator[Kerberized]:
-    realm = Kerberized()
-    yield realm
-    realm.stop()
-
-
-@pytest.fixture
-def serve(
-    realm: Kerberized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Instance]]:
-    monkeypatch.setenv("KRB5_CONFIG", str(realm.kdc.config))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    started: list[Instance] = []
-
-    def serve(endpoint: str, until: Callable[[str], str | None] | None = None) -> Instance:
-        started.append(start_kine(endpoint, "http2", tmp_path / "kine", until=until))
-        return started[-1]
-
-    yield serve
-    for instance in started:
-        instance.kill()
 
 
 def put(client: Client, value: bytes) -> None:
@@ -246,6 +226,49 @@ def test_keytab_opens_a_connection_under_tls(
             assert set(found.fetchall()) == {("tls@KINE.TEST", True)}
 
 
+@pytest.mark.parametrize("by", ["endpoint", "variable"])
+def test_password_needs_no_ticket_where_the_server_asks_for_one(
+    realm: Kerberized,
+    serve: Callable[..., Instance],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    by: str,
+) -> None:
+    """As in Go kine, where the server chooses; here no KDC could be asked."""
+    config = tmp_path / "krb5.conf"
+    config.write_text(realm.kdc.config.read_text().replace(f":{realm.kdc.port}", f":{free_port()}"))
+    monkeypatch.setenv("KRB5_CONFIG", str(config))
+    monkeypatch.setenv("KRB5_KTNAME", str(realm.keytab))
+    user = "postgres:secret"
+    if by == "variable":
+        user = "postgres"
+        monkeypatch.setenv("PGPASSWORD", "secret")
+    endpoint = realm.endpoint(realm.postgres.new_database(), "", user=user)
+    instance = serve(endpoint, f"--metrics-bind-address=127.0.0.1:{(metrics := free_port())}")
+    with Client(instance.address) as client:
+        put(client, b"1")
+        cut(realm)
+        put(client, b"2")
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics") as page:
+        assert "kine_identity_expiry_seconds +Inf\n" in page.read().decode()  # no alert
+    assert "ticket" not in instance.log.read_text()
+
+
+def test_ticket_is_shown_to_a_server_that_asks_for_it_whatever_the_password(
+    realm: Kerberized, serve: Callable[..., Instance]
+) -> None:
+    database = realm.postgres.new_database()
+    endpoint = realm.endpoint(database, f"krb5_keytab={realm.keytab}", user="kine:wrong")
+    with Client(serve(endpoint).address) as client:
+        put(client, b"1")
+        with realm.postgres.admin() as admin:
+            found = admin.execute(
+                "SELECT principal FROM pg_stat_gssapi JOIN pg_stat_activity USING (pid) WHERE datname = %s",
+                [database],
+            )
+            assert set(found.fetchall()) == {("kine@KINE.TEST",)}
+
+
 def test_cache_named_by_the_variable_serves_in_cache_mode(
     realm: Kerberized, serve: Callable[[str], Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +324,7 @@ def test_principal_of_a_trusted_realm_is_let_in(
         other.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_short_tickets_are_renewed_and_a_stopped_kdc_is_survived(
     realm: Kerberized, serve: Callable[[str], Instance]
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from tests.databases.process import free_port
+from tests.reaper import end_with_this_process
 from tests.servers import etcd, kine
 from tests.servers.process import Instance
 
@@ -54,6 +55,7 @@ class Etcds:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )
+            end_with_this_process(process.pid)
             members.append(self._started(Instance(f"127.0.0.1:{client}", directory, log, process)))
         return members
 
@@ -61,6 +63,7 @@ class Etcds:
         """A killed member, started anew on its data."""
         with member.log.open("ab") as output:
             process = subprocess.Popen(member.process.args, stdout=output, stderr=subprocess.STDOUT)
+        end_with_this_process(process.pid)
         return self._started(Instance(member.address, member.directory, member.log, process))
 
     def kine(self, endpoint: str, *flags: str) -> Instance:

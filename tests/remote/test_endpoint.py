@@ -29,7 +29,7 @@ def test_endpoint_is_read(endpoint: str, read: list[Endpoint]) -> None:
         ("http://a:1,b:2", "needs http://, https:// or unix://"),
         ("http://root:hunter22@a:1", "takes no user and password"),
         ("http://a:1/hunter22", "a host and a port, nothing more"),
-        ("http://a:hunter22", "no host and port"),
+        ("http://a:hunter22", "port is not a number from 1 to 65535"),
         ("unix://", "no path"),
     ],
 )

@@ -50,10 +50,11 @@ class Capabilities:
     checks_sort_options: bool = True
     # A second process may serve the same data at the same time.
     second_instance: bool = True
-    # What was acknowledged survives SIGKILL (started durable).
+    # What was acknowledged survives a restart.
     durable: bool = True
+    # And SIGKILL, started durable (until 3.5.5 a lone etcd acknowledges first: etcd-io/etcd#14370).
+    survives_kill: bool = True
     # Maintenance/Snapshot gives the database.
-    snapshot: bool = True
     # Which keys it can hold; the others are refused with a reason.
     holds_key: Callable[[bytes], bool] = any_bytes
     # Status tells the size as it is; else as the database's own statistics have it, some time later.
@@ -62,6 +63,13 @@ class Capabilities:
     reflection: bool = True
     # Auth, MoveLeader, Downgrade and changes of membership answer Unimplemented.
     single_member_without_auth: bool = True
+    # A watch that compaction has cancelled is gone: its id is free, and cancelling it is not answered.
+    forgets_cancelled_watches: bool = True
+    # Whatever its length, a key is held or the request is too large; else long ones may be refused.
+    holds_long_keys: bool = True
+    # RangeStream is served (etcd from 3.7); and a compaction does not end one.
+    streams_ranges: bool = True
+    streams_outlive_compaction: bool = True
     # The shortest lease, seconds: what a shorter TTL is raised to.
     min_ttl: int = 2
 

@@ -80,7 +80,7 @@ BACKENDS = [
     Backend(
         kind="postgres-iam",
         transport="http2",
-        capabilities=Capabilities(snapshot=False, holds_key=text_without_nul),
+        capabilities=Capabilities(holds_key=text_without_nul, holds_long_keys=False),
         missing=postgres.missing,
         start=start,
         subset=SUBSET,

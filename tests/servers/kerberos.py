@@ -47,7 +47,7 @@ BACKENDS = [
     Backend(
         kind="postgres-kerberos",
         transport="http2",
-        capabilities=Capabilities(snapshot=False, holds_key=text_without_nul),
+        capabilities=Capabilities(holds_key=text_without_nul, holds_long_keys=False),
         missing=kerberized.missing,
         start=start,
         subset=SUBSET,

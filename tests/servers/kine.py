@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from tests.servers.process import Instance
 from tests.servers.process import start as start_process
 
 ROOT = Path(__file__).parents[2]
+_CHOOSING = threading.Lock()  # the database of a directory: instances on one may be started at once
 TRANSPORTS = {"http2": "kine.transport.http2", "grpcio": "kine.transport.grpc"}
 
 
@@ -34,9 +36,7 @@ def start_kine(
     `until` finds another line of the log to wait for than the one that tells the address.
     """
     command = [
-        sys.executable,
-        "-m",
-        "kine",
+        *program(),
         "--listen-address=127.0.0.1:0",
         f"--endpoint={endpoint}",
         f"--transport={transport}",
@@ -50,6 +50,12 @@ def start_kine(
     return start_process(
         [*command, *flags], directory, until or serving, {"PYTHONPATH": path, **(environment or {})}
     )
+
+
+def program() -> list[str]:
+    """This tree's package, or the executable that KINE_TEST_EXECUTABLE names."""
+    given = os.environ.get("KINE_TEST_EXECUTABLE")
+    return [os.path.abspath(given)] if given else [sys.executable, "-m", "kine"]
 
 
 def serving(line: str) -> str | None:
@@ -110,8 +116,9 @@ def on_server(
         flags: tuple[str, ...] = (),
     ) -> Instance:
         # `durable` changes nothing: it is kine that is killed, not the database.
-        running = server()
-        database = databases.setdefault(directory, running.new_database())
+        with _CHOOSING:
+            running = server()
+            database = databases.setdefault(directory, running.new_database())
         return start_kine(
             running.endpoint(database), transport, directory, progress_interval=progress_interval, flags=flags
         )

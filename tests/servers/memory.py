@@ -30,7 +30,7 @@ BACKENDS = [
     Backend(
         kind="memory",
         transport=TRANSPORT,
-        capabilities=Capabilities(second_instance=False, durable=False, snapshot=False),
+        capabilities=Capabilities(second_instance=False, durable=False, survives_kill=False),
         missing=partial(missing, TRANSPORT),
         start=start,
     )

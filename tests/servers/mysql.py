@@ -15,6 +15,6 @@ def database_server() -> mysql.Mysql:
 
 
 # Another kine's rows may come between, and a conflict with them uses up an id.
-CAPABILITIES = Capabilities(snapshot=False, holds_key=bytes.isascii, live_size=False)
+CAPABILITIES = Capabilities(holds_key=bytes.isascii, holds_long_keys=False, live_size=False)
 
 BACKENDS = on_server("mysql", database_server, mysql.missing, CAPABILITIES)

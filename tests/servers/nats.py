@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TRANSPORT = "http2"  # grpcio's behaviour does not depend on the database; one transport saves minutes
 HISTORY = "revHistory=64"  # the suite looks back further than 10; what is dropped has tests of its own
 _buckets: dict[Path, str] = {}
+_CHOOSING = threading.Lock()  # see `tests.servers.kine`
 
 
 @cache
@@ -34,8 +36,9 @@ def start_external(
     flags: tuple[str, ...] = (),
 ) -> Instance:
     # `durable` changes nothing: it is kine that is killed, not NATS.
-    server = database_server(nodes)
-    bucket = _buckets.setdefault(directory, server.new_bucket())
+    with _CHOOSING:
+        server = database_server(nodes)
+        bucket = _buckets.setdefault(directory, server.new_bucket())
     return start_kine(
         server.endpoint(bucket, parameters=HISTORY),
         TRANSPORT,
@@ -66,7 +69,7 @@ def missing() -> str:
     return nats.missing() or kine_missing(TRANSPORT)
 
 
-CAPABILITIES = Capabilities(snapshot=False)
+CAPABILITIES = Capabilities(holds_long_keys=False)
 
 # The random files take minutes here, with a network round trip a read: they run when --backend asks.
 MOST = frozenset(
@@ -91,7 +94,7 @@ BACKENDS = [
     Backend(
         "nats-embedded",
         TRANSPORT,
-        Capabilities(snapshot=False, second_instance=False),
+        Capabilities(second_instance=False, holds_long_keys=False),
         missing,
         start_embedded,
         subset=BRIEF | {"test_kill"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.endings import ENDINGS
@@ -43,7 +44,7 @@ BACKENDS = [
     Backend(
         kind="passthrough",
         transport=TRANSPORT,
-        capabilities=etcd.BACKENDS[0].capabilities,
+        capabilities=replace(etcd.BACKENDS[0].capabilities, survives_kill=True),
         missing=missing,
         start=start,
     )

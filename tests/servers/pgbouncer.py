@@ -40,7 +40,7 @@ BACKENDS = [
     Backend(
         kind="postgres-pgbouncer",
         transport="",
-        capabilities=Capabilities(snapshot=False, holds_key=text_without_nul),
+        capabilities=Capabilities(holds_key=text_without_nul, holds_long_keys=False),
         missing=pgbouncer.missing,
         start=start,
         # What differs from PostgreSQL itself is the connection: these use all there is to it.

@@ -15,6 +15,6 @@ def database_server() -> postgres.Postgres:
 
 
 # Another kine's rows may come between, and a conflict with them uses up an id.
-CAPABILITIES = Capabilities(snapshot=False, holds_key=text_without_nul)
+CAPABILITIES = Capabilities(holds_key=text_without_nul, holds_long_keys=False)
 
 BACKENDS = on_server("postgres", database_server, postgres.missing, CAPABILITIES)

@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from tests import secrets
+from tests.reaper import end_with_this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,12 +83,14 @@ def start(
             cwd=directory,
             env={**os.environ, **(environment or {})},
         )
+    end_with_this_process(process.pid)
     address = _await_address(process, log, serving)
     if address is None:
         process.kill()
         process.wait(STOP_TIMEOUT)
         tail = log.read_text(errors="replace")[-3000:]
         raise StartError(f"{command[0]} did not serve (exit code {process.returncode}):\n{tail}")
+    secrets.look_at_arguments(command, process.pid)
     return Instance(address, directory, log, process)
 
 

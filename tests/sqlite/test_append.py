@@ -73,3 +73,17 @@ async def test_rows_that_hang_together_are_undone_together(log: SqliteLog, tmp_p
 
     assert outcome[0] is None
     assert [name for (name,) in rows_in(tmp_path, "name")] == ["/a", "/c"]
+
+
+async def test_rows_beyond_the_counter_are_known_of_at_once(log: SqliteLog, tmp_path: Path) -> None:
+    """A restore, or a hand, leaves it behind while another process has written."""
+    await log.append([write(created(b"/a")), write(created(b"/b"))], 0)
+    assert log.peek() == 2
+    other = sqlite3.connect(tmp_path / "state.db")
+    with other:
+        other.execute("INSERT INTO kine (id, name, created, deleted) VALUES (3, '/c', 1, 0), (4, '/d', 1, 0)")
+        other.execute("UPDATE sqlite_sequence SET seq = 1 WHERE name = 'kine'")
+    other.close()
+
+    assert log.peek() == 4
+    assert await log.newest() == 4

@@ -265,6 +265,8 @@ def test_every_acknowledged_write_outlives_sigterm(tmp_path: Path) -> None:
         ("sqlite://", "./db/state.db"),
         ("sqlite:///var/lib/kine/state.db", "/var/lib/kine/state.db"),
         ("sqlite://data/state.db?_journal_mode=WAL&cache=shared", "data/state.db"),
+        ("sqlite://file:///data/my%20state.db", "/data/my state.db"),
+        ("sqlite:///data/my%20state.db", "/data/my%20state.db"),
         ("sqlite://file:/x.db?_busy_timeout=30000&_txlock=immediate&_stmt_cache_size=20", "/x.db"),
         ("litestream:///x.db", "/x.db"),
     ],
@@ -280,6 +282,58 @@ def test_defaults_and_their_parameters() -> None:
     assert parse("sqlite://x?_timeout=500").busy_timeout == 0.5
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "_loc=auto", "_mutex=full", "_txlock=deferred", "_fk=1", "_foreign_keys=on", "_defer_fk=1", "_rt=1",
+        "_case_sensitive_like=1", "_cslike=1", "_defer_foreign_keys=1", "_ignore_check_constraints=1",
+        "_locking=EXCLUSIVE", "_locking_mode=NORMAL", "_recursive_triggers=1", "_writable_schema=0",
+        "_auth", "_auth_user=u", "_auth_pass=p", "_auth_crypt=sha1", "_auth_salt=s", "_time_format=sqlite",
+        "_inttotime=1", "psow=1", "vfs=unix-excl", "_pragma=mmap_size(1)", "more=rwc", "_stmt=1",
+    ],
+)  # fmt: skip
+def test_parameter_without_effect_is_named(parameters: str) -> None:
+    [warning] = parse(f"sqlite://x?{parameters}").warnings
+    assert warning.startswith("these parameters of the endpoint have no effect: ")
+    assert parse(f"sqlite://x?{parameters}").path == "x"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "vfs=unix",
+        "_query_only=0",
+        "nolock=no",
+        "_secure_delete=fast",
+        "_vacuum=2",
+        "_auto_vacuum=FULL",
+        "mode=rwc",
+    ],
+)
+def test_parameter_that_is_honoured_needs_no_warning(parameters: str) -> None:
+    assert parse(f"sqlite://x?{parameters}").warnings == ()
+
+
+def test_pragmas_of_the_other_go_driver() -> None:
+    dsn = parse(
+        "sqlite://x?_pragma=busy_timeout(5000)&_pragma=synchronous=FULL&_pragma=journal_mode('delete')"
+    )
+    assert (dsn.busy_timeout, dsn.synchronous, dsn.journal_mode) == (5.0, "FULL", "DELETE")
+
+
+def test_the_first_of_two_values_counts() -> None:
+    assert parse("sqlite://x?_busy_timeout=1000&_busy_timeout=2000").busy_timeout == 1.0
+
+
+def test_mode_memory_needs_a_uri_as_in_go() -> None:
+    assert not parse("sqlite://state.db?mode=memory").memory
+    assert parse("sqlite://file:state.db?mode=memory").memory
+
+
+def test_power_failures_with_synchronous_off_are_warned_of() -> None:
+    assert "power failure" in parse("sqlite://x?_sync=OFF").warnings[0]
+
+
 def test_switches_of_go_kine() -> None:
     dsn = parse("sqlite://x?_kine_disable_startup_vacuum&_kine_disable_wal_autocheckpoint")
     assert (dsn.startup_vacuum, dsn.wal_autocheckpoint, dsn.compact_wal_checkpoint) == (False, False, True)
@@ -293,12 +347,20 @@ def test_litestream_is_left_all_checkpoints_and_vacuums() -> None:
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
-        ("?_jornal_mode=WAL", "jornal_mode"),
         ("?_synchronous=MAYBE", "synchronous"),
         ("?_timeout=soon", "timeout"),
+        ("?_journal=MEMORY", "journal_mode"),
+        ("?_journal_mode=off", "journal_mode"),
+        ("?_pragma=journal_mode(OFF)", "journal_mode"),
+        ("?mode=ro", "mode"),
+        ("?_query_only=true", "query_only"),
+        ("?nolock=1", "nolock"),
+        ("?immutable=1", "immutable"),
+        ("?vfs=unix-none", "vfs"),
+        ("?vfs=unheard-of", "vfs"),
     ],
 )
-def test_parameter_that_is_unknown_or_wrong_is_named(parameters: str, named: str) -> None:
+def test_parameter_that_is_wrong_or_endangers_the_data_is_named(parameters: str, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         parse("sqlite:///x.db" + parameters)
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
+from kine.drivers.memory import _Rows
+from kine.etcd.proto import rpc_pb2 as pb
 from kine.store.compactor import Compactor, Policy
 from kine.store.index import Entry, Index
+from kine.store.store import Settings
+from kine.transport.base import RpcError
+from tests.instances import Held, running, start, within
 
 ROWS = 3_000
+RETAINING_NOTHING = Settings(compaction=Policy(min_retain=0))
 
 
 class Database:
@@ -45,13 +52,23 @@ class Ended:
         self.heard.set()
 
 
-def compactor_of(database: Database) -> tuple[Compactor, Ended]:
+def compactor_of(
+    database: Database, min_retain: int = 0, no_space: Callable[[], bool] = lambda: False
+) -> tuple[Compactor, Ended]:
     index = Index()
     for revision in range(1, ROWS + 1):
         index.apply(Entry(b"/a", revision, 1, revision, 0, index.newest.get(b"/a")))
     index.revision = ROWS
     ended = Ended()
-    return Compactor(database, index, lambda to: index.compact(to)[0], Policy(min_retain=0), ended), ended
+
+    def forget(revision: int) -> list[Entry]:
+        return index.compact(revision)[0]
+
+    async def save() -> None:
+        pass
+
+    policy = Policy(min_retain=min_retain)
+    return Compactor(database, index, forget, policy, ended, no_space, save), ended
 
 
 async def test_a_compaction_goes_on_when_its_client_has_gone():
@@ -69,14 +86,54 @@ async def test_a_compaction_goes_on_when_its_client_has_gone():
     assert (database.compacted_to, ended.how) == (ROWS, ["success"])
 
 
-async def test_closing_gives_up_what_was_begun():
-    database = Database()
-    compactor, ended = compactor_of(database)
-    asked = asyncio.create_task(compactor.request(ROWS))
-    await database.begun.wait()
+async def test_closing_gives_up_what_was_begun_and_the_next_start_makes_up_for_it() -> None:
+    rows = _Rows()
+    log = Held(rows)
+    kine = await start(log, RETAINING_NOTHING)
+    for number in range(10):
+        await kine.put(b"/t/key", b"%d" % number)
+    revision = rows.head
+    begun, _ = log.hold("compact")
+    asked = asyncio.create_task(kine.store.compact(revision))
+    await within(begun.wait())
 
-    await compactor.close()
+    await within(kine.store.close())
 
     with pytest.raises(asyncio.CancelledError):
         await asked
-    assert (database.compacted_to, ended.how) == (0, ["error"])
+    assert (rows.compact_revision, b"/t/key" in rows.newest) == (0, True)
+    await kine.close()
+    async with running(Held(rows), RETAINING_NOTHING) as again:
+        await again.call(pb.CompactionRequest(revision=revision))
+        assert rows.compact_revision == revision
+        assert (await again.get(b"/t/key")).kvs[0].version == 10
+        with pytest.raises(RpcError, match="has been compacted"):
+            await again.get(b"/t/key", revision=revision - 1)
+
+
+@pytest.mark.parametrize(("retain", "reached"), [(0, ROWS), (1, ROWS - 1), (1000, ROWS - 1000), (ROWS, 0)])
+async def test_the_newest_revisions_are_retained(retain: int, reached: int) -> None:
+    database = Database()
+    database.go.set()
+    compactor, ended = compactor_of(database, retain)
+    await within(compactor.request(ROWS))
+    assert (database.compacted_to, ended.how) == (reached, ["success"])
+
+
+async def test_a_full_database_retains_nothing() -> None:
+    database = Database()
+    database.go.set()
+    compactor, _ = compactor_of(database, 1000, no_space=lambda: True)
+    await within(compactor.request(ROWS))
+    assert database.compacted_to == ROWS
+
+
+async def test_retained_revisions_are_readable_after_a_compaction() -> None:
+    async with running("memory://", Settings(compaction=Policy(min_retain=3))) as kine:
+        for number in range(10):
+            await kine.put(b"/t/key", b"%d" % number)
+        now = kine.store.index.revision
+        await kine.call(pb.CompactionRequest(revision=now))
+        assert (await kine.get(b"/t/key", revision=now - 3)).kvs[0].value == b"6"
+        with pytest.raises(RpcError, match="has been compacted"):
+            await kine.get(b"/t/key", revision=now - 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -43,12 +44,27 @@ class Held:
         self.freshness.wait(lacking, lambda error: self.told.update({name: error}))
 
     async def answer(self, newest: int | Exception) -> None:
+        """Answers the newest question; returns once whoever asked it has been called."""
         question = self.questions[-1]
+        called = asyncio.Event()
+        question.add_done_callback(lambda _: called.set())  # the last of its callbacks
         if isinstance(newest, Exception):
             question.set_exception(newest)
         else:
             question.set_result(newest)
-        for _ in range(5):
+        await called.wait()
+
+    async def until_told(self, name: str) -> Exception | None:
+        await _until(lambda: name in self.told)
+        return self.told[name]
+
+    async def until_asked(self, times: int) -> None:
+        await _until(lambda: len(self.questions) >= times)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - nothing announces a turn of the loop
             await asyncio.sleep(0)
 
 
@@ -76,7 +92,7 @@ async def test_in_a_burst_all_share_one_question(held: Held) -> None:
     await held.answer(0)
     for name in ("fourth", "fifth", "sixth"):
         held.wait(name)
-    await asyncio.sleep(0)
+    await held.until_asked(3)
     await held.answer(0)
     assert len(held.told) == 6
     assert len(held.questions) == 3
@@ -85,17 +101,18 @@ async def test_in_a_burst_all_share_one_question(held: Held) -> None:
 async def test_what_is_newer_is_applied_first(held: Held) -> None:
     held.wait("read")
     await held.answer(7)
+    assert await held.until_told("read") is None
     assert held.reached == [7]
-    assert held.told == {"read": None}
 
 
 async def test_a_database_that_went_back_is_doubted(held: Held) -> None:
     held.index.revision = 9
     held.wait("read")
     await held.answer(7)
+    await held.until_asked(2)
     assert (held.doubts, held.told) == (1, {})
     await held.answer(9)
-    assert held.told == {"read": None}
+    assert await held.until_told("read") is None
 
 
 async def test_a_failure_is_told_to_those_who_shared_the_question(held: Held) -> None:
@@ -107,7 +124,7 @@ async def test_a_failure_is_told_to_those_who_shared_the_question(held: Held) ->
     await held.answer(failure)
     assert held.told == {"first": None, "second": failure, "third": failure}
     held.wait("fourth")
-    await asyncio.sleep(0)
+    await held.until_asked(3)
     await held.answer(0)
     assert held.told["fourth"] is None
 
@@ -120,9 +137,7 @@ async def test_a_question_that_cannot_be_put_is_a_failure(
 
     monkeypatch.setattr(held, "newest", broken)
     held.wait("read")
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert isinstance(held.told["read"], RuntimeError)
+    assert isinstance(await held.until_told("read"), RuntimeError)
 
 
 async def test_one_who_fails_to_listen_spares_the_others(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from unittest.mock import patch
 
 from hypothesis import given, settings
@@ -13,8 +15,9 @@ from kine.etcd.proto import rpc_pb2 as rpc
 from kine.store import lists, reads
 from kine.store.index import Entry, Index, in_range
 from kine.store.ops import Range, RangeResult
-from kine.store.reads import GoneError, Reads
+from kine.store.reads import GoneError, Reads, Unread
 from kine.store.values import Values, frame
+from kine.turns import Turns
 
 KEYS = [b"k/%02d" % number for number in range(24)]
 key = st.sampled_from(KEYS)
@@ -33,7 +36,7 @@ class World:
     def __init__(self, budget: int) -> None:
         self.index = Index()
         self.values = Values(budget)
-        self.reads = Reads(self.index, self.values, self.rows, self.learn)
+        self.reads = Reads(self.index, self.values, self.rows, self.learn, Turns())
         self.history: dict[int, tuple[Entry, bytes]] = {}
         self.pages: dict[int, tuple[bytes, int]] = {}  # by limit: where its list goes on, and its revision
 
@@ -234,3 +237,16 @@ def test_range_compacted_while_it_is_put_together_is_gone() -> None:
         raise AssertionError("an answer from a revision that is compacted")
 
     asyncio.run(listed())
+
+
+def test_a_long_list_that_nobody_awaits_leaves_nothing_behind() -> None:
+    async def left() -> None:
+        world = loaded(5_000, 10)
+        answer = world.reads.range(Range(b"k/", b"k0"), 5_000, 5_000)
+        Unread(answer, lambda waiting: waiting).close()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asyncio.run(left())
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []

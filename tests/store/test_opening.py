@@ -14,9 +14,11 @@ async def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     log = drivers.connect("memory://", Options())
     await log.open()
     tail, away = MemoryLog.tail, 1
+    reasons: list[str] = []  # why nothing can be answered, at each call of `tail`
 
     async def flickering(log: MemoryLog, after: int, limit: int) -> Tail:
         nonlocal away
+        reasons.append(store.loading.reason)
         if away:
             away -= 1
             raise UnavailableError("gone for a moment")
@@ -27,6 +29,8 @@ async def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     await store.open()
     try:
         assert (away, store.index.revision) == (0, 2)
+        assert reasons[0].startswith("loading the index")
+        assert store.loading.reason == ""
     finally:
         await store.close()
         await log.close()

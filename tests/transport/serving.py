@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -74,9 +75,20 @@ class Served:
             self._end_loop()
 
     def _end_loop(self) -> None:
+        # Else the collector finds what a library has left there, in the midst of another test.
+        with contextlib.suppress(TimeoutError):
+            self.run(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT)
         self._loop.close()
+
+
+async def _end_tasks() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=5)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_storm_of_resets_ends_with_enhance_your_calm(server: Served) -> None:
     with connect(server) as client:
         storm = (
             call(stream, "/test.Echo/Hang", b"storm") + frame(3, 0, stream, number(8))
-            for stream in range(1, 4400, 2)
+            for stream in range(1, 6400, 2)
         )
         client.sendall(b"".join(storm))
 

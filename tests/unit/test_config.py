@@ -8,57 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kine.config import FLAGS, SettingError, Settings, settings
+from kine.config import SettingError, Settings, settings
 from kine.forms import Address, address, address_or_off, format_duration, memory, parse_duration, scheme, size
 from kine.transport.base import Tls
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# As Go kine's --help has them (pkg/app/app.go at v0.16.4), identity-provider as the fork's.
-GO_KINE = [
-    ("listen-address", "KINE_LISTEN_ADDRESS", "0.0.0.0:2379"),
-    ("endpoint", "KINE_ENDPOINT", ""),
-    ("identity-provider", "KINE_IDENTITY_PROVIDER", ""),
-    ("ca-file", "KINE_CA_FILE", ""),
-    ("cert-file", "KINE_CERT_FILE", ""),
-    ("key-file", "KINE_KEY_FILE", ""),
-    ("skip-verify", "KINE_SKIP_VERIFY", "false"),
-    ("log-format", "KINE_LOG_FORMAT", "plain"),
-    ("metrics-bind-address", "KINE_METRICS_BIND_ADDRESS", ":8080"),
-    ("server-cert-file", "KINE_SERVER_CERT_FILE", ""),
-    ("server-key-file", "KINE_SERVER_KEY_FILE", ""),
-    ("trusted-ca-file", "KINE_TRUSTED_CA_FILE", ""),
-    ("datastore-max-idle-connections", "KINE_DATASTORE_MAX_IDLE_CONNECTIONS", "20"),
-    ("datastore-max-open-connections", "KINE_DATASTORE_MAX_OPEN_CONNECTIONS", "0"),
-    ("datastore-connection-max-lifetime", "KINE_DATASTORE_CONNECTION_MAX_LIFETIME", "0"),
-    ("datastore-connection-max-idle-time", "KINE_DATASTORE_CONNECTION_MAX_IDLE_TIME", "2m"),
-    ("slow-sql-threshold", "KINE_SLOW_SQL_THRESHOLD", "1s"),
-    ("slow-sql-warning-threshold", "KINE_SLOW_SQL_WARNING_THRESHOLD", "5s"),
-    ("metrics-enable-profiling", "KINE_METRICS_ENABLE_PROFILING", "false"),
-    ("metrics-ignore-tls-config", "KINE_METRICS_IGNORE_TLS_CONFIG", "false"),
-    ("watch-progress-notify-interval", "KINE_WATCH_PROGRESS_NOTIFY_INTERVAL", "5s"),
-    ("emulated-etcd-version", "KINE_EMULATED_ETCD_VERSION", "3.6.11"),
-    ("compact-interval", "KINE_COMPACT_INTERVAL", "0"),
-    ("compact-interval-jitter", "KINE_COMPACT_INTERVAL_JITTER", "0"),
-    ("compact-timeout", "KINE_COMPACT_TIMEOUT", "5s"),
-    ("compact-min-retain", "KINE_COMPACT_MIN_RETAIN", "1000"),
-    ("compact-batch-size", "KINE_COMPACT_BATCH_SIZE", "1000"),
-    ("poll-batch-size", "KINE_POLL_BATCH_SIZE", "500"),
-    ("debug", "KINE_DEBUG", "false"),
-]
-OURS = [
-    ("transport", "KINE_TRANSPORT", "http2"),
-    ("workers", "KINE_WORKERS", "1"),
-    ("value-cache-bytes", "KINE_VALUE_CACHE_BYTES", "auto"),
-    ("max-request-bytes", "KINE_MAX_REQUEST_BYTES", "1572864"),
-]
-
-
-def test_flags_are_those_of_go_kine_and_four_more() -> None:
-    declared = {(flag.name, flag.variable, flag.default) for flag in FLAGS}
-
-    assert declared == {*GO_KINE, *OURS}
 
 
 def test_defaults() -> None:
@@ -156,12 +111,35 @@ def test_listen_address(written: str, expected: Address) -> None:
     assert address(written) == expected
 
 
+_NO_ADDRESS = "is not an address; write HOST:PORT, [IPv6]:PORT or unix://PATH"
+_NO_PORT = "has no port between 0 and 65535; write it like 127.0.0.1:2379"
+
+
 @pytest.mark.parametrize(
-    "written", ["2379", "host", "::1:2379", "host:", "host:x", "host:65536", "unix://", "a/b:1"]
+    ("written", "said"),
+    [
+        ("2379", _NO_ADDRESS),
+        ("host", _NO_ADDRESS),
+        ("::1:2379", _NO_ADDRESS),
+        ("a/b:1", _NO_ADDRESS),
+        ("tcp://host", _NO_ADDRESS),
+        ("host:", _NO_PORT),
+        ("host:x", _NO_PORT),
+        ("host:-1", _NO_PORT),
+        ("host:65536", _NO_PORT),
+        ("host:000080", _NO_PORT),
+        ("unix://", "has no path; write unix:///run/kine.sock"),
+    ],
 )
-def test_listen_address_that_is_none(written: str) -> None:
-    with pytest.raises(ValueError, match="write"):
+def test_listen_address_that_is_none(written: str, said: str) -> None:
+    with pytest.raises(ValueError) as refusal:
         address(written)
+    assert str(refusal.value) == f'"{written}" {said}'
+
+
+@pytest.mark.parametrize("port", [0, 65535])
+def test_listen_address_takes_every_port(port: int) -> None:
+    assert address(f"host:{port}") == Address("host", port)
 
 
 @pytest.mark.parametrize("written", ["127.0.0.1:2379", "[::1]:2379", "unix:///run/kine.sock", ":8080"])
@@ -183,7 +161,7 @@ def test_metrics_address_is_no_unix_socket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "expected"), [("", "sqlite"), ("/data/x.db", "sqlite"), ("postgres://u:p@h/d", "postgres")]
+    ("endpoint", "expected"), [("", "sqlite"), ("/data/x.db", ""), ("postgres://u:p@h/d", "postgres")]
 )
 def test_scheme_of_endpoint(endpoint: str, expected: str) -> None:
     assert scheme(endpoint) == expected
@@ -279,6 +257,14 @@ def test_metrics_share_the_servers_certificate_but_ask_for_none() -> None:
 
     assert chosen.tls() == Tls("c", "k", "ca")
     assert chosen.metrics_tls() == Tls("c", "k")
+
+
+def test_metrics_ask_for_a_certificate_where_profiles_need_one() -> None:
+    chosen = Settings(
+        server_cert_file="c", server_key_file="k", trusted_ca_file="ca", metrics_enable_profiling=True
+    )
+
+    assert chosen.metrics_tls() == Tls("c", "k", "ca", certificate_optional=True)
 
 
 def test_metrics_ignore_tls_config() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from kine.config import Settings
 from kine.forms import Address
 from kine.observe import http
 from kine.observe.http import MetricsServer
@@ -143,12 +144,49 @@ async def test_half_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
     assert answer == ("", b"")
 
 
-async def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 0)
+async def test_connection_without_a_request_for_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 2)
 
     async with serving() as port:
-        with contextlib.suppress(ConnectionResetError):  # or it ends before the request has left
-            assert await get(port, "/metrics") == ("", b"")
+        silent = await asyncio.open_connection("127.0.0.1", port)
+        asking = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            asking[1].write(b"GET /healthz HTTP/1.1\r\n\r\n")
+            await asking[0].readuntil(b"ok\n")
+            assert (await get(port, "/healthz"))[1] == b"ok\n"
+
+        with contextlib.suppress(ConnectionResetError):
+            assert await silent[0].read() == b""
+        for _, writer in (silent, asking):
+            writer.close()
+
+
+async def test_clients_port_counts_its_connections_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 1)
+    server = MetricsServer(Address("127.0.0.1", 0), ready)
+    port = int((await server.start()).rpartition(":")[2])
+    clients = await asyncio.start_server(server.serve_client, "127.0.0.1", 0)
+    probe = await asyncio.open_connection("127.0.0.1", port)
+    probe[1].write(b"GET /healthz HTTP/1.1\r\n\r\n")
+    await probe[0].readuntil(b"ok\n")
+
+    for _ in range(3):
+        assert (await get(clients.sockets[0].getsockname()[1], "/healthz"))[1] == b"ok\n"
+    probe[1].write(b"GET /healthz HTTP/1.1\r\n\r\n")
+    await probe[0].readuntil(b"ok\n")
+    probe[1].close()
+    clients.close()
+    await server.stop()
+
+
+async def test_silent_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "IDLE_TIMEOUT", 0.05)
+
+    async with serving() as port:
+        head, body = await exchange(port, b"GET /healthz HTTP/1.1\r\n\r\n")
+
+    assert body == b"ok\n"
+    assert "keep-alive" in head
 
 
 async def test_stop_closes_idle_connections() -> None:
@@ -198,6 +236,32 @@ async def test_profiles(page: str, shows: bytes) -> None:
 
     assert head.startswith("HTTP/1.1 200 ")
     assert shows in body
+
+
+@pytest.mark.parametrize(("certified", "status"), [(True, 200), (False, 403)])
+async def test_profiles_over_tls_need_the_clients_certificate(
+    tmp_path: Path, certified: bool, status: int
+) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if certified:
+        authority.issue_cert("client").configure_cert(context)
+    both = str(tmp_path / "both.pem")
+    chosen = Settings(
+        server_cert_file=both,
+        server_key_file=both,
+        trusted_ca_file=str(tmp_path / "ca.pem"),
+        metrics_enable_profiling=True,
+    )
+
+    async with serving(tls=chosen.metrics_tls(), enable_profiling=True) as port:
+        for path, expected in (("/healthz", 200), ("/metrics", 200), ("/debug/pprof/tasks", status)):
+            request = f"GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode()
+            head, _ = await exchange(port, request, context)
+            assert head.startswith(f"HTTP/1.1 {expected} "), path
 
 
 @pytest.mark.parametrize("query", ["seconds=0", "seconds=61", "seconds=x", "hertz=1001", "seconds=%D9%A3"])

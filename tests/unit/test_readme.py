@@ -47,7 +47,7 @@ def test_link_leads_to_a_file(page: Path, link: str) -> None:
 
 
 def test_flags_named_exist() -> None:
-    of_commands = {"help", "name", "output", "from", "to", "metrics", "bump-revision"}
+    of_commands = {"help", "name", "output", "from", "to", "metrics", "bump-revision", "force"}
     named = set(re.findall(r"--([a-z][a-z-]+)", OPERATIONS)) - of_commands
 
     assert named == {flag.name for flag in FLAGS}

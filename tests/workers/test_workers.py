@@ -142,6 +142,45 @@ def test_a_lease_is_known_to_all_and_expires_once(server: Instance) -> None:
         one.revoke(granted[0])
 
 
+def await_granted(client: Client) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            client.grant(60)
+            return
+        except grpc.RpcError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def test_leases_that_many_connections_are_granted_are_bounded_over_all_workers(tmp_path: Path) -> None:
+    most = 200
+    server = start(tmp_path, f"--max-leases={most}")
+    with ExitStack() as opened:
+        clients = [opened.enter_context(Client(server.address)) for _ in range(4)]  # of both workers
+        granted, refusals = list[int](), set[tuple[grpc.StatusCode, str]]()
+        for number in range(2 * most):
+            try:
+                granted.append(clients[number % 4].grant(9_000_000_000).ID)
+            except grpc.RpcError as error:
+                refusals.add((error.code(), error.details()))
+        counts = {len(client.leases()) for client in clients}
+        assert counts == {len(granted)}
+        assert most / 2 <= len(granted) <= most
+        assert refusals == {
+            (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "etcdserver: too many leases are granted: revoke some, or raise kine's --max-leases",
+            )
+        }
+        for lease in granted:
+            clients[0].revoke(lease)
+        await_granted(clients[1])  # whose worker hears of it when it counts anew
+        await_granted(clients[0])
+    assert server.stop() == 0
+
+
 def test_metrics_of_all_workers_are_one_page_on_the_clients_port(server: Instance) -> None:
     with clients(server, 2) as (one, other), one.watch() as first, other.watch() as second:
         first.create(b"/counted")

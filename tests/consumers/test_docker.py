@@ -1,0 +1,57 @@
+"""Plain docker: the image's root with a volume at /db, read-only too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executable, missing, put_and_get
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        bool(missing()) or os.geteuid() != 0 or not BUSYBOX.exists(),
+        reason="needs root, busybox-static, and what builds the executable",
+    ),
+]
+SCRIPT = Path(__file__).parents[2] / "release" / "image.sh"
+FLAGS = ("--listen-address=127.0.0.1:0", "--metrics-bind-address=0")
+
+
+@pytest.fixture
+def image() -> Iterator[Root]:
+    with tempfile.TemporaryDirectory(prefix="kine-", dir="/var/tmp") as path, empty_root(Path(path)) as root:
+        subprocess.run(["sh", SCRIPT, path, executable()], check=True)
+        root.directory("/proc")
+        yield root
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["", "--read-only --tmpfs=/tmp"])
+def test_docker_run_with_a_volume(image: Root, tmp_path: Path, read_only: bool) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    os.chown(volume, 65534, 65534)
+    mounts = [Mount("proc", "/proc"), Mount(str(volume), "/db")]
+    if read_only:
+        mounts.append(Mount("tmpfs", "/tmp", "mode=1777"))
+    kine = image.start(["/bin/kine", *FLAGS], mounts=mounts, read_only=read_only)
+    put_and_get(address(kine))
+    kine.terminate()
+    assert kine.wait(60) == 0
+    assert (volume / "state.db").exists()
+
+
+def test_a_volume_of_another_owner_is_a_fatal_error_about_permissions(image: Root, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o755)
+    code, _, errors = image.run(
+        ["/bin/kine", *FLAGS], mounts=[Mount("proc", "/proc"), Mount(str(volume), "/db")]
+    )
+    assert code == 1
+    assert "65534" in errors

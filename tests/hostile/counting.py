@@ -1,0 +1,110 @@
+"""`kine` that counts what it does: messages of streams, and unary calls, handled in one turn of its loop.
+
+`python -m tests.hostile.counting FLAGS` is `python -m kine FLAGS` with metrics besides:
+`hostile_stream_messages_per_turn`, `hostile_calls_per_turn` and `hostile_plans_per_turn`, each the most there
+were since the start.
+HOSTILE_CONSTANTS, a JSON object such as `{"kine.etcd.maintenance._STALLED": 1.0}`, sets what would take
+a test too long: patience, and sizes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import Gauge
+
+from kine.cli import main
+from kine.observe import http, metrics
+from kine.store import store
+from kine.transport import grpc
+from kine.transport.http2 import calls, shell
+
+
+class Turns:
+    """The most that came in between two turns of the event loop."""
+
+    def __init__(self, name: str, about: str) -> None:
+        self._count = self._most = self.total = 0
+        Gauge(name, about, registry=metrics.registry).set_function(lambda: self._most)
+
+    def count(self) -> None:
+        if not self._count:
+            asyncio.get_running_loop().call_soon(self._turned)
+        self._count += 1
+        self.total += 1
+        self._most = max(self._most, self._count)
+
+    def _turned(self) -> None:
+        self._count = 0
+
+
+def received(stream: Any, turns: Turns) -> None:
+    before: Callable[[Any], Any] = stream.receive
+
+    async def receive(self: Any) -> bytes | None:
+        message = await before(self)
+        if message is not None:
+            turns.count()
+        return message
+
+    stream.receive = receive
+
+
+def planned(turns: Turns) -> None:
+    before: Callable[..., Any] = store.plan
+
+    def plan(*transaction: Any) -> Any:
+        turns.count()
+        return before(*transaction)
+
+    store.plan = plan
+
+
+def answered(turns: Turns) -> None:
+    before: Callable[..., Any] = http.MetricsServer._answer
+
+    async def answer(self: Any, *request: Any, **how: Any) -> Any:
+        turns.count()
+        return await before(self, *request, **how)
+
+    http.MetricsServer._answer = answer  # type: ignore[method-assign]
+
+
+def called(connection: Any, turns: Turns) -> None:
+    before: Callable[..., None] = connection._unary
+
+    def unary(self: Any, *request: Any) -> None:
+        turns.count()
+        before(self, *request)
+
+    connection._unary = unary
+
+
+def set_constants(given: str) -> None:
+    for name, value in json.loads(given).items():
+        module, _, constant = name.rpartition(".")
+        found = importlib.import_module(module)
+        assert hasattr(found, constant), name
+        setattr(found, constant, value)
+
+
+if __name__ == "__main__":
+    set_constants(os.environ.get("HOSTILE_CONSTANTS", "{}"))
+    messages = Turns("hostile_stream_messages_per_turn", "Messages of streams in one turn of the loop")
+    received(calls.GrpcStream, messages)
+    received(grpc.GrpcStream, messages)
+    called(shell.Shell, Turns("hostile_calls_per_turn", "Unary calls of HTTP/2 in one turn of the loop"))
+    plans = Turns("hostile_plans_per_turn", "General transactions decided upon in one turn of the loop")
+    Gauge("hostile_plans", "Likewise, since the start", registry=metrics.registry).set_function(
+        lambda: plans.total
+    )
+    planned(plans)
+    answered(Turns("hostile_pages_per_turn", "Requests of HTTP/1.1 in one turn of the loop"))
+    sys.argv[0] = "kine"
+    main()

@@ -1,0 +1,272 @@
+"""One misbehaving client beside one that behaves, on a real server whose costs are counted from outside.
+
+    def test_row(target: Target) -> None:
+        with target.probed() as probe:
+            ...  # misbehave, by `target.wire()`, `target.client()` or what a test brings
+            probe.answers(100)  # the others are served meanwhile
+        assert target.memory_growth < 64 * MIB
+
+What is asserted on are quantities: bytes queued and held, files left, messages in one turn of the loop,
+answers given meanwhile. Times are printed for whoever wants to compare (`pytest -rP`), and never judged.
+`--hostile 10` sends ten times as much as the short form does: multiply by `target.scale`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from hpack import Encoder
+
+from tests.client import Client
+from tests.transport.wire import END_HEADERS, END_STREAM, HEADERS, Wire, body, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.servers.process import Instance
+
+KIB, MIB = 1024, 1024 * 1024
+WAIT = 120.0  # seconds for what must happen
+KEY, VALUE = b"/registry/probe", b"here"
+
+
+def head(stream: int, path: str, *more: tuple[str, str]) -> bytes:
+    """As `tests.transport.wire.head`, with what grpcio's server wants besides."""
+    fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "kine")]
+    fields += [("te", "trailers"), ("content-type", "application/grpc"), *more]
+    return frame(HEADERS, END_HEADERS, stream, Encoder().encode(fields))
+
+
+def request(stream: int, path: str, message: bytes, *more: tuple[str, str], flags: int = END_STREAM) -> bytes:
+    """A call's frames, to send on a `Wire`: with every header that either transport wants."""
+    return head(stream, path, *more) + body(stream, message, flags)
+
+
+def await_that(condition: Callable[[], object]) -> None:
+    """Waits until it is so."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "what must come did not"
+        time.sleep(0.02)
+
+
+class Probe:
+    """Gets one key again and again, on a connection of its own. An answer that fails fails the test."""
+
+    def __init__(self, address: str) -> None:
+        self._client = Client(address, timeout=WAIT)
+        self._client.put(KEY, VALUE)
+        self._stopped = threading.Event()
+        self._changed = threading.Condition()
+        self._times: list[float] = []
+        self._failure = ""
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set() and not self._failure:
+            started = time.perf_counter()
+            failure = ""
+            try:
+                found = self._client.get(KEY)
+                if found is None or found.value != VALUE:
+                    failure = f"another answer than {VALUE!r}: {found}"
+            except grpc.RpcError as error:
+                failure = f"{error.code().name} {error.details()}"
+            with self._changed:
+                self._times.append(time.perf_counter() - started)
+                self._failure = failure
+                self._changed.notify_all()
+            self._stopped.wait(0.001)
+
+    @property
+    def answered(self) -> int:
+        """Answers so far."""
+        return len(self._times)
+
+    def answers(self, count: int) -> None:
+        """Waits for so many more of them. Fails when there are none."""
+        with self._changed:
+            wanted = len(self._times) + count
+            served = self._changed.wait_for(lambda: self._failure or len(self._times) >= wanted, WAIT)
+        assert served, f"the others were not served for {WAIT:.0f} seconds"
+        self.check()
+
+    def check(self) -> None:
+        assert not self._failure, f"the others were not served: {self._failure}"
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(WAIT)
+        self._client.close()
+        times = sorted(self._times)
+        if times:
+            middle, longest = times[len(times) // 2] * 1000, times[-1] * 1000
+            print(f"probe: {len(times)} answers, p50 {middle:.1f} ms, longest {longest:.0f} ms")  # noqa: T201
+
+
+@dataclass(slots=True)
+class Target:
+    """A server under attack. `metrics_address` is the port that liveness probes and scrapers use."""
+
+    instance: Instance
+    transport: str
+    metrics_address: str
+    scale: int
+    _resting: int = 0  # bytes of memory before the attack
+    _closing: list[Client] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return self.instance.address
+
+    @property
+    def pid(self) -> int:
+        return self.instance.process.pid
+
+    # ---- clients
+
+    def client(self) -> Client:
+        """One more client; closed at the end."""
+        self._closing.append(Client(self.address, timeout=WAIT))
+        return self._closing[-1]
+
+    def wire(self, **options: int) -> Wire:
+        """A connection to send by hand on: `window=0` takes no answer at all. The caller closes it."""
+        return Wire(self.address, **options)
+
+    @contextmanager
+    def probed(self) -> Iterator[Probe]:
+        """The time of the attack: a probe runs, memory is measured against what it was before."""
+        probe = Probe(self.address)
+        try:
+            probe.answers(20)
+            self.rest()
+            yield probe
+            probe.answers(20)
+            probe.check()
+        finally:
+            probe.stop()
+            if self.instance.running:
+                before, most = self._resting // MIB, self.memory_peak // MIB
+                print(f"{self.transport}: memory {before} MiB, then {most} MiB at most")  # noqa: T201
+
+    def close(self) -> None:
+        for client in self._closing:
+            client.close()
+
+    # ---- memory
+
+    def rest(self) -> None:
+        """What is in memory now is not the attack's."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # VmHWM begins at what is there now
+        self._resting = self.memory
+
+    @property
+    def memory(self) -> int:
+        """Bytes resident now."""
+        return self._status("VmRSS")
+
+    @property
+    def memory_peak(self) -> int:
+        """The most that was resident since `rest`."""
+        return self._status("VmHWM")
+
+    @property
+    def memory_growth(self) -> int:
+        """By how many bytes memory has grown at most since `rest`."""
+        return self.memory_peak - self._resting
+
+    def _status(self, name: str) -> int:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * KIB for line in lines if line.startswith(f"{name}:"))
+
+    # ---- files
+
+    @property
+    def files(self) -> set[str]:
+        """Names of what lies in the server's directory, by path in it; logs of the tests left out."""
+        below = self.instance.directory
+        found = {str(path.relative_to(below)) for path in below.rglob("*")}
+        return {name for name in found if not name.startswith("server-")}
+
+    @property
+    def unlinked(self) -> int:
+        """Bytes of disk in files that the server has open and that have no name any more."""
+        held = 0
+        for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                if os.readlink(descriptor).endswith(" (deleted)"):
+                    held += descriptor.stat().st_blocks * 512
+            except FileNotFoundError:  # closed meanwhile
+                continue
+        return held
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the directory's files take, those without a name included."""
+        held = self.unlinked
+        for path in self.instance.directory.rglob("*"):
+            try:
+                held += path.lstat().st_blocks * 512
+            except FileNotFoundError:
+                continue
+        return held
+
+    @property
+    def connections(self) -> int:
+        """Sockets the server has open."""
+        found = 0
+        for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                found += os.readlink(descriptor).startswith("socket:")
+            except FileNotFoundError:
+                continue
+        return found
+
+    # ---- metrics
+
+    def page(self, path: str) -> tuple[int, str]:
+        """A page of the metrics port, on a connection of its own: status and body."""
+        connection = http.client.HTTPConnection(self.metrics_address, timeout=WAIT)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels. Raises KeyError where there is none of that name."""
+        _, page = self.page("/metrics")
+        values = [
+            float(line.rpartition(" ")[2])
+            for line in page.splitlines()
+            if line.startswith((f"{name} ", f"{name}{{"))
+        ]
+        if not values:
+            raise KeyError(name)
+        return sum(values)
+
+    @property
+    def messages_per_turn(self) -> int:
+        """The most messages of streams that were handled in one turn of the event loop."""
+        return int(self.metric("hostile_stream_messages_per_turn"))
+
+    @property
+    def plans_per_turn(self) -> int:
+        """Likewise transactions, but for those that Kubernetes makes, that were decided upon."""
+        return int(self.metric("hostile_plans_per_turn"))
+
+    @property
+    def calls_per_turn(self) -> int:
+        """Likewise unary calls, of the http2 transport."""
+        return int(self.metric("hostile_calls_per_turn"))
