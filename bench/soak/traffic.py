@@ -163,6 +163,10 @@ class LoadObjects(Operation):
         return ""
 
 
+class _AllBusyError(Exception):
+    """Calls are under way about all objects of a kind."""
+
+
 class Traffic(Operation):
     """The mix. Rates and checks are the same in a closed and an open loop."""
 
@@ -198,18 +202,24 @@ class Traffic(Operation):
         elif kind == EVENT and monotonic() > self._lease_until:
             kind = GRANT
         slot.kind = kind
-        return self._makers[kind](slot.state)
+        try:
+            return self._makers[kind](slot.state)
+        except _AllBusyError:  # as on a slow machine, where most calls of an open loop are under way
+            slot.kind = COUNT
+            return self._count(slot.state)
 
     # ---- requests
 
     def _pick(self, first: int, step: int, count: int) -> int:
-        """A random object that no call in flight is about."""
+        """A random object that no call in flight is about. Raises _AllBusyError."""
         busy = self._objects.busy
-        number = first + step * int(self._random.random() * count)
-        while number in busy:
-            number = first + step * int(self._random.random() * count)
-        busy.add(number)
-        return number
+        start = int(self._random.random() * count)
+        for offset in range(count):
+            number = first + step * ((start + offset) % count)
+            if number not in busy:
+                busy.add(number)
+                return number
+        raise _AllBusyError
 
     def _update_lease(self, call: Call) -> tuple[str, bytes]:
         return self._put(call, self._pick(LEASES, len(RESOURCES), self._lease_count), self._small)
