@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from urllib.parse import quote
+from contextlib import closing
 
 from kine.drivers.base import DriverError
 from kine.drivers.sqlite.failures import DamagedError, damage, no_access, translated
 from kine.drivers.sqlite.names import NUMBER
+from kine.drivers.sqlite.reading import connect_to_read
 
 _MAGIC = b"SQLite format 3\x00"
 _COLUMNS = {
@@ -24,38 +25,38 @@ def check_file(path: str, *, whole: bool, lock_wait: float = 5.0) -> None:
     """
     if not _has_content(path):
         return
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=lock_wait)
     try:
-        tables = {
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
-        if "kine" in tables:
-            [(encoding,)] = connection.execute("PRAGMA encoding")
-            if encoding != "UTF-8":
-                raise DriverError(
-                    f"{path} holds its text as {encoding}, in which keys are not what kine reads and writes;"
-                    " copy its rows into a database that holds it as UTF-8"
-                )
-            columns = {row[1] for row in connection.execute("PRAGMA table_info(kine)")}
-            if missing := _COLUMNS - columns:
-                raise DriverError(
-                    f"{path} has a table named kine that is not kine's: it lacks"
-                    f" {', '.join(sorted(missing))}; name another path in the endpoint"
-                )
-        elif foreign := tables - {"key_value"} - {name for name in tables if name.startswith("sqlite_")}:
-            raise DriverError(
-                f"{path} is another program's SQLite database (it has the table {min(foreign)!r} and no"
-                " table kine); name another path in the endpoint"
-            )
-        if whole:
-            found = [row[0] for row in connection.execute("PRAGMA quick_check(1000)")]
-            verdict = next((text for text in found if text not in ("ok", NUMBER)), "")
-            if verdict:
-                raise DamagedError(damage(path, verdict.splitlines()[-1]))
+        with closing(connect_to_read(path, lock_wait=lock_wait)) as connection:
+            _check(path, connection, whole=whole)
     except sqlite3.Error as error:
         raise translated(error, path) from None
-    finally:
-        connection.close()
+
+
+def _check(path: str, connection: sqlite3.Connection, *, whole: bool) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "kine" in tables:
+        [(encoding,)] = connection.execute("PRAGMA encoding")
+        if encoding != "UTF-8":
+            raise DriverError(
+                f"{path} holds its text as {encoding}, in which keys are not what kine reads and writes;"
+                " copy its rows into a database that holds it as UTF-8"
+            )
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(kine)")}
+        if missing := _COLUMNS - columns:
+            raise DriverError(
+                f"{path} has a table named kine that is not kine's: it lacks"
+                f" {', '.join(sorted(missing))}; name another path in the endpoint"
+            )
+    elif foreign := tables - {"key_value"} - {name for name in tables if name.startswith("sqlite_")}:
+        raise DriverError(
+            f"{path} is another program's SQLite database (it has the table {min(foreign)!r} and no"
+            " table kine); name another path in the endpoint"
+        )
+    if whole:
+        found = [row[0] for row in connection.execute("PRAGMA quick_check(1000)")]
+        verdict = next((text for text in found if text not in ("ok", NUMBER)), "")
+        if verdict:
+            raise DamagedError(damage(path, verdict.splitlines()[-1]))
 
 
 def _has_content(path: str) -> bool:

@@ -8,13 +8,13 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 from kine.drivers.base import DriverError, Options
 from kine.drivers.sqlite.dsn import parse
 from kine.drivers.sqlite.failures import no_access, stale_log, translated
 from kine.drivers.sqlite.names import NUMBER
 from kine.drivers.sqlite.opening import disk_size
+from kine.drivers.sqlite.reading import connect_to_read
 
 
 class SqliteView:
@@ -70,12 +70,7 @@ async def view(endpoint: str, options: Options) -> AsyncIterator[SqliteView]:
     except OSError as error:
         raise DriverError(f"cannot read {path}: {no_access(path) or error.strerror}") from None
     try:
-        connection = sqlite3.connect(
-            f"file:{quote(os.path.abspath(path))}?mode=ro",  # noqa: ASYNC240
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        connection = connect_to_read(path)
         connection.text_factory = bytes
         connection.execute("BEGIN")
     except sqlite3.Error as error:

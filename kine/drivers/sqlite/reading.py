@@ -1,0 +1,34 @@
+"""A connection that only reads, also where a killed process left a transaction half written."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from urllib.parse import quote
+
+
+def connect_to_read(path: str, *, lock_wait: float = 5.0) -> sqlite3.Connection:
+    """Waits `lock_wait` seconds for another process's lock. Raises sqlite3.Error.
+
+    A transaction that a killed process left in the file is undone with its rollback journal first, as every
+    reader has to (https://sqlite.org/lockingv3.html#hot_journals), which takes the right to write.
+    """
+    connection = _connect(path, "ro", lock_wait)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            connection.close()
+            connection = _connect(path, "rw", lock_wait)
+            connection.execute("PRAGMA query_only = ON")
+    return connection  # whatever else is wrong is told by the first question
+
+
+def _connect(path: str, mode: str, lock_wait: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?mode={mode}",
+        uri=True,
+        timeout=lock_wait,
+        isolation_level=None,
+        check_same_thread=False,
+    )
