@@ -19,7 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = sorted(
     {target for line in re.findall(r"\bmake ([a-z][a-z -]*)", README) for target in line.split()}
 )
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKS = [
     (page.relative_to(ROOT), link)
     for page in PAGES
