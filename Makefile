@@ -53,7 +53,7 @@ bench: $(VENV)/.test
 
 proto: $(VENV)/.test
 	$(BIN)/pip install --quiet --group proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kine/etcd/proto/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kine/proto/*.proto
 
 # A stamp a set of packages: made again when the project's dependencies change.
 $(VENV)/.run: pyproject.toml

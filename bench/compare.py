@@ -19,7 +19,7 @@ from bench.scenarios import NEEDS_START
 from bench.targets import Target
 from bench.task import Outcome, Task
 from bench.workers import WorkerError, Workers
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -24,7 +24,7 @@ from bench.http2 import (
     WINDOW_UPDATE,
     frame,
 )
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe

@@ -23,7 +23,7 @@ from bench import wire
 from bench.load import Operation, Slot
 from bench.operations import KeyRevisions, check_update, key_of, parse_range, parse_txn, values
 from bench.watching import Writes, parse_watch
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable

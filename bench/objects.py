@@ -13,7 +13,7 @@ from bench import wire
 from bench.blocking import CallError, Client
 from bench.http2 import Messages
 from bench.shapes import Stored, objects
-from kine.etcd.proto import kv_pb2, rpc_pb2
+from kine.proto import kv_pb2, rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench import wire
 from bench.load import Operation, Slot
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

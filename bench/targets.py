@@ -9,7 +9,7 @@ from bench.blocking import Client
 from bench.results import Peer
 from bench.servers import Server, listening_on
 from bench.wire import STATUS
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from bench.endpoint import Endpoint

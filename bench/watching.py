@@ -15,7 +15,7 @@ from bench import wire
 from bench.http2 import Messages
 from bench.load import Operation, Slot
 from bench.operations import KeyRevisions, Update, parse_txn
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,8 +17,8 @@ from typing import Any
 
 import grpc
 
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client, WatchStream
 from tests.model import Model, Refusal, Watch
 from tests.outline import Revision, outline, outline_created, outline_events

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

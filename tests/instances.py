@@ -17,8 +17,8 @@ from typing import Any
 from kine import drivers
 from kine.drivers.base import Log, Options
 from kine.drivers.memory import MemoryLog, _Rows
-from kine.etcd.proto import rpc_pb2 as pb
 from kine.etcd.routes import Bounds, Identity, Services, services
+from kine.proto import rpc_pb2 as pb
 from kine.store.store import Settings, Store
 from kine.transport.base import Call, Pieces, Unary
 

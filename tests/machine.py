@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests import traffic
 from tests.agreement import World
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as pb
 
 MAX_TXN_OPS = 128
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 
 RESULTS = {"=": pb.Compare.EQUAL, "!=": pb.Compare.NOT_EQUAL, ">": pb.Compare.GREATER, "<": pb.Compare.LESS}
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as pb
 from tests.model import Refusal
 
 Revision = Callable[[int], int]  # how a revision is shown

@@ -18,7 +18,7 @@ import psutil
 from bench import wire
 from bench.blocking import CallError, Client
 from bench.http2 import ProtocolError
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from bench.peers import Running

@@ -32,7 +32,7 @@ from bench.soak.plan import (
 )
 from bench.soak.tally import Written, zeros
 from bench.watching import parse_watch
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 from kine.transport.base import Call, Pieces, Streaming, Unary
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError
 from kine.commands.snapshot_file import checked
 from kine.drivers.base import DriverError
 from kine.etcd.bolt import BoltError, Reader, is_bolt
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
     from kine.commands.transfer import Into

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kine.commands.api import SCRATCH, Api, opened, restoring
 from kine.drivers.base import UNFINISHED, DriverError, Row
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 from kine.store.keys import HEALTH_KEY, name_of, stored
 from kine.transport.base import Code, RpcError
 

@@ -25,8 +25,8 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 from google.protobuf.message import DecodeError
 
 from kine.drivers.base import DriverError
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
     from kine.commands.transfer import Into

@@ -13,7 +13,7 @@ import typer
 
 from kine.commands import options
 from kine.drivers.base import DriverError
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
     from kine.commands.api import Api

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kine.commands.api import SCRATCH
 from kine.drivers.base import DriverError
-from kine.etcd.proto import kv_pb2 as kv
+from kine.proto import kv_pb2 as kv
 
 if TYPE_CHECKING:
     from kine.commands.api import Api

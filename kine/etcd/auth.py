@@ -7,8 +7,8 @@ authentication is not enabled. Whatever needs no stored user or role is answered
 from __future__ import annotations
 
 from kine.etcd import errors
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.transport.base import Call, RpcError, UnaryHandler
 

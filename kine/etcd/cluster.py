@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.transport.base import Call
 

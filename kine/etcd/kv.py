@@ -6,7 +6,6 @@ from collections.abc import Awaitable
 from contextlib import aclosing, nullcontext
 
 from kine.etcd import errors, wire
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.requests import (
     MAX_TXN_OPS,
     decode_delete,
@@ -18,6 +17,7 @@ from kine.etcd.requests import (
     operations,
 )
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.ops import DeleteResult, Op, PutResult, Range, RangeResult, Swap, Txn, TxnResult
 from kine.store.reads import Unread
 from kine.store.store import Store, has_ranges

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kine.etcd import errors
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.expiry import MAX_TTL
 from kine.store.ops import LeaseNotFoundError
 from kine.store.store import Store

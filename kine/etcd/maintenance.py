@@ -7,10 +7,10 @@ import zlib
 from contextlib import aclosing
 
 from kine.etcd import errors
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.snapshot import Snapshots
 from kine.etcd.versions import storage_version
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.ops import Range, RangeResult
 from kine.store.store import Store
 from kine.transport.base import Call, Stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kine.etcd import errors
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 from kine.store.index import in_range
 from kine.store.keys import COMPACT_REV_KEY
 from kine.store.ops import Compare, CompareTarget, Delete, Op, Put, Range, SortOrder, SortTarget, Swap, Txn

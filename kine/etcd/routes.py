@@ -12,10 +12,10 @@ from kine.etcd.cluster import Cluster
 from kine.etcd.kv import Kv
 from kine.etcd.lease import Lease
 from kine.etcd.maintenance import Maintenance
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.standard import Health, Reflection
 from kine.etcd.watch import Watch
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.transport.base import (
     Answer,

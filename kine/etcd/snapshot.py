@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from kine.drivers.base import BusyError
 from kine.etcd.bolt import Tree, Writer
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 from kine.store.ops import CompactedError, LeaseNotFoundError
 from kine.store.values import unframe
 from kine.turns import Places

@@ -12,9 +12,9 @@ import logging
 from collections import Counter
 
 from kine.etcd import errors
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.etcd.requests import range_end
 from kine.etcd.wire import Headers
+from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.store.values import varint
 from kine.store.watcher import Events, Watcher

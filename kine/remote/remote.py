@@ -12,8 +12,8 @@ import grpc.aio
 from kine.drivers.base import UnavailableError
 from kine.drivers.waiting import PATIENCE, until_open
 from kine.etcd import versions
-from kine.etcd.proto import rpc_pb2 as rpc
 from kine.observe import metrics
+from kine.proto import rpc_pb2 as rpc
 from kine.remote.cluster import Cluster
 from kine.remote.endpoint import parse
 from kine.remote.forward import Forwarder

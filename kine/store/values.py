@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from kine.etcd.proto.kv_pb2 import KeyValue
+from kine.proto.kv_pb2 import KeyValue
 from kine.store.keys import stored
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The hand-made requests are byte for byte what the generated classes write."""
 
 from bench import wire
-from kine.etcd.proto import rpc_pb2
+from kine.proto import rpc_pb2
 
 KEY, VALUE = b"/registry/pods/default/web-1", b"v" * 200
 

@@ -19,7 +19,7 @@ from kine import drivers
 from kine.commands.api import SCRATCH, opened
 from kine.config import settings
 from kine.drivers.base import UNFINISHED, Options
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client
 from tests.client import refused as refused_call
 from tests.commands.conftest import told

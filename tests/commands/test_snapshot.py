@@ -16,7 +16,7 @@ import pytest
 
 from kine.commands.api import opened
 from kine.config import settings
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, refused
 from tests.commands.conftest import told
 from tests.databases import mysql as mysql_binary

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from kine.etcd.bolt import Reader
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, refused
 from tests.ops import delete, nested, put
 from tests.servers import etcd

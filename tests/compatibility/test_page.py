@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "compatibility.md"

@@ -20,7 +20,7 @@ from tests.servers.kine import start_kine
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kine.etcd.proto import kv_pb2 as kv
+    from kine.proto import kv_pb2 as kv
     from tests.drivers.places import GoWriter, Place
     from tests.servers.process import Instance
 

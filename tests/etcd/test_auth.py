@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kine.etcd.proto import auth_pb2
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import auth_pb2
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client, refused
 
 if TYPE_CHECKING:

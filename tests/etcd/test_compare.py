@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests import ops
 from tests.client import EVERY_KEY, Client, prefix_end
 

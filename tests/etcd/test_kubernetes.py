@@ -11,7 +11,7 @@ from tests import ops
 from tests.client import DELETE, PUT, Client, WatchStream, keys_of, prefix_end, refused
 
 if TYPE_CHECKING:
-    from kine.etcd.proto import rpc_pb2 as pb
+    from kine.proto import rpc_pb2 as pb
 
 COMPACT_KEY = b"compact_rev_key"
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests import ops
 from tests.client import DELETE, PUT, Client, WatchStream, keys_of, prefix_end, refused
 

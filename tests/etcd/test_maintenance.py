@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client, prefix_end, refused
 
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, keys_of, prefix_end, refused
 
 if TYPE_CHECKING:

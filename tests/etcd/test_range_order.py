@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client, keys_of, prefix_end
 
 Order = pb.RangeRequest

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, keys_of, prefix_end, refused
 from tests.servers import Backend
 

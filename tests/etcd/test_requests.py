@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
 from kine.etcd.requests import decode_txn
+from kine.proto import rpc_pb2 as pb
 from kine.transport.base import RpcError
 from tests import model
 

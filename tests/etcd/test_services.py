@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import CALL_TIMEOUT as PATIENCE
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests import ops
 from tests.client import Client, keys_of, prefix_end, refused
 

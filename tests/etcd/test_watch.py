@@ -6,7 +6,7 @@ import queue
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests import ops
 from tests.client import DELETE, EVERY_KEY, PUT, Client, WatchStream, prefix_end
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests import ops
 from tests.client import Client, WatchStream, prefix_end
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client
 from tests.faults.traffic import CALL_TIMEOUT, PREFIX, Address, Call, Outcome
 

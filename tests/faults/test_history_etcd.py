@@ -18,7 +18,7 @@ from tests import ops
 from tests.client import DELETE, Client, WatchStream, prefix_end
 
 if TYPE_CHECKING:
-    from kine.etcd.proto import kv_pb2 as kv
+    from kine.proto import kv_pb2 as kv
     from tests.conftest import Needs, StartOwn
     from tests.faults.conftest import Pair
     from tests.servers import Backend

@@ -18,7 +18,7 @@ from tests.drivers.places import Place
 from tests.faults.places import KINDS, missing, new_place, start_together
 
 if TYPE_CHECKING:
-    from kine.etcd.proto import kv_pb2 as kv
+    from kine.proto import kv_pb2 as kv
     from tests.servers.process import Instance
 
 PATIENCE = 60.0  # seconds, for what comes by itself

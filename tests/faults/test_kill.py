@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kine.etcd.proto import kv_pb2 as kv
+from kine.proto import kv_pb2 as kv
 from tests.client import DELETE, Client, prefix_end
 
 if TYPE_CHECKING:

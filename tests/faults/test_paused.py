@@ -9,7 +9,7 @@ from tests import ops
 from tests.client import Client, prefix_end
 
 if TYPE_CHECKING:
-    from kine.etcd.proto import rpc_pb2 as pb
+    from kine.proto import rpc_pb2 as pb
     from tests.faults.conftest import Pair
 
 

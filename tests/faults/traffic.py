@@ -19,8 +19,8 @@ from tests.client import Client, prefix_end
 from tests.ops import delete, get, modified, put
 
 if TYPE_CHECKING:
-    from kine.etcd.proto import kv_pb2 as kv
-    from kine.etcd.proto import rpc_pb2 as pb
+    from kine.proto import kv_pb2 as kv
+    from kine.proto import rpc_pb2 as pb
 
 PREFIX = b"/registry/faults/"
 END = prefix_end(PREFIX)

@@ -14,7 +14,7 @@ from tests.client import DELETE, Client
 from tests.faults.traffic import END, PREFIX, Address, Seen, seen
 
 if TYPE_CHECKING:
-    from kine.etcd.proto import kv_pb2 as kv
+    from kine.proto import kv_pb2 as kv
 
 _PROGRESS_EVERY = 0.2  # seconds between requests for progress, as API servers' caches send them
 _PAUSE = 0.05

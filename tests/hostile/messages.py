@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 
 # None that a short run's revisions would come to: what is in the future, is so everywhere.
 EXTREMES = (0, 1, 2, 3, -1, -2, 2**31 - 1, 2**32, 2**62, 2**63 - 1, -(2**63))

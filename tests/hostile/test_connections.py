@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import KEY, MIB, Target, await_that, head
 from tests.hostile.test_queued import RANGE, WATCH, created, messages
 from tests.transport.wire import DATA, GOAWAY, HEADERS, Wire, body, frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import KEY, MIB, head
 from tests.hostile.test_queued import RANGE, REFUSED, WATCH, created, messages
 from tests.ops import put

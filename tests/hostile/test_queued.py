@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import prefix_end, refused
 from tests.hostile.harness import KIB, MIB, WAIT, await_that, head
 from tests.ops import get, nested, put

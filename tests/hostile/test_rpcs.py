@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf.message import DecodeError
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client
 from tests.hostile.keys import every
 from tests.hostile.messages import METHODS, Sent, deep
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from kine.etcd.proto.kv_pb2 import KeyValue
+    from kine.proto.kv_pb2 import KeyValue
     from tests.conftest import Needs, StartOwn
     from tests.servers import Backend, Capabilities
 

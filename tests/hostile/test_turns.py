@@ -12,7 +12,7 @@ import grpc
 import pytest
 from hpack import Encoder
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import KEY, MIB, await_that, head
 from tests.hostile.test_queued import RANGE, STREAMS, TXN
 from tests.ops import put

@@ -16,7 +16,7 @@ from tests.client import Client, prefix_end
 from tests.ops import delete, get, modified, put
 
 if TYPE_CHECKING:
-    from kine.etcd.proto.kv_pb2 import KeyValue
+    from kine.proto.kv_pb2 import KeyValue
 
 PREFIX = b"/registry/"
 _OWN = b"/registry/health"

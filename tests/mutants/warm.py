@@ -20,7 +20,7 @@ LIBRARIES = (
     "hpack", "hypothesis", "hypothesis.stateful", "jsonschema", "nats", "prometheus_client", "psycopg",
     "pymysql", "pytest_asyncio", "pytest_timeout", "rich", "sortedcontainers", "sqlalchemy", "trustme",
     "typer", "uvloop", "xdist", "yaml",
-    "kine.etcd.proto.rpc_pb2", "kine.etcd.proto.kv_pb2",  # generated, and never mutated
+    "kine.proto.rpc_pb2", "kine.proto.kv_pb2",  # generated, and never mutated
 )  # fmt: skip
 
 

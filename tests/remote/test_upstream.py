@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.client import CALL_TIMEOUT, EVERY_KEY, Client, refused
 from tests.databases.process import free_port
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kine.drivers.memory import _Rows
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from kine.store.compactor import Compactor, Policy
 from kine.store.index import Entry, Index
 from kine.store.store import Settings

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kine.etcd import wire
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 from kine.store import lists, reads
 from kine.store.index import Entry, Index, in_range
 from kine.store.ops import Range, RangeResult

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from kine.drivers.memory import MemoryLog, _Rows
-from kine.etcd.proto import kv_pb2 as kv
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import kv_pb2 as kv
+from kine.proto import rpc_pb2 as pb
 from kine.store import writer
 from kine.store.compactor import Policy
 from kine.store.store import Settings

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from kine.drivers.memory import _Rows
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from kine.store import writer
 from kine.store.store import Settings
 from kine.transport.base import Code, RpcError

@@ -8,7 +8,7 @@ import pytest
 
 from kine.drivers.base import Row
 from kine.drivers.memory import _Rows
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from kine.store.compactor import Policy
 from kine.store.store import Settings
 from kine.transport.base import RpcError

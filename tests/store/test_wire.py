@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kine.etcd import wire
-from kine.etcd.proto import kv_pb2, rpc_pb2
 from kine.etcd.requests import decode_swap
+from kine.proto import kv_pb2, rpc_pb2
 from kine.store.index import Entry
 from kine.store.ops import DeleteResult, PutResult, RangeResult, Swap, TxnResult
 from kine.store.values import bare_frame, frame, unframe, value_of, varint

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as rpc
+from kine.proto import rpc_pb2 as rpc
 from tests.client import Client
 from tests.servers.kine import start_sqlite
 from tests.transport.wire import (
