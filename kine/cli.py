@@ -15,7 +15,7 @@ import ssl
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from kine import tls
+from kine import tls_flags
 from kine.arguments import UsageError, normalize
 from kine.config import FLAGS, T4_FLAGS, SettingError, Settings, settings
 from kine.drivers import NO_T4
@@ -103,7 +103,7 @@ def run(chosen: Settings, serve: Serve, always: Mapping[str, object] | None = No
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # as Go does for its programs
     try:
-        tls.check(chosen)
+        tls_flags.check(chosen)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_until_signal(chosen, serve))
     except WorkerError as error:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kine import identity
+from kine.address import Address
 from kine.drivers import NO_T4
 from kine.drivers.base import Options
 from kine.forms import (
-    Address,
     address,
     address_or_off,
     cache_size,
@@ -31,7 +31,8 @@ from kine.forms import (
     switch,
     text,
 )
-from kine.transport.base import GRPC_OVERHEAD_BYTES, Limits, Tls
+from kine.tls import Tls
+from kine.transport.base import GRPC_OVERHEAD_BYTES, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -303,17 +304,15 @@ class Settings:
         """Of the URLs that etcd's clients are given: http, https, unix or unixs."""
         return ("unix" if self.listen_address.path else "http") + ("s" if self.server_cert_file else "")
 
-    def client_url(self, bound: str) -> str:
+    def client_url(self, bound: Address) -> str:
         """Where clients on this machine find the server, whose bound address this is.
 
         As Go kine tells it, but for one address of several: there it tells one that nobody listens on.
         """
-        found = address(bound)
-        if found.path:
-            return f"{self.client_scheme()}://{found.path}"
-        if found.host in ANY_HOST:
-            found = Address("127.0.0.1", found.port)
-        return f"{self.client_scheme()}://{found}"
+        if bound.path:
+            return f"{self.client_scheme()}://{bound.path}"
+        reached = Address("127.0.0.1", bound.port) if bound.host in ANY_HOST else bound
+        return f"{self.client_scheme()}://{reached}"
 
     def metrics_tls(self) -> Tls | None:
         """TLS of the metrics address. It needs no client certificate, as Go kine's does not; profiles do."""

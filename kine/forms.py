@@ -10,9 +10,10 @@ import json
 import os
 import re
 import resource
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from kine.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,20 +95,6 @@ def _decimal(nanoseconds: int, unit: int) -> str:
     whole, rest = divmod(nanoseconds, unit)
     fraction = f"{rest:0{len(str(unit)) - 1}d}".rstrip("0") if rest else ""
     return f"{whole}.{fraction}" if fraction else str(whole)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens: a TCP host and port, or the path of a unix socket."""
-
-    host: str = ""  # empty: every address of the machine, IPv4 and IPv6
-    port: int = 0
-    path: str = ""  # of a unix socket; then host and port mean nothing
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix://{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def address(value: str) -> Address:

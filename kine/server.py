@@ -37,6 +37,7 @@ from kine.transport.http2 import Http2Server
 from kine.workers.shown import Shown
 
 if TYPE_CHECKING:
+    from kine.address import Address
     from kine.config import Settings
     from kine.etcd.watch import Session
     from kine.transport.base import Routes, Server
@@ -89,7 +90,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             log.info("stopped before serving")
             return
         # Clients' port answers plain HTTP too, as etcd's does: `etcdctl check` reads /metrics there.
-        addresses = [str(settings.listen_address)] if worker is None else []
+        addresses = [settings.listen_address] if worker is None else []
         transport = _transport(settings, addresses, observed(source.routes), reported)
         budget = transport.budget
         metrics.read("kine_queued_bytes", lambda: budget.queued)
@@ -107,7 +108,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             worker.ready(transport.take)
             log.info("worker serving", extra=fields(**source.about()))
         else:
-            log.info("serving", extra=fields(address=bound[0], **source.about()))
+            log.info("serving", extra=fields(address=str(bound[0]), **source.about()))
             log.info("Kine available at %s", settings.client_url(bound[0]))
         await stop.wait()
         if worker is not None:
@@ -298,7 +299,7 @@ def _identity(settings: Settings) -> Identity:
 
 
 def _transport(
-    settings: Settings, addresses: Sequence[str], routes: Routes, reported: MetricsServer
+    settings: Settings, addresses: Sequence[Address], routes: Routes, reported: MetricsServer
 ) -> Server:
     if settings.transport == "grpcio":
         from kine.transport.grpc import GrpcServer

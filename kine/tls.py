@@ -1,23 +1,34 @@
-"""TLS files: told apart when one is wrong, and taken up anew when they are renewed on disk."""
+"""TLS files: contexts made of them, and taken up anew when they are renewed on disk."""
 
 from __future__ import annotations
 
 import logging
 import os
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from kine.observe.logging import escape, fields
+from kine.observe.logging import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kine.config import Settings
-    from kine.transport.base import Tls
-
 log = logging.getLogger(__name__)
 
 Stamps = list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The server's side of TLS. With `client_ca_file`, clients must present a certificate it signed.
+
+    Unless that is optional: whoever presents one has it checked, the others come without.
+    """
+
+    cert_file: str
+    key_file: str
+    client_ca_file: str = ""
+    certificate_optional: bool = False
 
 
 # Where distributions keep what is trusted (Go, crypto/x509, root_linux.go).
@@ -52,39 +63,7 @@ def client_context(ca_file: str = "") -> ssl.SSLContext:
     return context
 
 
-def check(chosen: Settings) -> None:
-    """Says which TLS flag is wrong, before a library says only that something is. Raises ValueError."""
-    server = ("server-cert-file", chosen.server_cert_file), ("server-key-file", chosen.server_key_file)
-    client = ("cert-file", chosen.cert_file), ("key-file", chosen.key_file)
-    authorities = ("trusted-ca-file", chosen.trusted_ca_file), ("ca-file", chosen.ca_file)
-    for flag, path in (*server, *client, *authorities):
-        _readable(flag, path)
-    for (flag, cert), (key_flag, key) in (server, client):
-        try:
-            if cert:
-                _load_pair(ssl.create_default_context(), cert, key)
-        except (ssl.SSLError, ValueError):
-            raise ValueError(
-                f"--{flag} and --{key_flag} are not a PEM certificate and its unencrypted key; "
-                "check that each is the right file and that they belong together"
-            ) from None
-    for flag, authority in authorities:
-        try:
-            if authority:
-                ssl.create_default_context().load_verify_locations(authority)
-        except ssl.SSLError:
-            raise ValueError(f"--{flag} holds no PEM certificate; give the file of the CA") from None
-
-
-def _readable(flag: str, path: str) -> None:
-    try:
-        if path:
-            open(path, "rb").close()
-    except OSError as error:
-        raise ValueError(f"--{flag}: {escape(path)}: {error.strerror}; give a readable PEM file") from None
-
-
-def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
     # Without the callback OpenSSL would ask a terminal for the password of an encrypted key.
     context.load_cert_chain(cert_file, key_file, password=lambda: b"")
 
@@ -152,7 +131,7 @@ def fixed_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2's: costs us far more than who asks (CVE-2011-1473)
-    _load_pair(context, tls.cert_file, tls.key_file)
+    load_pair(context, tls.cert_file, tls.key_file)
     if tls.client_ca_file:
         context.load_verify_locations(tls.client_ca_file)
         context.verify_mode = ssl.CERT_OPTIONAL if tls.certificate_optional else ssl.CERT_REQUIRED

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from kine.observe import metrics, profiling
 from kine.observe.connection_limit import ConnectionLimit
 from kine.observe.logging import fields
-from kine.tls import server_context
+from kine.tls import Tls, server_context
 from kine.transport.accept import Acceptor
 from kine.transport.base import Page
 from kine.transport.listen import listen
@@ -27,8 +27,7 @@ from kine.turns import Turns
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from kine.forms import Address
-    from kine.transport.base import Tls
+    from kine.address import Address
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from kine import tls
 from kine.observe.logging import fields
 from kine.remote.failures import reason
 from kine.remote.relay import Relay
-from kine.transport.base import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +50,7 @@ class Upstream:
         self.endpoint = endpoint
         self._options = options
         self._changed = changed
-        self._files = Tls(options.cert_file, options.key_file, options.ca_file)
+        self._files = tls.Tls(options.cert_file, options.key_file, options.ca_file)
         self._stamps = tls.stamps(self._files)
         self._relay = Relay(endpoint, options) if endpoint.tls and options.skip_verify else None
         self._channel: grpc.aio.Channel | None = None

@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from kine.address import Address
     from kine.transport.budget import Account, Budget
 
 
@@ -166,19 +167,6 @@ Pages = Callable[[str, str, str], Awaitable[Page]]
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """The server's side of TLS. With `client_ca_file`, clients must present a certificate it signed.
-
-    Unless that is optional: whoever presents one has it checked, the others come without.
-    """
-
-    cert_file: str
-    key_file: str
-    client_ca_file: str = ""
-    certificate_optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds that keep a client from costing more than its share. Sizes in bytes, times in seconds."""
 
@@ -208,8 +196,8 @@ class Server(Protocol):
     def turned_away(self) -> int:
         """Connections that were refused, or closed to make room, as the most that may be were open."""
 
-    async def start(self) -> Sequence[str]:
-        """Binds and serves; returns the addresses bound: `127.0.0.1:2379` or `unix:///path`.
+    async def start(self) -> Sequence[Address]:
+        """Binds and serves; returns the addresses bound, with the ports that the system chose.
 
         Raises OSError when an address cannot be bound.
         """

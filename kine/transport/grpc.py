@@ -17,9 +17,9 @@ import grpc
 import grpc.aio
 
 from kine import tls as tls_files
-from kine.forms import Address
-from kine.forms import address as parse_address
+from kine.address import Address
 from kine.observe.logging import fields
+from kine.tls import Tls
 from kine.transport.accept import Seldom
 from kine.transport.base import (
     HIGH_WATER,
@@ -31,7 +31,6 @@ from kine.transport.base import (
     Routes,
     RpcError,
     Streaming,
-    Tls,
     Unary,
     UnaryHandler,
     unknown_method,
@@ -59,10 +58,9 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 class GrpcServer:
     """Implements `kine.transport.base.Server`."""
 
-    def __init__(self, routes: Routes, addresses: Sequence[str], tls: Tls | None, limits: Limits) -> None:
-        """Raises ValueError for an address that is none."""
+    def __init__(self, routes: Routes, addresses: Sequence[Address], tls: Tls | None, limits: Limits) -> None:
         self._routes = routes
-        self._addresses = [parse_address(address) for address in addresses]
+        self._addresses = addresses
         self._tls = tls
         self._limits = limits
         self._server: grpc.aio.Server | None = None
@@ -73,7 +71,7 @@ class GrpcServer:
         self._crowded = Seldom()
         self.connected = self.turned_away = 0
 
-    async def start(self) -> Sequence[str]:
+    async def start(self) -> Sequence[Address]:
         server = grpc.aio.server(options=_options(self._limits))
         routed = _Routed(self._routes, self._clients, self._limits.max_request_bytes)
         server.add_generic_rpc_handlers((routed,))
@@ -88,9 +86,8 @@ class GrpcServer:
         self._ports = frozenset(address.port for address in served if not address.path)
         await server.start()
         self._server = server
-        bound = [str(address) for address in served]
         self._housekeeping = asyncio.create_task(self._keep_house(), name="clients")
-        return bound
+        return served
 
     async def _keep_house(self) -> None:
         patience = self._limits.drain_timeout
@@ -196,7 +193,7 @@ def _bind(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCre
     finally:
         if mask is not None:
             os.umask(mask)
-    return address if address.path else Address(address.host, port)
+    return address.at(port)
 
 
 class _Routed(grpc.GenericRpcHandler):

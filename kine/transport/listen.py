@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kine.forms import Address
+    from kine.address import Address
 
 BACKLOG = 1024
 

@@ -65,10 +65,10 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
         scrapers = [stack.enter_context(sock) for sock in listen(scraped)] if scraped is not None else []
         listeners = [(channel.CLIENT, sock) for sock in clients]
         listeners += [(channel.METRICS, sock) for sock in scrapers]
-        address = str(settings.listen_address)
-        if not settings.listen_address.path:
-            address = f"{address.rpartition(':')[0]}:{clients[0].getsockname()[1]}"
-        await Parent(listeners, address, settings.client_url(address)).run(settings.workers, stop)
+        address = settings.listen_address
+        if not address.path:
+            address = address.at(clients[0].getsockname()[1])
+        await Parent(listeners, str(address), settings.client_url(address)).run(settings.workers, stop)
     log.info("stopped")
 
 

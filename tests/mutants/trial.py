@@ -28,7 +28,14 @@ PACKAGES = {
     "etcd": ("kine/etcd",),
     "transport": ("kine/transport",),
     "identity": ("kine/identity",),
-    "config": ("kine/config.py", "kine/forms.py", "kine/arguments.py", "kine/tls.py"),
+    "config": (
+        "kine/config.py",
+        "kine/forms.py",
+        "kine/address.py",
+        "kine/arguments.py",
+        "kine/tls.py",
+        "kine/tls_flags.py",
+    ),
     "forktools": ("forktools",),
 }
 _MOST_SECONDS = 40.0  # of the tests of one mutant, as they took when they were recorded

@@ -19,9 +19,9 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kine.forms import Address
+from kine.address import Address
 from kine.observe.http import MetricsServer
-from kine.transport.base import Tls
+from kine.tls import Tls
 from tests.client import Client
 from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executable, missing, musl_root
 from tests.servers.kine import start_kine

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import uvloop
 
+from kine.forms import address
 from kine.transport.base import Limits
 from kine.transport.grpc import GrpcServer
 from kine.transport.http2 import Http2Server
@@ -19,7 +20,8 @@ from tests.transport.routes import Handlers, Seen
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-    from kine.transport.base import Server, Tls
+    from kine.tls import Tls
+    from kine.transport.base import Server
 
 TRANSPORTS = {
     "http2": (Http2Server, uvloop.new_event_loop),
@@ -47,8 +49,8 @@ class Served:
         self._thread.start()
         routes = Handlers(self.seen).routes()
         try:
-            self.server: Server = make(routes, addresses, tls, limits or Limits())
-            self.addresses = list(self.run(self.server.start()))
+            self.server: Server = make(routes, [address(one) for one in addresses], tls, limits or Limits())
+            self.addresses = [str(one) for one in self.run(self.server.start())]
         except BaseException:
             self._end_loop()
             raise

@@ -14,7 +14,8 @@ import grpc
 import pytest
 import trustme
 
-from kine.transport.base import Limits, Tls
+from kine.tls import Tls
+from kine.transport.base import Limits
 from kine.transport.http2 import frames
 from kine.transport.http2.connection import Connection
 from kine.transport.http2.intake import STREAM_WINDOW

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kine.address import Address
 from kine.config import SettingError, Settings, settings
-from kine.forms import Address, address, address_or_off, format_duration, memory, parse_duration, scheme, size
-from kine.transport.base import Tls
+from kine.forms import address, address_or_off, format_duration, memory, parse_duration, scheme, size
+from kine.tls import Tls
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from kine.address import Address
 from kine.config import Settings
-from kine.forms import Address
 from kine.observe import http
 from kine.observe.http import MetricsServer
-from kine.transport.base import Tls
+from kine.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

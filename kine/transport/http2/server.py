@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from kine.forms import address as parse_address
-from kine.tls import server_context
+from kine.address import Address
+from kine.tls import Tls, server_context
 from kine.transport.accept import Acceptor, Seldom
-from kine.transport.base import Limits, Pages, Routes, Tls
+from kine.transport.base import Limits, Pages, Routes
 from kine.transport.budget import Budget
 from kine.transport.http2.opening import Http1
 from kine.transport.http2.rotation import Rotation
@@ -35,7 +35,7 @@ class Http2Server:
     def __init__(
         self,
         routes: Routes,
-        addresses: Sequence[str],
+        addresses: Sequence[Address],
         tls: Tls | None,
         limits: Limits,
         http1: Http1 | None = None,
@@ -61,17 +61,16 @@ class Http2Server:
         self._stopping = False
         self.on_end: Callable[[], None] | None = None  # a connection that `take` was given has ended
 
-    async def start(self) -> Sequence[str]:
+    async def start(self) -> Sequence[Address]:
         self._taking = self._options()
         bound = []
-        for text in self._addresses:
-            address = parse_address(text)
+        for address in self._addresses:
             sockets = listen(address)
             if address.path:
                 self._sockets.append(address.path)
-                bound.append(text)
+                bound.append(address)
             else:
-                bound.append(f"{text.rpartition(':')[0]}:{sockets[0].getsockname()[1]}")
+                bound.append(address.at(sockets[0].getsockname()[1]))
             self._acceptors.append(Acceptor(sockets, self._serve, self._admit, secure=self._tls is not None))
         self._housekeeping = asyncio.create_task(self._keep_house(), name="keepalive")
         return bound

@@ -1,0 +1,44 @@
+"""Which flag of TLS names a wrong file, before a library says only that some file is wrong."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from kine.observe.logging import escape
+from kine.tls import load_pair
+
+if TYPE_CHECKING:
+    from kine.config import Settings
+
+
+def check(chosen: Settings) -> None:
+    """Raises ValueError, which names the flag and the fix."""
+    server = ("server-cert-file", chosen.server_cert_file), ("server-key-file", chosen.server_key_file)
+    client = ("cert-file", chosen.cert_file), ("key-file", chosen.key_file)
+    authorities = ("trusted-ca-file", chosen.trusted_ca_file), ("ca-file", chosen.ca_file)
+    for flag, path in (*server, *client, *authorities):
+        _readable(flag, path)
+    for (flag, cert), (key_flag, key) in (server, client):
+        try:
+            if cert:
+                load_pair(ssl.create_default_context(), cert, key)
+        except (ssl.SSLError, ValueError):
+            raise ValueError(
+                f"--{flag} and --{key_flag} are not a PEM certificate and its unencrypted key; "
+                "check that each is the right file and that they belong together"
+            ) from None
+    for flag, authority in authorities:
+        try:
+            if authority:
+                ssl.create_default_context().load_verify_locations(authority)
+        except ssl.SSLError:
+            raise ValueError(f"--{flag} holds no PEM certificate; give the file of the CA") from None
+
+
+def _readable(flag: str, path: str) -> None:
+    try:
+        if path:
+            open(path, "rb").close()
+    except OSError as error:
+        raise ValueError(f"--{flag}: {escape(path)}: {error.strerror}; give a readable PEM file") from None
