@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 from kine.etcd import errors
 from kine.etcd.wire import Headers
 from kine.proto import rpc_pb2 as rpc
 from kine.store.expiry import MAX_TTL
 from kine.store.ops import LeaseNotFoundError
+from kine.store.questions import Questions
 from kine.store.store import Store
-from kine.transport.base import Call, Stream
+from kine.transport.base import Answer, Call, Pieces, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+_BLOCK = 2_000  # leases, or keys of one, that are encoded in one turn of the event loop
+_LARGE = 64 * 1024  # bytes of an answer that asks for room
 
 
 class Lease:
     def __init__(self, store: Store, headers: Headers) -> None:
         self._store = store
         self._headers = headers
+        # However many ask, each is encoded by one task, and sent from the same bytes.
+        self._lists = Questions(self._encoded_list)
+        self._keys = Questions(self._encoded_keys)
 
     def _header(self) -> bytes:
         return self._headers.at(self._store.index.revision)
@@ -40,24 +54,55 @@ class Lease:
             answer = rpc.LeaseKeepAliveResponse(ID=lease_id, TTL=ttl)
             stream.send(self._header() + answer.SerializeToString())
 
-    async def time_to_live(self, request: bytes, call: Call) -> bytes:
+    async def time_to_live(self, request: bytes, call: Call) -> Answer:
         message = rpc.LeaseTimeToLiveRequest.FromString(request)
         leases = self._store.leases
         await self._store.refresh()
+        keys: list[bytes] = []
         try:
             lease = await leases.find(message.ID)
         except LeaseNotFoundError:
             answer = rpc.LeaseTimeToLiveResponse(ID=message.ID, TTL=-1)
         else:
+            if message.keys and lease.keys:
+                keys = await self._keys.answer(message.ID)
             answer = rpc.LeaseTimeToLiveResponse(
-                ID=lease.id,
-                TTL=int(leases.remaining(lease)),
-                grantedTTL=lease.ttl,
-                keys=sorted(lease.keys) if message.keys else [],
+                ID=lease.id, TTL=int(leases.remaining(lease)), grantedTTL=lease.ttl
             )
-        return self._header() + answer.SerializeToString()
+        return await self._answer(answer.SerializeToString(), keys, call)
 
-    async def leases(self, request: bytes, call: Call) -> bytes:
+    async def leases(self, request: bytes, call: Call) -> Answer:
         rpc.LeaseLeasesRequest.FromString(request)
-        statuses = [rpc.LeaseStatus(ID=lease_id) for lease_id in await self._store.leases.all()]
-        return self._header() + rpc.LeaseLeasesResponse(leases=statuses).SerializeToString()
+        return await self._answer(b"", await self._lists.answer(None), call)
+
+    async def _answer(self, first: bytes, shared: list[bytes], call: Call) -> Answer:
+        size = sum(map(len, shared))
+        if size < _LARGE:
+            return b"".join((self._header(), first, *shared))
+        await self._store.turns.next(call.account)  # all who wait for the same go on at once
+        if call.room is not None:
+            await call.room(size)
+        return Pieces([self._header() + first, *shared])
+
+    async def _encoded_list(self, _: None) -> list[bytes]:
+        return await self._encoded(await self._store.leases.all(), _list_of)
+
+    async def _encoded_keys(self, lease_id: int) -> list[bytes]:
+        """In no order, as in etcd, where there are more than one block."""
+        return await self._encoded(self._store.leases.keys(lease_id), _keys_of)
+
+    async def _encoded(self, items: Sequence[T], encode: Callable[[Sequence[T]], bytes]) -> list[bytes]:
+        """Fields of an answer, in blocks that go after each other."""
+        blocks = []
+        for start in range(0, len(items), _BLOCK):
+            await self._store.turns.next(self)
+            blocks.append(encode(items[start : start + _BLOCK]))
+        return blocks
+
+
+def _list_of(leases: Sequence[int]) -> bytes:
+    return rpc.LeaseLeasesResponse(leases=[rpc.LeaseStatus(ID=each) for each in leases]).SerializeToString()
+
+
+def _keys_of(keys: Sequence[bytes]) -> bytes:
+    return rpc.LeaseTimeToLiveResponse(keys=sorted(keys)).SerializeToString()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kine.drivers.base import Row
     from kine.store.index import Entry, Index
     from kine.store.request import Done, Frames, Planner
+    from kine.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ _RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to th
 _RECOUNT = 2.0  # seconds, at least, between two counts of the leases that there are
 _PAST = 4096  # leases
 _AT_ONCE = 256  # keys of one lease
+_LISTED = 10_000  # records looked at in one turn of the event loop
 _MARGIN = 1.0  # seconds besides, for a renewal that is being recorded
 _RETRY = 1.0  # seconds, when the database does not answer
 
@@ -73,6 +75,7 @@ class Leases:
         index: Index,
         submit: Submit,
         refresh: Callable[[], Awaitable[None]],
+        turns: Turns,
         *,
         most: int = 0,
         processes: int = 1,
@@ -83,9 +86,11 @@ class Leases:
         self._index = index
         self._submit = submit
         self._refresh = refresh  # applies what others have committed
+        self._turns = turns
         self._most = most  # leases, those of other instances that are known here included; 0: no limit
         self._part = -(-most // processes)
         self._granting = 0  # whose record is being written
+        self._mine = 0  # of `_leases` that were granted here
         self._counted = 0.0  # when the records were counted last; 0: never
         self._leases: dict[int, Lease] = {}
         self._past: dict[int, None] = {}  # ids of those that ended here last
@@ -191,6 +196,7 @@ class Leases:
                     self._past.pop(wanted, None)
                     lease = self._add(wanted, ttl, 0, margin=0.0)
                     lease.mine = True
+                    self._mine += 1
                     return lease
                 if lease_id:
                     raise LeaseExistsError
@@ -217,7 +223,7 @@ class Leases:
             return True
         if known < self._part or self._part == self._most:
             return False
-        return sum(lease.mine for lease in self._leases.values()) + self._granting >= self._part
+        return self._mine + self._granting >= self._part
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -249,13 +255,20 @@ class Leases:
             self._end(lease)  # what has begun goes on without this client
             raise
 
+    def keys(self, lease_id: int) -> tuple[bytes, ...]:
+        """Of a lease that `find` has found; none if it has ended since."""
+        lease = self._leases.get(lease_id)
+        return () if lease is None else tuple(lease.keys)
+
     def remaining(self, lease: Lease) -> float:
         return min(lease.ttl, max(0.0, lease.deadline - monotonic()))
 
     async def all(self) -> list[int]:
         """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError."""
         deadlines = {}
-        for record in await self._driver.leases():
+        for count, record in enumerate(await self._driver.leases(), 1):
+            if not count % _LISTED:
+                await self._turns.next(self)
             lease = self._leases.get(record.id)
             if record.renewals >= 0 and not (lease is not None and lease.ended):
                 unknown = monotonic() + record.ttl
@@ -349,6 +362,7 @@ class Leases:
         await self._delete_keys(lease)  # what others gave it meanwhile
         if self._leases.get(lease.id) is lease:
             del self._leases[lease.id]
+            self._mine -= lease.mine
         self._ends += 1
         self._past[lease.id] = None
         if len(self._past) > _PAST:

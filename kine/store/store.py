@@ -111,6 +111,7 @@ class Store:
             self.index,
             self.writer.submit,
             self.refresh,
+            self.turns,
             most=settings.max_leases,
             processes=settings.processes,
         )

@@ -1,8 +1,8 @@
 """`kine` that counts what it does: messages of streams, and unary calls, handled in one turn of its loop.
 
 `python -m tests.hostile.counting FLAGS` is `python -m kine FLAGS` with metrics besides:
-`hostile_stream_messages_per_turn`, `hostile_calls_per_turn` and `hostile_plans_per_turn`, each the most there
-were since the start.
+`hostile_stream_messages_per_turn`, `hostile_calls_per_turn`, `hostile_plans_per_turn` and
+`hostile_leases_per_turn`, each the most there were since the start.
 HOSTILE_CONSTANTS, a JSON object such as `{"kine.etcd.maintenance._STALLED": 1.0}`, sets what would take
 a test too long: patience, and sizes.
 """
@@ -20,6 +20,7 @@ from typing import Any
 from prometheus_client import Gauge
 
 from kine.cli import main
+from kine.etcd import lease
 from kine.observe import http, metrics
 from kine.store import store
 from kine.transport import grpc
@@ -33,11 +34,11 @@ class Turns:
         self._count = self._most = self.total = 0
         Gauge(name, about, registry=metrics.registry).set_function(lambda: self._most)
 
-    def count(self) -> None:
+    def count(self, number: int = 1) -> None:
         if not self._count:
             asyncio.get_running_loop().call_soon(self._turned)
-        self._count += 1
-        self.total += 1
+        self._count += number
+        self.total += number
         self._most = max(self._most, self._count)
 
     def _turned(self) -> None:
@@ -86,6 +87,21 @@ def called(connection: Any, turns: Turns) -> None:
     connection._unary = unary
 
 
+def listed(turns: Turns) -> None:
+    """Leases, and keys of leases, that were encoded for a list of them."""
+    for name in ("LeaseLeasesResponse", "LeaseTimeToLiveResponse"):
+        setattr(lease.rpc, name, _counting(getattr(lease.rpc, name), turns))
+
+
+def _counting(message: Any, turns: Turns) -> Callable[..., Any]:
+    def make(**fields: Any) -> Any:
+        for listed in ("leases", "keys"):
+            turns.count(len(fields.get(listed, ())))
+        return message(**fields)
+
+    return make
+
+
 def set_constants(given: str) -> None:
     for name, value in json.loads(given).items():
         module, _, constant = name.rpartition(".")
@@ -105,6 +121,7 @@ if __name__ == "__main__":
         lambda: plans.total
     )
     planned(plans)
+    listed(Turns("hostile_leases_per_turn", "Leases, and keys of leases, encoded in one turn of the loop"))
     answered(Turns("hostile_pages_per_turn", "Requests of HTTP/1.1 in one turn of the loop"))
     sys.argv[0] = "kine"
     main()

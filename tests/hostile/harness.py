@@ -270,3 +270,8 @@ class Target:
     def calls_per_turn(self) -> int:
         """Likewise unary calls, of the http2 transport."""
         return int(self.metric("hostile_calls_per_turn"))
+
+    @property
+    def leases_per_turn(self) -> int:
+        """Likewise leases, and keys of leases, that were encoded to be listed."""
+        return int(self.metric("hostile_leases_per_turn"))

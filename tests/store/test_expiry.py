@@ -14,6 +14,7 @@ from kine.store.expiry import Leases
 from kine.store.index import Index
 from kine.store.ops import LeaseNotFoundError
 from kine.store.request import Done, Planner
+from kine.turns import Turns
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ async def running(leases: Leases) -> AsyncIterator[None]:
 
 async def test_a_lease_that_expires_on_one_instance_is_renewed_on_none(log: Log) -> None:
     held = Held()
-    expiring = Leases(log, Index(), held.submit, held.refresh)
-    other = Leases(log, Index(), held.submit, held.refresh)
+    expiring = Leases(log, Index(), held.submit, held.refresh, Turns())
+    other = Leases(log, Index(), held.submit, held.refresh, Turns())
     lease = await expiring.grant(2)
     async with running(expiring):
         await other.find(lease.id)
@@ -65,8 +66,8 @@ async def test_a_lease_that_expires_on_one_instance_is_renewed_on_none(log: Log)
 
 async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
     held = Held()
-    granting = Leases(log, Index(), held.submit, held.refresh)
-    other = Leases(log, Index(), held.submit, held.refresh)
+    granting = Leases(log, Index(), held.submit, held.refresh, Turns())
+    other = Leases(log, Index(), held.submit, held.refresh, Turns())
     lease = await granting.grant(2)
     async with running(granting):
         await other.renew(lease.id)
@@ -83,7 +84,7 @@ async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_star
     assert await log.expire(5, 0)
     held = Held()
     held.go_on.set()
-    leases = Leases(log, Index(), held.submit, held.refresh)
+    leases = Leases(log, Index(), held.submit, held.refresh, Turns())
 
     await leases.load()
     async with running(leases):
