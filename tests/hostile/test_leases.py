@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kine.etcd.proto import rpc_pb2 as pb
+from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import KIB, MIB, await_that, request
 from tests.hostile.test_maintenance_loops import statements, together
 from tests.ops import put
