@@ -5,38 +5,44 @@ BIN    := $(VENV)/bin
 # On two cores: tests wait for clocks and databases, too.
 WORKERS ?= 3
 
-.PHONY: run test test-fast test-engines test-faults mutants soak lint types proto tables bench clean
+# What stands behind `##` is what `make help` prints.
+.PHONY: help run test test-fast test-engines test-faults mutants soak lint types proto tables bench clean
 
-run: $(VENV)/.run
+run: $(VENV)/.run  ## serve the etcd API on 127.0.0.1:2379, metrics on port 8080; KINE_ARGS="--debug"
 	$(BIN)/kine --listen-address 127.0.0.1:2379 $(KINE_ARGS)
 
-test: $(VENV)/.test
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -n $(WORKERS) -m "not engines" $(PYTEST_ARGS)
+# BACKENDS=sqlite, or "sqlite memory": the shared suite on these only, and no package of the system is installed.
+BACKENDS ?=
+ONLY := $(addprefix --backend ,$(BACKENDS))
+TESTED := $(if $(BACKENDS),$(VENV)/.packages,$(VENV)/.test)
+
+test: $(TESTED)  ## run the tests; BACKENDS=sqlite: without installing database servers
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -n $(WORKERS) -m "not engines" $(ONLY) $(PYTEST_ARGS)
 
 # Between edits: the API, the store, SQLite and the transports, on the two backends that need no other server.
 FAST ?= tests/unit tests/etcd tests/store tests/sqlite tests/transport
-test-fast: $(VENV)/.test
+test-fast: $(VENV)/.packages  ## between edits: the API, the store, SQLite
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -n $(WORKERS) -m "not slow and not engines" \
 		--backend memory --backend sqlite --transport http2 $(FAST) $(PYTEST_ARGS)
 
 # What takes longer than `make test` may; CI runs both.
-test-engines: $(VENV)/.test
+test-engines: $(VENV)/.test  ## what takes longer, or a database server of its own
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -n $(WORKERS) -m engines $(PYTEST_ARGS)
 
 # FAULTS="--minutes 60", or "--backend mysql --ops 100000 --seed 1"; FUZZ="--minutes 60"; --help tells more
-test-faults: $(VENV)/.test
+test-faults: $(VENV)/.test  ## fuzz, and faults under traffic; FAULTS="--minutes 60"
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 	$(BIN)/python -m tests.faults $(FAULTS)
 
 # MUTANTS="run --number 300 --seed 2", or record, changed, docs; --help tells more
-mutants: $(VENV)/.test
+mutants: $(VENV)/.test  ## put faults into the code, to see whether a test fails
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.mutants $(or $(MUTANTS),run)
 
 # SOAK="--start kine-postgres --minutes 10"; --help tells more
-soak: $(VENV)/.test
+soak: $(VENV)/.test  ## load for an hour, with 5,000 watches
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m bench soak $(SOAK)
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test  ## ruff, the workflows, the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
@@ -44,14 +50,14 @@ lint: $(VENV)/.test
 	! test -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.release
 	! command -v actionlint >/dev/null || actionlint
 
-types: $(VENV)/.test
+types: $(VENV)/.test  ## mypy --strict
 	$(BIN)/mypy
 
 # BENCH="--go-kine PATH --go-kine-nats PATH"; takes 15 to 20 minutes of a machine that does nothing else
-bench: $(VENV)/.test
+bench: $(VENV)/.test  ## measure all of docs/performance, on an idle machine
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m bench all $(BENCH)
 
-proto: $(VENV)/.test
+proto: $(VENV)/.test  ## generate the messages from kine/proto
 	$(BIN)/pip install --quiet --group proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kine/proto/*.proto
 
@@ -62,16 +68,23 @@ $(VENV)/.run: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.run tests/install.sh
+$(VENV)/.packages: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	BIN=$(BIN) bash tests/install.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' --group test --group lint
+	touch $@
+
+# Database servers and compilers come from the system's package manager, with root rights where there are some.
+$(VENV)/.test: $(VENV)/.packages tests/install.sh
+	BIN=$(BIN) bash tests/install.sh
 	! command -v krb5-config >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[kerberos]'
 	touch $@
 
-tables: $(VENV)/.test
+tables: $(VENV)/.test  ## generate the statements that make the tables
 	$(BIN)/python -m kine.drivers.sql.schema
 	$(BIN)/ruff format --quiet kine/drivers/sql/ddl.py
 
-clean:
+clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build dist *.egg-info
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
