@@ -113,7 +113,7 @@ class Tail(NamedTuple):
 class Lease(NamedTuple):
     id: int
     ttl: int
-    # Counts up with each renewal: an instance that sees it change starts its clock anew. Negative: ended.
+    # Grows with each renewal: an instance that sees it change starts its clock anew. Negative: ended.
     renewals: int
 
 
@@ -230,10 +230,11 @@ class Log(Protocol):
     async def lease(self, lease_id: int) -> Lease | None:
         """The record as it is now."""
 
-    async def grant(self, lease_id: int, ttl: int) -> bool:
+    async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
         """Records a lease; False if the id is taken. Raises `NoSpaceError`."""
 
-    async def renew(self, lease_ids: Sequence[int]) -> None: ...
+    async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
+        """Raises the number of renewals to this one, or by one where it is not below it."""
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
         """Ends a lease that has been renewed so many times: no renewal counts any more; its record stays.

@@ -201,15 +201,15 @@ class MemoryLog:
     async def lease(self, lease_id: int) -> Lease | None:
         return self._open.leases.get(lease_id)
 
-    async def grant(self, lease_id: int, ttl: int) -> bool:
+    async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
         leases = self._open.leases
-        return leases.setdefault(lease_id, granted := Lease(lease_id, ttl, 0)) is granted
+        return leases.setdefault(lease_id, granted := Lease(lease_id, ttl, renewals)) is granted
 
-    async def renew(self, lease_ids: Sequence[int]) -> None:
+    async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
         leases = self._open.leases
         for lease_id in lease_ids:
-            if lease_id in leases and leases[lease_id].renewals >= 0:
-                leases[lease_id] = leases[lease_id]._replace(renewals=leases[lease_id].renewals + 1)
+            if lease_id in leases and (count := leases[lease_id].renewals) >= 0:
+                leases[lease_id] = leases[lease_id]._replace(renewals=max(count + 1, renewals))
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
         leases = self._open.leases

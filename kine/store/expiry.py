@@ -1,13 +1,13 @@
 """Leases: granted, kept alive, and expired exactly once however many instances there are.
 
-A lease is a record in the database: id, TTL and a count of its renewals. No wall clock is involved: each
-instance runs its own clock from when it saw the record, or its count of renewals, change. Not every
-renewal is recorded, so one that only knows the record gives the lease a margin: the instance that told the
-client its TTL expires it first, and to the moment. To expire a lease is to end its record, on the condition
-that nobody has renewed it since: of a renewal and an expiry at one moment, one finds that the other came
-before. Then its keys go, and the record last: should whoever has ended it not live to do that, another
-instance does, when it is due there. Keys are deleted through the writer, so each key is deleted by one
-instance only, and only while it still holds that lease.
+A lease is a record in the database: id, TTL and a number that grows with its renewals, see
+`kine.store.renewals`. No wall clock decides when it ends: each instance runs its own clock from when it saw
+the record, or that number, change. Not every renewal is recorded, so one that only knows the record gives
+the lease a margin: the instance that told the client its TTL expires it first, and to the moment. To expire
+a lease is to end its record, on the condition that nobody has renewed it since: of a renewal and an expiry
+at one moment, one finds that the other came before. Then its keys go, and the record last: should whoever
+has ended it not live to do that, another instance does, when it is due there. Keys are deleted through the
+writer, so each key is deleted by one instance only, and only while it still holds that lease.
 
 A row that Go kine wrote has a TTL and no lease: its key expires by itself, that long after it was seen.
 """
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from time import monotonic  # the event loop's own clock stands still for millis
 from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import UNFINISHED, DriverError, Log, NewRow
+from kine.store import renewals
 from kine.store.keys import name_of
 from kine.store.ops import LeaseExistsError, LeaseNotFoundError, StoreError, TooManyLeasesError
 from kine.store.plan import Plan
@@ -54,10 +56,11 @@ _RETRY = 1.0  # seconds, when the database does not answer
 class Lease:
     id: int
     ttl: int
-    renewals: int
+    renewals: int | None  # as its record had it when the deadline was set; None: its record was not read yet
     deadline: float  # by `monotonic`
     keys: set[bytes] = field(default_factory=set)
-    recorded: float = 0.0  # when its last renewal was written down
+    recorded: float = -math.inf  # when its last renewal was written down here
+    unrecorded: float = 0.0  # seconds from then to its last renewal
     mine: bool = False  # granted here
     ended: bool = False  # for good: its keys are about to go, if they have not
     gone: bool = False  # from the database, where another lease may have its id by now
@@ -91,6 +94,7 @@ class Leases:
         self._part = -(-most // processes)
         self._granting = 0  # whose record is being written
         self._mine = 0  # of `_leases` that were granted here
+        self._granted = 0  # the number in the record of the last one that was granted here
         self._counted = 0.0  # when the records were counted last; 0: never
         self._leases: dict[int, Lease] = {}
         self._past: dict[int, None] = {}  # ids of those that ended here last
@@ -119,7 +123,7 @@ class Leases:
         if row.lease:
             lease = self._leases.get(row.lease)
             if lease is None:  # granted by another instance: its record is read when it seems due
-                lease = self._add(row.lease, row.ttl, 0)
+                lease = self._add(row.lease, row.ttl, None)
                 if row.lease in self._past:  # another instance took the put while it ended here
                     lease.gone = True
                     self._end(lease)
@@ -153,6 +157,10 @@ class Leases:
 
         Raises LeaseNotFoundError, DriverError.
         """
+        lease, _ = await self._look(lease_id)
+        return lease
+
+    async def _look(self, lease_id: int) -> tuple[Lease, Record]:
         while True:
             ends = self._ends
             record = await self._records.answer(lease_id)
@@ -171,7 +179,7 @@ class Leases:
         if lease.ended:
             raise LeaseNotFoundError
         lease.ttl = record.ttl
-        return lease
+        return lease, record
 
     async def grant(self, ttl: int, lease_id: int = 0) -> Lease:
         """Raises LeaseExistsError, TooManyLeasesError."""
@@ -192,9 +200,10 @@ class Leases:
         try:
             while True:
                 wanted = lease_id or secrets.randbits(63) or 1
-                if wanted not in self._leases and await self._driver.grant(wanted, ttl):
+                number = self._granted = renewals.granted(after=self._granted)
+                if wanted not in self._leases and await self._driver.grant(wanted, ttl, number):
                     self._past.pop(wanted, None)
-                    lease = self._add(wanted, ttl, 0, margin=0.0)
+                    lease = self._add(wanted, ttl, number, margin=0.0)
                     lease.mine = True
                     self._mine += 1
                     return lease
@@ -240,11 +249,19 @@ class Leases:
             self._push(now + lease.ttl, lease.id)
         lease.deadline = now + lease.ttl
         if now - lease.recorded > lease.ttl * _RENEW_EVERY:
-            await self._driver.renew([lease.id])
-            lease.recorded = now
-            lease.renewals += 1
-        await self.find(lease_id)  # another instance may have revoked or expired it
+            await self._record(lease, lease.renewals or 0, now)
+        lease.unrecorded = now - lease.recorded
+        lease, record = await self._look(lease_id)  # another instance may have revoked or expired it
+        if record.renewals != lease.renewals:  # another renews it as well, and expires what it alone recorded
+            await self._record(lease, record.renewals, now)
+            lease, _ = await self._look(lease_id)
         return lease
+
+    async def _record(self, lease: Lease, before: int, now: float) -> None:
+        number = renewals.renewed(before)
+        await self._driver.renew([lease.id], number)
+        lease.renewals = number
+        lease.recorded, lease.unrecorded = now, 0.0
 
     async def revoke(self, lease_id: int) -> None:
         """Deletes the lease's keys, then the lease. Raises LeaseNotFoundError."""
@@ -264,16 +281,22 @@ class Leases:
         return min(lease.ttl, max(0.0, lease.deadline - monotonic()))
 
     async def all(self) -> list[int]:
-        """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError."""
-        deadlines = {}
+        """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError.
+
+        By the records: no instance's own clock tells of leases that others have granted or renewed.
+        """
+        found = []
         for count, record in enumerate(await self._driver.leases(), 1):
             if not count % _LISTED:
                 await self._turns.next(self)
             lease = self._leases.get(record.id)
-            if record.renewals >= 0 and not (lease is not None and lease.ended):
-                unknown = monotonic() + record.ttl
-                deadlines[record.id] = unknown if lease is None else lease.deadline
-        return sorted(deadlines, key=deadlines.__getitem__)
+            if record.renewals < 0 or (lease is not None and lease.ended):
+                continue
+            ends = renewals.seconds(record.renewals) + record.ttl
+            if lease is not None and lease.renewals == record.renewals:
+                ends += lease.unrecorded
+            found.append((ends, record.id))
+        return [lease_id for _, lease_id in sorted(found)]
 
     # ---- expiry
 
@@ -302,17 +325,23 @@ class Leases:
 
     async def _expire(self, lease: Lease) -> None:
         try:
-            while not lease.gone and not await self._driver.expire(lease.id, lease.renewals):
+            while not lease.gone:
+                if lease.renewals is not None and await self._driver.expire(lease.id, lease.renewals):
+                    break
                 record = await self._driver.lease(lease.id)
-                if record is not None and record.renewals >= 0:
+                if record is None or record.renewals < 0:
+                    break
+                if lease.renewals is not None or not renewals.never_renewed(record.renewals):
                     self._renewed_elsewhere(lease, record)
                     return
+                lease.renewals = record.renewals
             await self._finish(lease)
         except Exception as error:
             self._try_again("a lease", error, lease.id)
 
     def _renewed_elsewhere(self, lease: Lease, record: Record) -> None:
         lease.ttl, lease.renewals, lease.ended = record.ttl, record.renewals, False
+        lease.unrecorded = 0.0
         lease.deadline = monotonic() + record.ttl + _margin(record.ttl)
         self._push(lease.deadline, lease.id)
 
@@ -395,9 +424,9 @@ class Leases:
 
     # ---- bookkeeping
 
-    def _add(self, lease_id: int, ttl: int, renewals: int, *, margin: float | None = None) -> Lease:
+    def _add(self, lease_id: int, ttl: int, number: int | None, *, margin: float | None = None) -> Lease:
         deadline = monotonic() + ttl + (_margin(ttl) if margin is None else margin)
-        lease = self._leases[lease_id] = Lease(lease_id, ttl, renewals, deadline)
+        lease = self._leases[lease_id] = Lease(lease_id, ttl, number, deadline)
         self._push(deadline, lease_id)
         return lease
 

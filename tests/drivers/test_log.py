@@ -254,6 +254,17 @@ async def test_leases(log: Log) -> None:
     assert await log.lease(5) is None
 
 
+async def test_a_number_of_renewals_may_be_named_and_grows_anyhow(log: Log) -> None:
+    numbers = []
+    assert await log.grant(5, 60, 1 << 61)
+    for named in (0, 1 << 62, 7, 1 << 62, (1 << 62) + 1):
+        await log.renew([5], named)
+        lease = await log.lease(5)
+        assert lease is not None
+        numbers.append(lease.renewals)
+    assert numbers == [(1 << 61) + 1, *(range(1 << 62, (1 << 62) + 4))]
+
+
 async def test_a_lease_renewed_in_the_moment_of_its_end_lives_or_is_not_renewed(log: Log) -> None:
     await log.grant(5, 60)
     await log.renew([5])

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from kine.drivers.base import Log, Options
+from kine.drivers.base import Log, Options, Row
 from kine.drivers.memory import connect
-from kine.store.expiry import Leases
-from kine.store.index import Index
+from kine.store.expiry import Lease, Leases
+from kine.store.index import Entry, Index
 from kine.store.ops import LeaseNotFoundError
 from kine.store.request import Done, Planner
 from kine.turns import Turns
@@ -71,12 +71,85 @@ async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
     lease = await granting.grant(2)
     async with running(granting):
         await other.renew(lease.id)
+        record = await log.lease(lease.id)
         deadline = lease.deadline
         while lease.deadline == deadline:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.02)
 
         assert not held.asked.is_set()
-        assert (await log.lease(lease.id)) == (lease.id, 2, 1)
+        assert await log.lease(lease.id) == record
+
+
+def put_under(leases: Leases, lease: Lease) -> None:
+    """As of a key that another instance has put: all this one learns of the lease."""
+    leases.seen(
+        Row(1, b"/a", True, False, 1, 0, lease.ttl, None, lease.id, 0), Entry(b"/a", 1, 1, 1, lease.id, None)
+    )
+
+
+async def test_a_lease_known_by_its_key_ends_when_it_is_due_though_whoever_granted_it_has_gone(
+    log: Log,
+) -> None:
+    held = Held()
+    lease = await Leases(log, Index(), held.submit, held.refresh, Turns()).grant(2)
+    other = Leases(log, Index(), held.submit, held.refresh, Turns())
+    put_under(other, lease)
+    known = await other.find(lease.id)
+    deadline = known.deadline
+    async with running(other):
+        await asyncio.wait_for(held.asked.wait(), 60)
+
+    assert known.deadline == deadline
+
+
+async def test_a_lease_known_by_its_key_lives_on_when_whoever_granted_it_renews_it(log: Log) -> None:
+    held = Held()
+    granting = Leases(log, Index(), held.submit, held.refresh, Turns())
+    other = Leases(log, Index(), held.submit, held.refresh, Turns())
+    lease = await granting.grant(2)
+    put_under(other, lease)
+    known = await other.find(lease.id)
+    await granting.renew(lease.id)
+    deadline = known.deadline
+    async with running(other):
+        while known.deadline == deadline:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.02)
+
+        assert not held.asked.is_set()
+
+
+async def test_renewals_in_turn_on_two_instances_are_all_recorded(log: Log) -> None:
+    """Each instance waits for what is recorded, and for what it has renewed itself."""
+    held = Held()
+    one = Leases(log, Index(), held.submit, held.refresh, Turns())
+    other = Leases(log, Index(), held.submit, held.refresh, Turns())
+    lease = await one.grant(3600)
+    for leases in (other, one, other, one):
+        before = await log.lease(lease.id)
+        await leases.renew(lease.id)
+
+        assert before is not None
+        assert not await log.expire(lease.id, before.renewals)
+
+
+async def test_a_clock_that_is_set_back_or_far_ahead_records_each_renewal(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    leases = Leases(log, Index(), held.submit, held.refresh, Turns())
+    numbers = []
+    for year in (2026, -100, 1960, 9000, 2026):
+        monkeypatch.setattr("time.time_ns", lambda year=year: (year - 1970) * 31_556_952 * 10**9)
+        lease = await leases.grant(3600)
+        numbers.append(lease.renewals)
+        for _ in range(2):
+            before = await log.lease(lease.id)
+            assert before is not None
+            await Leases(log, Index(), held.submit, held.refresh, Turns()).renew(lease.id)
+            after = await log.lease(lease.id)
+            assert after is not None
+            assert before.renewals < after.renewals < 1 << 63
+    assert numbers == sorted(numbers)
 
 
 async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_start(log: Log) -> None:

@@ -347,12 +347,12 @@ class NatsLog:
     async def lease(self, lease_id: int) -> Lease | None:
         return await self._state.lease(lease_id)
 
-    async def grant(self, lease_id: int, ttl: int) -> bool:
-        return await self._state.grant(lease_id, ttl)
+    async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
+        return await self._state.grant(lease_id, ttl, renewals)
 
-    async def renew(self, lease_ids: Sequence[int]) -> None:
+    async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
         for lease_id in lease_ids:
-            await self._state.renew(lease_id)
+            await self._state.renew(lease_id, renewals)
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
         return await self._state.expire(lease_id, renewals)

@@ -114,11 +114,11 @@ class State:
         await self._confirm()
         return None if message is None else _lease(subject, json.loads(message.data))
 
-    async def grant(self, lease_id: int, ttl: int) -> bool:
-        granted = await self._put(f"lease.{lease_id}", {"ttl": ttl, "renewals": 0}, 0, vital=False)
-        return granted is not None
+    async def grant(self, lease_id: int, ttl: int, renewals: int) -> bool:
+        record = {"ttl": ttl, "renewals": renewals}
+        return await self._put(f"lease.{lease_id}", record, 0, vital=False) is not None
 
-    async def renew(self, lease_id: int) -> None:
+    async def renew(self, lease_id: int, renewals: int) -> None:
         subject = f"lease.{lease_id}"
         loop = asyncio.get_running_loop()
         until = loop.time() + _PATIENCE
@@ -129,7 +129,7 @@ class State:
             record = json.loads(message.data)
             if record["renewals"] < 0:
                 return
-            record["renewals"] += 1
+            record["renewals"] = max(record["renewals"] + 1, renewals)
             if await self._put(subject, record, message.sequence) is not None or loop.time() > until:
                 return
 

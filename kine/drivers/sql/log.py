@@ -316,17 +316,17 @@ class SqlLog:
         rows = await self._query("Lease", statements.LEASE, (lease_id,))
         return Lease._make(rows[0]) if rows else None
 
-    async def grant(self, lease_id: int, ttl: int) -> bool:
+    async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
         try:
-            await self._retried(self._each, "LeaseGrant", statements.GRANT, [(lease_id, ttl)])
+            await self._retried(self._each, "LeaseGrant", statements.GRANT, [(lease_id, ttl, renewals)])
         except StatementError as error:
             if error.kind is Kind.CONFLICT:
                 return False
             raise (error.undecided() if error.kind is Kind.LOST else error.translated()) from error
         return True
 
-    async def renew(self, lease_ids: Sequence[int]) -> None:
-        rows = [(lease_id,) for lease_id in lease_ids]
+    async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
+        rows = [(renewals, renewals, lease_id) for lease_id in lease_ids]
         await self._answered(self._retried(self._each, "LeaseRenew", statements.RENEW, rows, twice=True))
 
     async def expire(self, lease_id: int, renewals: int) -> bool:

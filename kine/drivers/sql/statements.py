@@ -59,8 +59,11 @@ CLEAR_OLD_VALUES = "UPDATE kine SET old_value = NULL WHERE id > ? AND id <= ? AN
 
 LEASES = "SELECT id, ttl, renewals FROM kine_lease"
 LEASE = LEASES + " WHERE id = ?"
-GRANT = "INSERT INTO kine_lease (id, ttl, renewals) VALUES (?, ?, 0)"
-RENEW = "UPDATE kine_lease SET renewals = renewals + 1 WHERE id = ? AND renewals >= 0"
+GRANT = "INSERT INTO kine_lease (id, ttl, renewals) VALUES (?, ?, ?)"
+RENEW = (
+    "UPDATE kine_lease SET renewals = CASE WHEN renewals < ? THEN ? ELSE renewals + 1 END"
+    " WHERE id = ? AND renewals >= 0"
+)
 FORGET = "DELETE FROM kine_lease WHERE id = ?"
 EXPIRE = "UPDATE kine_lease SET renewals = -1 WHERE id = ? AND renewals = ?"
 

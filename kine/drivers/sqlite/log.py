@@ -416,17 +416,20 @@ class SqliteLog:
         rows = await self._in(self._reading, "Lease", self._read, _all, statements.LEASE, (lease_id,))
         return Lease._make(rows[0]) if rows else None
 
-    async def grant(self, lease_id: int, ttl: int) -> bool:
-        return await self._in(self._writing, "LeaseGrant", self._add, [], writing.grant, lease_id, ttl)
+    async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
+        row = (lease_id, ttl, renewals)
+        return await self._in(self._writing, "LeaseGrant", self._add, [], writing.grant, row)
 
-    async def renew(self, lease_ids: Sequence[int]) -> None:
-        await self._in(self._writing, "LeaseRenew", self._write, writing.each, statements.RENEW, lease_ids)
+    async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
+        rows = [(renewals, renewals, lease_id) for lease_id in lease_ids]
+        await self._in(self._writing, "LeaseRenew", self._write, writing.each, statements.RENEW, rows)
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
         return await self._in(self._writing, "LeaseExpire", self._write, writing.expire, lease_id, renewals)
 
     async def forget(self, lease_id: int) -> None:
-        await self._in(self._writing, "LeaseForget", self._write, writing.each, statements.FORGET, [lease_id])
+        rows = [(lease_id,)]
+        await self._in(self._writing, "LeaseForget", self._write, writing.each, statements.FORGET, rows)
 
     # ---- keeping house
 

@@ -163,10 +163,10 @@ def place(writer: sqlite3.Connection, rows: Sequence[Row]) -> None:
         insert.insert_extra(writer, extra)
 
 
-def grant(writer: sqlite3.Connection, lease_id: int, ttl: int) -> bool:
+def grant(writer: sqlite3.Connection, row: tuple[int, int, int]) -> bool:
     try:
         with transaction(writer):
-            writer.execute(statements.GRANT, (lease_id, ttl))
+            writer.execute(statements.GRANT, row)
     except sqlite3.IntegrityError:
         return False
     return True
@@ -179,6 +179,6 @@ def expire(writer: sqlite3.Connection, lease_id: int, renewals: int) -> bool:
         return found is None or found[2] < 0
 
 
-def each(writer: sqlite3.Connection, statement: str, lease_ids: Sequence[int]) -> None:
+def each(writer: sqlite3.Connection, statement: str, rows: Sequence[tuple[int, ...]]) -> None:
     with transaction(writer):
-        writer.executemany(statement, [(lease_id,) for lease_id in lease_ids])
+        writer.executemany(statement, rows)
