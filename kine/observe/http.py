@@ -156,15 +156,15 @@ class MetricsServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: ConnectionLimit
     ) -> None:
         trusted = limit is self._clients or not self._certified or bool(writer.get_extra_info("peercert"))
-        keep_alive = True
+        keep_alive, ahead = True, b""
         while keep_alive:
             head_only = False
             try:
-                request = await _read(reader)
+                request = await _read(reader, ahead)
                 limit.asked(writer)
                 head_only, keep_alive = request.method == "HEAD", request.keep_alive
                 await self._turns.next(writer)
-                answer = await self._answer(request, trusted=trusted)
+                answer, ahead = await self._answer_who_stays(request, reader, trusted=trusted)
             except BadRequestError as error:
                 answer, keep_alive = Page(f"{error}\n".encode(), error.status), False
             if writer.is_closing():
@@ -172,6 +172,30 @@ class MetricsServer:
             writer.write(_encode(answer, head_only=head_only, keep_alive=keep_alive))
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 await writer.drain()
+
+    async def _answer_who_stays(
+        self, request: Request, reader: asyncio.StreamReader, *, trusted: bool
+    ) -> tuple[Page, bytes]:
+        """The answer, and the first byte of the next request if it has come: a profile ends with its client.
+
+        Raises ConnectionResetError.
+        """
+        if not self._profiles(request):
+            return await self._answer(request, trusted=trusted), b""
+        making = asyncio.ensure_future(self._answer(request, trusted=trusted))
+        next_byte = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait((making, next_byte), return_when=asyncio.FIRST_COMPLETED)
+            if not making.done() and not next_byte.result():
+                raise ConnectionResetError
+            return await making, next_byte.result() if next_byte.done() else b""
+        finally:
+            making.cancel()
+            next_byte.cancel()
+            await asyncio.wait((making, next_byte))  # of a reader only one may read
+
+    def _profiles(self, request: Request) -> bool:
+        return self._profiling and request.path.startswith("/debug/pprof")
 
     async def page(self, method: str, target: str, accept: str) -> Page:
         """Answers one HTTP/2 request on the clients' port."""
@@ -203,7 +227,7 @@ class MetricsServer:
             if request.path == "/readyz":
                 why_not = await self._why_not_ready()
                 return Page(f"{why_not}\n".encode(), 503) if why_not else Page(b"ok\n")
-            if self._profiling and request.path.startswith("/debug/pprof"):
+            if self._profiles(request):
                 if not trusted:
                     return Page(b"profiles need a certificate that --trusted-ca-file signed\n", 403)
                 page = await profiling.page(
@@ -232,10 +256,11 @@ class MetricsServer:
             return f"the database has not answered for {READY_TIMEOUT:.0f} s"
 
 
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def _read(reader: asyncio.StreamReader, ahead: bytes) -> Request:
+    """`ahead` is what has been read of it already."""
     try:
         async with asyncio.timeout(IDLE_TIMEOUT):
-            first = await reader.readexactly(1)
+            first = ahead or await reader.readexactly(1)
         async with asyncio.timeout(REQUEST_TIMEOUT):
             head = first + await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError:

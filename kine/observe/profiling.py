@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import io
 import sys
@@ -12,6 +13,8 @@ import tracemalloc
 from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from kine.futures import settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,8 +56,30 @@ async def page(name: str, query: Mapping[str, str]) -> str | None:
         if not _sampling.acquire(blocking=False):
             raise BusyError("another profile is being taken; ask again when it is done")
         # Whichever takes it releases it, when it is done: the one who asked may have gone by then.
-        return await (heap(seconds) if name == "heap" else asyncio.to_thread(sample, seconds, hertz))
+        return await (heap(seconds) if name == "heap" else profile(seconds, hertz))
     return None
+
+
+async def profile(seconds: int, hertz: int) -> str:
+    """Ends with its task, and holds up no exit of the process, as a thread of the pool would."""
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+    done: asyncio.Future[str] = loop.create_future()
+
+    def run() -> None:
+        stacks = sample(seconds, hertz, stop)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, done, stacks)
+
+    try:
+        threading.Thread(target=run, name="profile", daemon=True).start()
+    except RuntimeError:  # none can be had
+        _sampling.release()
+        raise
+    try:
+        return await done
+    finally:
+        stop.set()
 
 
 def number(query: Mapping[str, str], name: str, default: int, at_most: int) -> int:
@@ -83,7 +108,7 @@ def tasks() -> str:
     return shown.getvalue()
 
 
-def sample(seconds: int, hertz: int) -> str:
+def sample(seconds: int, hertz: int, stop: threading.Event) -> str:
     """Stacks seen, each with how often: `thread;outer;inner count`, as flame graph tools read them."""
     seen: Counter[str] = Counter()
     own = threading.get_ident()
@@ -94,7 +119,8 @@ def sample(seconds: int, hertz: int) -> str:
             for ident, frame in sys._current_frames().items():
                 if ident != own:
                     seen[";".join([names.get(ident, "unknown"), *reversed(_frames(frame))])] += 1
-            time.sleep(1 / hertz)
+            if stop.wait(1 / hertz):
+                break
     finally:
         _sampling.release()
     return "".join(f"{stack} {times}\n" for stack, times in seen.most_common())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from kine.config import Settings
 from kine.observe import http
 from kine.observe.http import MetricsServer
 from kine.tls import Tls
+from tests.instances import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -277,3 +279,42 @@ async def test_one_profile_at_a_time() -> None:
         answers = await asyncio.gather(*(get(port, "/debug/pprof/profile?seconds=1") for _ in range(2)))
 
     assert sorted(head[:12] for head, _ in answers) == ["HTTP/1.1 200", "HTTP/1.1 429"]
+
+
+def sampling() -> bool:
+    """Is a profile being taken?"""
+    return any(thread.name == "profile" for thread in threading.enumerate())
+
+
+async def begin_profile(port: int) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /debug/pprof/profile?seconds=60&hertz=1 HTTP/1.1\r\n\r\n")
+    await until(sampling)
+    return writer
+
+
+async def test_profile_ends_with_its_client() -> None:
+    async with serving(enable_profiling=True) as port:
+        writer = await begin_profile(port)
+        writer.close()
+        await until(lambda: not sampling())
+        head, _ = await get(port, "/debug/pprof/profile?seconds=1")
+
+    assert head.startswith("HTTP/1.1 200 ")
+
+
+async def test_profile_ends_with_the_server() -> None:
+    async with serving(enable_profiling=True) as port:
+        writer = await begin_profile(port)
+    await until(lambda: not sampling())
+    writer.close()
+
+
+async def test_request_sent_while_a_profile_is_made_is_answered_after_it() -> None:
+    async with serving(enable_profiling=True) as port:
+        request = b"GET %s HTTP/1.1\r\n\r\n"
+        last = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+        _, body = await exchange(port, request % b"/debug/pprof/profile?seconds=1" + last)
+
+    assert b"MainThread;" in body
+    assert body.endswith(b"\r\n\r\nok\n")
