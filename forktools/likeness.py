@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 from forktools import clean_room
 from forktools.commits import AS_RECORDED
 from forktools.merges import merge_trees, tree_before
+from forktools.patch_hunks import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     import git
 
     from forktools.commits import Commit
 
-_INDEX = re.compile(rb"^index ([0-9a-f]+)\.\.")
-_COMMIT = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _HUNK = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
@@ -44,37 +43,19 @@ def ambiguous(repo: git.Repo, commits: Sequence[Commit]) -> set[str]:
         return set()
     options = ("-p", "-U3", "--full-index", *AS_RECORDED)
     shown = clean_room.ask(repo, "diff-tree", "--stdin", "--root", "-r", *options, stdin=stdin)
-    found = [*_replaced(shown)]
-    blobs = _blobs(repo, {blob for _, blob, _ in found})
-    return {sha for sha, blob, lines in found if blob in blobs and _is_twice(lines, blobs[blob])}
+    found = [hunk for hunk in parse(shown) if hunk.before]
+    blobs = _blobs(repo, {hunk.blob for hunk in found})
+    return {
+        hunk.commit
+        for hunk in found
+        if hunk.blob in blobs and _is_twice(b"\n".join(hunk.before) + b"\n", blobs[hunk.blob])
+    }
 
 
 def _is_twice(lines: bytes, text: bytes) -> bool:
     text = b"\n" + text
     first = text.find(b"\n" + lines)
     return text.find(b"\n" + lines, first + 1) != -1
-
-
-def _replaced(shown: bytes) -> Iterator[tuple[str, bytes, bytes]]:
-    """Each hunk's commit, the id of the file it changes and the lines it replaces, with those around them."""
-    commit, blob, olds, news = "", b"", 0, 0
-    lines: list[bytes] = []
-    for line in shown.split(b"\n"):
-        if olds or news:
-            if not line.startswith(b"\\"):
-                if not line.startswith(b"+"):
-                    lines.append(line[1:])
-                olds -= not line.startswith(b"+")
-                news -= not line.startswith(b"-")
-            if not (olds or news) and lines:
-                yield commit, blob, b"\n".join(lines) + b"\n"
-        elif match := _HUNK.match(line):
-            olds, news = (1 if match[n] is None else int(match[n]) for n in (2, 4))
-            lines = []
-        elif match := _INDEX.match(line):
-            blob = match[1]
-        elif _COMMIT.fullmatch(line):
-            commit = line.decode()
 
 
 def _blobs(repo: git.Repo, wanted: Collection[bytes]) -> dict[bytes, bytes]:

@@ -82,6 +82,11 @@ def tree_before(repo: git.Repo, commit: Commit) -> str:
     return f"{commit.parents[0]}^{{tree}}" if commit.parents else _empty_tree(repo)
 
 
+def before_merge(repo: git.Repo, merge: Commit) -> str:
+    """A commit with the tree that a merge changes, and with its parents: git can be asked whose a line is."""
+    return _commit(repo, tree_before(repo, merge), *merge.parents)
+
+
 def merge_trees(repo: git.Repo, base: str, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     """What git makes of two trees that come from `base`, and the paths in conflict."""
     root = _commit(repo, base)  # merges want commits; the scratch objects vanish with the comparison

@@ -30,7 +30,7 @@ from forktools.lines import (
 from forktools.policy import Finding, Level, Rule
 from forktools.repository import run
 from forktools.settings import current
-from forktools.standing import undone_paths
+from forktools.standing import losses
 from forktools.tags import LINE_NOT_FROM_TAG
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import git
 
     from forktools.commits import Commit
+    from forktools.taken_lines import Loss
 
 COMMIT_MISSING = Rule(
     "replay-missing",
@@ -48,8 +49,8 @@ COMMIT_MISSING = Rule(
 )
 COMMIT_REVERTED = Rule(
     "replay-reverted",
-    "A replayed commit stays in the new line.",
-    "Revert the revert, or record why the commit is left out (`forktools replay drop`).",
+    "A replayed commit stays in the new line, whole.",
+    "Bring it back, or record why the commit is left out (`forktools replay drop`).",
 )
 COMMIT_CHANGED = Rule(
     "replay-changed",
@@ -61,6 +62,12 @@ COMMIT_UNRECORDED = Rule(
     "replay-unrecorded",
     "Lines cut before changes were accepted on record are taken as they were released.",
     "Nothing; the range-diff shows the change (`forktools replay status`).",
+    Level.WARNING,
+)
+COMMIT_THINNER = Rule(
+    "replay-thinner",
+    "A later commit of the new line has taken lines of a replayed one, and written others.",
+    "Read that commit; nothing, if this is what was wanted.",
     Level.WARNING,
 )
 STRAY_MISSING = Rule(
@@ -80,6 +87,7 @@ REPLAY_RULES = (
     COMMIT_REVERTED,
     COMMIT_CHANGED,
     COMMIT_UNRECORDED,
+    COMMIT_THINNER,
     STRAY_MISSING,
     STRAY_CHANGED,
 )
@@ -107,7 +115,8 @@ CARRIED = (State.SAME, State.TRAILER, State.ACCEPTED, State.CHANGED, State.UNREC
 class Fate:
     """What became of one commit, the commits of the new line or of upstream that stand for it, a remark.
 
-    `difference` is the digest to accept, of a commit that was changed.
+    `difference` is the digest to accept, of a commit that was changed. `thinner` says what later work has
+    taken of one that stands.
     """
 
     entry: Entry
@@ -115,6 +124,7 @@ class Fate:
     by: tuple[Commit, ...] = ()
     remark: str = ""
     difference: str = ""
+    thinner: str = ""
 
 
 IN_ANOTHER_CONTEXT = "in another context"
@@ -215,22 +225,57 @@ def released_before_records(repo: git.Repo) -> set[str]:
 
 
 def _standing(repo: git.Repo, new: Line, fates: Sequence[Fate]) -> tuple[Fate, ...]:
-    """The fates, where a commit whose change is not at the tip any more counts as reverted."""
-    inside = {entry.commit.sha for entry in new.entries}
-    carried = {commit.sha for fate in fates for commit in fate.by if commit.sha in inside}
-    gone = undone_paths(repo, new, carried)
-    reasons = _reasons(new.entries, _Ids(fate.entry.commit for fate in fates))
-    return tuple(_fallen(fate, gone, reasons) for fate in fates)
+    """The fates, where a commit whose change is not whole at the tip counts as reverted, or as on record."""
+    position = {entry.commit.sha: number for number, entry in enumerate(new.entries)}
+    lost = losses(repo, new, {commit.sha for fate in fates for commit in fate.by if commit.sha in position})
+    ids = _Ids(fate.entry.commit for fate in fates)
+    records = {
+        commit.sha: (number, reason)
+        for number, entry in enumerate(new.entries)
+        for name, reason in dropped_reasons(entry.commit.message).items()
+        for commit in ids.find([name])
+    }
+    return tuple(
+        _fallen(fate, [*found], records.get(fate.entry.commit.sha), position)
+        if (found := [loss for commit in fate.by for loss in lost.get(commit.sha, ())])
+        and fate.state in CARRIED
+        else fate
+        for fate in fates
+    )
 
 
-def _fallen(fate: Fate, gone: Mapping[str, tuple[str, ...]], reasons: Mapping[str, str]) -> Fate:
-    paths = [path for commit in fate.by for path in gone.get(commit.sha, ())]
-    if not paths or fate.state not in CARRIED:
-        return fate
-    if reason := reasons.get(fate.entry.commit.sha):
+def _fallen(
+    fate: Fate, lost: Sequence[Loss], record: tuple[int, str] | None, position: Mapping[str, int]
+) -> Fate:
+    """The fate of a commit with losses. A record speaks of what it and the commits before it have taken."""
+    until, reason = record or (-1, "")
+    unsaid = [rest for loss in lost if (rest := _since(loss, until, position))]
+    if undone := [loss for loss in unsaid if loss.is_undone]:
+        return replace(fate, state=State.REVERTED, remark=_gone(undone))
+    if record and not any(loss.standing for loss in lost):
         return replace(fate, state=State.DROPPED, remark=reason)
-    more = f" and {len(paths) - 1} more paths" if len(paths) > 1 else ""
-    return replace(fate, state=State.REVERTED, remark=f"its change of {paths[0]}{more} is not there any more")
+    said = f"not whole, on record: {reason}" if record else ""
+    remark = "; ".join(filter(None, (fate.remark, said)))
+    return replace(fate, remark=remark, thinner=_gone(unsaid) if unsaid else "")
+
+
+def _since(loss: Loss, until: int, position: Mapping[str, int]) -> Loss | None:
+    """What a path has lost to commits after a position; None where that is nothing."""
+    if until < 0:
+        return loss
+    takings = tuple(one for one in loss.takings if position[one.by.sha] > until)
+    return replace(loss, takings=takings) if takings else None
+
+
+def _gone(lost: Sequence[Loss]) -> str:
+    """What is not there any more, in words."""
+    first = lost[0]
+    more = f" and {len(lost) - 1} more paths" if len(lost) > 1 else ""
+    if not first.standing:
+        return f"its change of {first.path}{more} is not there any more"
+    lines = "a line" if first.lines == 1 else f"{first.lines} lines"
+    by = _shorts(one.by for one in first.takings if one.taken)
+    return f"{lines} of its change of {first.path}{more} taken back by {by}"
 
 
 def verify(comparison: Comparison) -> Iterator[Finding]:
@@ -249,6 +294,8 @@ def verify(comparison: Comparison) -> Iterator[Finding]:
         if rule is not None:
             remark = f" ({fate.remark})" if fate.remark else ""
             yield Finding(rule, f"{message}{remark}", commit.sha, commit.subject)
+        if fate.thinner:
+            yield Finding(COMMIT_THINNER, fate.thinner, commit.sha, commit.subject)
 
 
 def trace(old: Sequence[Entry], new: Sequence[Entry], upstream: Sequence[Entry]) -> tuple[Fate, ...]:

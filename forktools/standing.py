@@ -1,22 +1,23 @@
-"""Whether what a line carries is still there at its tip.
+"""Whether what a line carries is still there at its tip, whole.
 
 A commit can be in a line's history and its work not in the line: taken back by a revert, by a removal under
-any other subject, by a merge that keeps one side. No message is believed here. The carried commits are taken
-back one after the other from the tip's tree, newest first; a path on which that changes nothing does not hold
-the commit's change any more. Where it conflicts, later work has changed the same lines: then it stands as
-long as a line that it added is there.
+any other subject, by a merge that keeps one side; or a part of it. No message is believed here. The carried
+commits are taken back one after the other from the tip's tree, newest first; a path on which that changes
+nothing does not hold the commit's change any more. Then each line counts: see `taken_lines`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forktools import clean_room
-from forktools.commits import AS_RECORDED, changed_paths, tree_changes
+from forktools.commits import changed_paths, tree_changes
 from forktools.merges import merge_trees, tree_before
+from forktools.taken_lines import Loss, taken_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     import git
 
@@ -24,61 +25,58 @@ if TYPE_CHECKING:
     from forktools.lines import Line
 
 
-def undone_paths(repo: git.Repo, line: Line, carried: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """For each commit of `line` among the ids `carried`: its paths whose change is gone.
-
-    Commits whose change stands are left out.
-    """
+def losses(repo: git.Repo, line: Line, carried: Collection[str]) -> dict[str, tuple[Loss, ...]]:
+    """What each commit of `line` among the ids `carried` has lost, save those that have lost nothing."""
     commits = [entry.commit for entry in line.entries]
     changes: dict[str, tuple[Change, ...]] = dict(changed_paths(repo, commits))
     changes |= {entry.commit.sha: entry.own for entry in line.entries if entry.commit.is_merge}
     paths = {sha: {change.path for change in found} for sha, found in changes.items()}
-    doubtful: dict[str, dict[str, Commit]] = {}
-    later: dict[str, Commit] = {}  # by path, the next commit to change it that is not carried itself
+    others: defaultdict[str, list[Commit]] = defaultdict(list)  # by path, the newest first
+    suspects: defaultdict[str, list[Commit]] = defaultdict(list)  # carried, and others come after
     for commit in reversed(commits):
-        own = paths.get(commit.sha, set())
-        if commit.sha not in carried or commit.is_merge:
-            later |= dict.fromkeys(own, commit)
-        elif shared := {path: later[path] for path in own if path in later}:
-            doubtful[commit.sha] = shared
-    if not doubtful:
+        for path in paths.get(commit.sha, ()):
+            if commit.sha not in carried or commit.is_merge:
+                others[path].append(commit)
+            elif path in others:
+                suspects[path].append(commit)
+    if not suspects:
         return {}
-    suspects = set().union(*doubtful.values())
-    gone: dict[str, tuple[str, ...]] = {}
-    tree = f"{line.tip}^{{tree}}"
-    for commit in reversed(commits):
-        if commit.sha not in carried or commit.is_merge or not paths.get(commit.sha, set()) & suspects:
+    mine = [one for one in commits if one.sha in carried and not one.is_merge]
+    lost = {
+        path: taken_lines(repo, line, path, suspects[path], others[path][::-1]) for path in sorted(suspects)
+    }
+    for path, sha in _gone(repo, line.tip, mine, paths, suspects):
+        known = lost[path].get(sha, Loss(path, (), 0))
+        lost[path][sha] = replace(known, standing=0)
+    found: defaultdict[str, list[Loss]] = defaultdict(list)
+    for losses_here in lost.values():
+        for sha, loss in losses_here.items():
+            if loss.lines or not loss.standing:
+                found[sha].append(loss)
+    return {sha: tuple(all_of_it) for sha, all_of_it in found.items()}
+
+
+def _gone(
+    repo: git.Repo,
+    tip: str,
+    carried: Sequence[Commit],
+    paths: Mapping[str, set[str]],
+    suspects: Mapping[str, Sequence[Commit]],
+) -> list[tuple[str, str]]:
+    """Each path and commit where taking the commit back changes nothing, whatever kind of file it is."""
+    found: list[tuple[str, str]] = []
+    tree = f"{tip}^{{tree}}"
+    for commit in reversed(carried):
+        own = paths.get(commit.sha, set())
+        if own.isdisjoint(suspects):
             continue
-        without, touched = _taken_back(repo, tree, commit)
-        found = doubtful.get(commit.sha, {})
-        if without is None:
-            lost = {path for path in found if _all_replaced(repo, line.tip, commit, path, found[path])}
-        else:
-            tree, lost = without, found.keys() - touched
-        if lost:
-            gone[commit.sha] = tuple(sorted(lost))
-    return gone
-
-
-def _all_replaced(repo: git.Repo, tip: str, commit: Commit, path: str, other: Commit) -> bool:
-    """Whether no line that the commit added to a file is in it at the tip, though one was before `other`."""
-    trees = tree_before(repo, commit), commit.sha
-    shown = clean_room.ask(repo, "diff-tree", "-p", "-U0", *AS_RECORDED, *trees, "--", f":(literal){path}")
-    _, _, hunks = shown.partition(b"\n@@ ")
-    added = {line[1:] for line in hunks.split(b"\n") if line.startswith(b"+") and line[1:].strip()}
-    before, now = (_lines(repo, tree, path) for tree in (tree_before(repo, other), tip))
-    return not added.isdisjoint(before) and added.isdisjoint(now)
-
-
-def _lines(repo: git.Repo, tree: str, path: str) -> list[bytes]:
-    tree_id = clean_room.ask(repo, "rev-parse", tree).decode().strip()
-    status, text, _ = clean_room.run(repo, "cat-file", "blob", f"{tree_id}:{path}")
-    return text.split(b"\n") if status == 0 else []
-
-
-def _taken_back(repo: git.Repo, tree: str, commit: Commit) -> tuple[str | None, set[str]]:
-    """The tree without the change, and the paths that differ then; None where later work is in the way."""
-    without, conflicts = merge_trees(repo, f"{commit.sha}^{{tree}}", tree, tree_before(repo, commit))
-    if conflicts:
-        return None, set()
-    return without, {change.path for change in tree_changes(repo, tree, without)}
+        without, conflicts = merge_trees(repo, f"{commit.sha}^{{tree}}", tree, tree_before(repo, commit))
+        if conflicts:
+            continue  # later work has changed the same lines
+        touched = {change.path for change in tree_changes(repo, tree, without)}
+        here = (
+            path for path in own - touched if any(one.sha == commit.sha for one in suspects.get(path, ()))
+        )
+        found += [(path, commit.sha) for path in here]
+        tree = without
+    return found
