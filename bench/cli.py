@@ -297,6 +297,26 @@ def report_command(
     err.print(f"report: {out}")
 
 
+@app.command("figures")
+def figures_command() -> None:
+    """Writes the figures that README.md and docs/performance.md quote, from docs/performance."""
+    from bench import quoted
+
+    for name in quoted.write():
+        err.print(f"written: {name}")
+
+
+@app.command("plots")
+def plots_command(
+    out: Annotated[Path, typer.Option(help="Directory of the two charts.")] = Path("docs/performance"),
+) -> None:
+    """Draws README's chart, light and dark, from the reports in docs/performance."""
+    from bench import quoted
+
+    for path in quoted.plots(out):
+        err.print(f"written: {path}")
+
+
 @app.command("peers")
 def peers_command(
     names: Annotated[

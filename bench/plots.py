@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
+from matplotlib.ticker import StrMethodFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,3 +169,35 @@ def _save(figure: Figure, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, bbox_inches="tight", dpi=144, metadata=metadata)
     plt.close(figure)
+
+
+def front(
+    path: Path, panels: Sequence[tuple[str, Sequence[str], dict[str, list[float]]]], *, dark: bool
+) -> None:
+    """README's chart: bars by server in groups, a panel for each figure, on a page that is light or dark."""
+    ink = "#e6edf3" if dark else "#1f2328"
+    style = _STYLE | {
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "savefig.transparent": True,
+    }
+    with mpl.rc_context(style):
+        figure, grid = plt.subplots(1, len(panels), figsize=(10.0, 3.2), squeeze=False)
+        for axes, (title, groups, lines) in zip(grid[0], panels, strict=True):
+            step = 0.8 / len(lines)
+            for number, (name, values) in enumerate(lines.items()):
+                places = [group + step * (number - (len(lines) - 1) / 2) for group in range(len(groups))]
+                axes.bar(places, values, step * 0.92, color=COLOURS[number], label=name)
+            axes.set_xticks(range(len(groups)), list(groups))
+            axes.set_title(title)
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.grid(visible=False, axis="x")
+        names = list(panels[0][2])
+        handles = [Patch(color=COLOURS[number]) for number in range(len(names))]
+        place: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, -0.08), "labelcolor": ink}
+        figure.legend(handles, names, frameon=False, ncols=len(names), **place)
+        figure.tight_layout()
+        _save(figure, path)

@@ -1,0 +1,33 @@
+"""README.md and docs/performance.md quote the figures of the reports that are kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import quoted
+from bench.stored import ROOT, read
+
+STORED = read()
+
+
+@pytest.mark.parametrize("name", quoted.PAGES)
+def test_quoted_figures_are_the_reports(name: str) -> None:
+    text = (ROOT / name).read_text()
+
+    assert text.count("<!-- figures: ") >= 3
+    assert quoted.page(text, STORED) == text, "run: python -m bench figures"
+
+
+def test_reports_are_read_back() -> None:
+    assert {server for _, server in STORED.rates} == STORED.durability.keys()
+    assert STORED.survives("etcd") == STORED.survives("kine-postgres") == "power loss"
+    assert STORED.survives("kine-sqlite") == "a killed process"
+    assert STORED.times("create", "kine-sqlite", "kine-sqlite") == "1.0"
+
+
+def test_the_chart_is_there_for_light_and_dark_pages() -> None:
+    readme = (ROOT / "README.md").read_text()
+
+    for theme in ("light", "dark"):
+        assert f"docs/performance/front-{theme}.svg" in readme
+        assert (ROOT / f"docs/performance/front-{theme}.svg").read_text().endswith("</svg>\n")
