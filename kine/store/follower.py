@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 
 _SCAN = 2_000  # entries of the log looked at in one turn of the loop
 _LEAST = 20  # entries that a watcher counts for, however few it looks at
-_SEND = 500  # events in one response
+_SEND = 1_000  # events in one response: etcd's limit, which counts revisions
 _RETRY = 0.5  # seconds, when values cannot be read
 _FIRST_ROWS = 32  # fetched at first, while nothing is known of their size
+_MOST_ROWS = 500
 _FETCHED_BYTES = 1024 * 1024  # then, about
 _FETCHING = 4  # streams that fetch rows at once
 _RECENT_BYTES = 4 * 1024 * 1024  # of rows kept for the next watcher
@@ -58,33 +59,54 @@ class Past:
         return self._values.get(revision) or self._recent.get(revision)
 
     def clear(self) -> None:
-        self._recent.clear()
+        self._recent = {}  # another one: what is being fetched belongs to the former
         self._size = 0
 
-    def reach(self, watcher: Watcher, wanted: list[Entry]) -> tuple[list[Entry], int]:
-        """What lacks its frame, as far as that is fetched at once; and how many of `wanted` it serves."""
-        lacking: list[Entry] = []
-        for position, entry in enumerate(wanted):
-            lacking += missing(watcher, (entry,), self.get)
-            if len(lacking) >= self._rows:
-                return lacking, position + 1
-        return lacking, len(wanted)
+    async def fetch(self, watcher: Watcher, wanted: list[Entry]) -> None:
+        """Fetches what the first of `wanted` lack, as many as go into one response.
 
-    async def fetch(self, entries: list[Entry], sink: Sink) -> None:
-        """Fetches them, unless the stream is full by the time it may. Raises GoneError, DriverError."""
-        async with self._fetching.one(sink.client):
-            if sink.full:
-                return
-            fetched = await self._reads.fetch(entries)
-        size = 0
-        for entry in entries:
-            encoded = fetched[entry.mod]
-            size += len(encoded)
-            if entry.mod not in self._recent:
-                self._recent[entry.mod] = encoded
-                self._size += len(encoded)
-        rows = len(entries)
-        self._rows = max(1, min(rows * _FETCHED_BYTES // max(1, size), 4 * max(rows, self._rows), _SEND))
+        Less if its stream is full by the time it may. Raises GoneError, DriverError.
+        """
+        found: dict[int, bytes] = {}  # not among the recent yet: others would let go of the first
+        recent, size = self._recent, 0
+        try:
+            async with self._fetching.one(watcher.sink.client):
+                while size < watcher.answer_bytes and not watcher.sink.full:
+                    lacking = self._lacking(watcher, wanted, found)
+                    if not lacking:
+                        break
+                    fetched = await self._reads.fetch(lacking)
+                    found.update((entry.mod, fetched[entry.mod]) for entry in lacking)
+                    read = sum(len(fetched[entry.mod]) for entry in lacking)
+                    size += read
+                    self._learn_size(len(lacking), read)
+        finally:
+            if recent is self._recent:
+                self._size += sum(len(found[revision]) for revision in found.keys() - recent.keys())
+                recent.update(found)
+
+    def _lacking(self, watcher: Watcher, wanted: list[Entry], found: dict[int, bytes]) -> list[Entry]:
+        """What lacks its frame, as far as that is fetched at once."""
+
+        def get(revision: int) -> bytes | None:
+            return found.get(revision) or self.get(revision)
+
+        lacking: list[Entry] = []
+        for entry in wanted:
+            lacking += missing(watcher, (entry,), get)
+            if len(lacking) >= self._rows:
+                break
+        return lacking
+
+    def _learn_size(self, rows: int, size: int) -> None:
+        self._rows = max(1, min(rows * _FETCHED_BYTES // max(1, size), 4 * max(rows, self._rows), _MOST_ROWS))
+
+    def served(self, watcher: Watcher, wanted: list[Entry]) -> int:
+        """How many of the first have all that they show at hand."""
+        for position, entry in enumerate(wanted):
+            if missing(watcher, (entry,), self.get):
+                return position
+        return len(wanted)
 
     def fit(self) -> None:
         """Lets go of the oldest rows."""
@@ -154,23 +176,23 @@ class Follower:
         if len(wanted) > _SEND:
             del wanted[_SEND:]
             reached = wanted[-1].mod + 1
-        lacking, within = past.reach(watcher, wanted)
-        if lacking:
+        if missing(watcher, wanted, past.get):
             try:
-                await past.fetch(lacking, sink)
+                await past.fetch(watcher, wanted)
             except GoneError:
                 # Compacted, most likely by another instance which this one has yet to hear of.
                 await asyncio.sleep(_RETRY)
             except DriverError as error:
                 log.debug("a watcher waits for the database: %s", error)
                 await asyncio.sleep(_RETRY)
-            if within < len(wanted):
-                del wanted[within:]
-                reached = wanted[-1].mod + 1
+            served = past.served(watcher, wanted)
+            if served < len(wanted):
+                reached = wanted[served].mod
+                del wanted[served:]
             # Much may have come meanwhile: cancellation, compaction, answers of others on the connection.
             if watcher.state is not State.UNSYNCED:
                 return _LEAST
-            if sink.full or watcher.epoch != hub.epoch or missing(watcher, wanted, past.get):
+            if sink.full or watcher.epoch != hub.epoch or not wanted:
                 past.fit()
                 self.add(watcher)
                 return _LEAST

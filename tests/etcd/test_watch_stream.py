@@ -10,6 +10,7 @@ import pytest
 from kine.proto import rpc_pb2 as pb
 from tests import ops
 from tests.client import Client, WatchStream, prefix_end
+from tests.conftest import Needs, StartOwn
 
 # ---- ids
 
@@ -275,6 +276,39 @@ def test_fragments_hold_as_many_events_as_fit(client: Client, watch: WatchStream
     slack = 100  # of the header, whose length changes with what it tells
     assert max(sizes) < limit
     assert all(size + its > limit - slack for size, its in zip(sizes, more, strict=False)), sizes
+
+
+@pytest.mark.parametrize("fragment", [False, True])
+def test_a_watch_that_catches_up_is_sent_a_thousand_revisions_at_once(
+    client: Client, watch: WatchStream, prefix: bytes, fragment: bool
+) -> None:
+    start = client.revision() + 1
+    for number in range(1_100):
+        client.put(prefix + b"%d" % (number % 7))
+
+    watch.create(prefix, prefix_end(prefix), start_revision=start, fragment=fragment)
+
+    answers = [watch.receive(), watch.receive()]
+    assert [len(answer.events) for answer in answers] == [1_000, 100]
+    assert [answer.fragment for answer in answers] == [False, False]
+
+
+@pytest.mark.parametrize("fragment", [False, True])
+def test_a_watch_after_a_start_is_sent_as_much_at_once(
+    own_server: StartOwn, prefix: bytes, needs: Needs, fragment: bool
+) -> None:
+    """No value is in memory then."""
+    needs("durable")
+    server = own_server()
+    with Client(server.address) as client:
+        start = client.revision() + 1
+        for number in range(1_100):
+            client.put(prefix + b"%d" % number)
+    server.stop()
+    with Client(own_server().address) as client, client.watch() as watch:
+        watch.create(prefix, prefix_end(prefix), start_revision=start, fragment=fragment)
+
+        assert [len(watch.receive().events) for _ in range(2)] == [1_000, 100]
 
 
 def test_without_fragment_no_answer_says_fragment(client: Client, watch: WatchStream, prefix: bytes) -> None:
