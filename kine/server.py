@@ -95,6 +95,8 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
         budget = transport.budget
         metrics.read("kine_queued_bytes", lambda: budget.queued)
         metrics.read("kine_received_bytes", lambda: budget.received)
+        metrics.read("kine_kept_bytes", lambda: budget.kept)
+        metrics.read("kine_kept_refused_total", lambda: budget.refused)
         metrics.read("kine_requests_dropped_total", lambda: budget.shed)
         metrics.read("kine_slow_clients_closed_total", lambda: budget.closed_slow)
         metrics.read("kine_connections", lambda: transport.connected)

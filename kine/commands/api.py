@@ -111,6 +111,9 @@ class _Asked:
     def send(self, message: bytes) -> None:
         self.answers.put_nowait(message)
 
+    def let_go(self) -> None:
+        pass
+
     async def drain(self) -> None:
         pass
 

@@ -45,8 +45,7 @@ class Lease:
         return self._header()
 
     async def keep_alive(self, stream: Stream, call: Call) -> None:
-        while (request := await stream.receive()) is not None:
-            lease_id = rpc.LeaseKeepAliveRequest.FromString(request).ID
+        while (lease_id := _renewed(await stream.receive())) is not None:
             try:
                 ttl = (await self._store.leases.renew(lease_id)).ttl
             except LeaseNotFoundError:
@@ -106,3 +105,8 @@ def _list_of(leases: Sequence[int]) -> bytes:
 
 def _keys_of(keys: Sequence[bytes]) -> bytes:
     return rpc.LeaseTimeToLiveResponse(keys=sorted(keys)).SerializeToString()
+
+
+def _renewed(request: bytes | None) -> int | None:
+    """By itself, so that nothing holds a message while the next is waited for."""
+    return None if request is None else int(rpc.LeaseKeepAliveRequest.FromString(request).ID)

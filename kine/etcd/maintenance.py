@@ -112,6 +112,7 @@ class Maintenance:
 
     async def snapshot(self, stream: Stream, call: Call) -> None:
         rpc.SnapshotRequest.FromString(await stream.receive() or b"")
+        stream.let_go()
         async with aclosing(self._snapshots.blocks(call.account)) as blocks:
             async for block, remaining in blocks:
                 answer = rpc.SnapshotResponse(

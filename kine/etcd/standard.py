@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from grpc_health.v1 import health_pb2 as health
@@ -34,11 +34,20 @@ class Health:
         return bytes(status.SerializeToString())
 
     async def watch(self, stream: Stream, call: Call) -> None:
-        service = health.HealthCheckRequest.FromString(await stream.receive() or b"").service
-        unknown = health.HealthCheckResponse(status=health.HealthCheckResponse.SERVICE_UNKNOWN)
-        stream.send((self._status(service) or unknown).SerializeToString())
+        known = self._known(await stream.receive() or b"")
+        stream.let_go()
+        stream.send(self._told(known))
         await self._stopping.wait()
-        stream.send((self._status(service) or unknown).SerializeToString())
+        stream.send(self._told(known))
+
+    def _known(self, request: bytes) -> bool:
+        """By itself, so that nothing holds the name while the server's end is waited for."""
+        return health.HealthCheckRequest.FromString(request).service in self._services
+
+    def _told(self, known: bool) -> bytes:
+        kinds = health.HealthCheckResponse
+        status = self._status("") if known else kinds(status=kinds.SERVICE_UNKNOWN)
+        return bytes(status.SerializeToString())
 
 
 class Reflection:
@@ -52,7 +61,15 @@ class Reflection:
         from grpc_reflection.v1alpha import reflection, reflection_pb2
 
         servicer: Any = reflection.ReflectionServicer(self._services)
-        while (request := await stream.receive()) is not None:
-            message = reflection_pb2.ServerReflectionRequest.FromString(request)
-            for answer in servicer.ServerReflectionInfo(iter((message,)), None):
-                stream.send(answer.SerializeToString())
+        read = reflection_pb2.ServerReflectionRequest.FromString
+        while _described(servicer, read, await stream.receive(), stream):
+            pass
+
+
+def _described(servicer: Any, read: Callable[[bytes], Any], request: bytes | None, stream: Stream) -> bool:
+    """False at the end. By itself, so that nothing holds a message while the next is waited for."""
+    if request is None:
+        return False
+    for answer in servicer.ServerReflectionInfo(iter((read(request),)), None):
+        stream.send(answer.SerializeToString())
+    return True

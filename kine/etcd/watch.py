@@ -106,8 +106,8 @@ class Session:
     async def run(self) -> None:
         self._task = asyncio.current_task()
         try:
-            while (request := await self._stream.receive()) is not None:
-                self._handle(rpc.WatchRequest.FromString(request))
+            while self._handled(await self._stream.receive()):
+                pass
             await asyncio.get_running_loop().create_future()  # half-closed: it goes on listening
         except asyncio.CancelledError:
             if self._ended:
@@ -125,7 +125,11 @@ class Session:
 
     # ---- requests
 
-    def _handle(self, message: rpc.WatchRequest) -> None:
+    def _handled(self, request: bytes | None) -> bool:
+        """False at the end. By itself, so that nothing holds a message while the next is waited for."""
+        if request is None:
+            return False
+        message = rpc.WatchRequest.FromString(request)
         kind = message.WhichOneof("request_union")
         if kind == "create_request":
             self._create(message.create_request)
@@ -133,6 +137,7 @@ class Session:
             self._cancel(message.cancel_request.watch_id)
         elif kind == "progress_request":
             self._ask_for_progress()
+        return True
 
     def _create(self, message: rpc.WatchCreateRequest) -> None:
         key = message.key or b"\0"

@@ -61,6 +61,11 @@ READINGS: dict[str, tuple[Literal["gauge", "counter"], str]] = {
         "counter",
         "Half sent requests dropped, as too many were held",
     ),
+    "kine_kept_bytes": ("gauge", "Memory held for open streams, their messages and watches"),
+    "kine_kept_refused_total": (
+        "counter",
+        "Streams, messages and watches refused, as there was no memory to keep them",
+    ),
     "kine_slow_clients_closed_total": ("counter", "Connections closed as their clients took no answers"),
     "kine_leases": ("gauge", "Leases that are granted, as far as this server knows"),
     "kine_db_size_bytes": ("gauge", "Size of the database, as Status tells it"),

@@ -117,6 +117,7 @@ async def _requests(stream: Stream, there: Any) -> None:
     try:
         while (message := await stream.receive()) is not None:
             await there.write(message)  # returns once etcd's flow control has let it out
+            del message  # or it would be held while the next is waited for
         await there.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         pass  # the call is over: whoever reads it learns how

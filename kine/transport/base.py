@@ -84,9 +84,19 @@ class Call:
     account: Account | None = None  # of the call's connection: calls with the same one come from one client
 
 
+def too_much_kept(what: str) -> RpcError:
+    """There is no room to keep one more of these for its client: see `kine.transport.budget`."""
+    return RpcError(
+        Code.RESOURCE_EXHAUSTED,
+        f"too many {what} are open, by this client or by all: close some, or raise --max-queued-bytes",
+    )
+
+
 # etcd leaves this much beside its request limit for gRPC's framing and the rest of a message
 # (server/config, grpcOverheadBytes).
 GRPC_OVERHEAD_BYTES = 512 * 1024
+
+SMALL = 1024  # bytes of a message up to which it counts as a part of its stream
 
 HIGH_WATER = 1024 * 1024  # bytes queued on one stream before its producer should pause
 LOW_WATER = 256 * 1024  # and below which it goes on
@@ -101,7 +111,13 @@ class Stream(Protocol):
     """
 
     async def receive(self) -> bytes | None:
-        """The client's next message, or None once it has half-closed."""
+        """The client's next message, or None once it has half-closed. Raises RpcError.
+
+        A large one counts as kept for its client until the next is asked for: by then nothing may hold it.
+        """
+
+    def let_go(self) -> None:
+        """Nothing holds the last message any more, though no other is asked for yet."""
 
     def send(self, message: bytes) -> None:
         """Queues one message; never waits. A producer of much data looks at `full` first."""

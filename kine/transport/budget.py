@@ -6,10 +6,16 @@ beyond it the client with the most loses the largest of its requests that have n
 What is counted: answers made but not yet taken by the socket, and answers being put together. Each piece
 counts with what it costs to keep it, so that many tiny answers count as well.
 
-Invariant, after every call: `Budget.queued` is the sum of its accounts' `queued`, no figure is below zero,
-no account has more reserved than queued, and a closed one holds nothing. From it follows the bound: a client
-whose account is `over` is not listened to, so the server holds at most its limit and, for each connection,
-the answers to what was taken in before, or one answer that is larger than fits.
+What clients have the server keep for as long as they like is counted beside, too, as `kept`: open streams,
+the messages with their handlers, watches. It has the same limit, and nothing to wait for: a client is
+refused what would make its part larger than half of what is free then, or than `ALWAYS` where that is more.
+So one client has a third of the limit at most, and a newcomer a little, however many take all they can.
+
+Invariant, after every call: `Budget.queued` is the sum of its accounts' `queued`, and `Budget.kept` of their
+`kept`, no figure is below zero, no account has more reserved than queued, and a closed one holds nothing;
+`kept` is at most the limit and, for each account, `ALWAYS`. From it follows the bound: a client whose account
+is `over` is not listened to, so the server holds at most its limit and, for each connection, the answers to
+what was taken in before, or one answer that is larger than fits.
 
 An account is over when it holds more than its share, or holds anything while all together hold more than
 the limit. A client that takes its answers holds nothing, and is served whatever others do.
@@ -21,6 +27,7 @@ from typing import Protocol
 
 SHARES = 4  # one connection may hold one part of so many
 PIECE = 256  # bytes that a queued piece costs besides its own
+ALWAYS = 64 * 1024  # bytes that a connection may have kept, whatever others have
 _ENOUGH = 1024 * 1024  # bytes that a client others wait for must take in each period of patience
 
 
@@ -41,7 +48,8 @@ class Budget:
     """What all connections of a server may hold."""
 
     __slots__ = (
-        "accounts", "closed_slow", "limit", "look_above", "queued", "received", "share", "shed", "waiting",
+        "accounts", "closed_slow", "kept", "limit", "look_above", "queued", "received", "refused", "share",
+        "shed", "waiting",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
@@ -49,6 +57,8 @@ class Budget:
         self.share = max(1, limit // SHARES)
         self.queued = 0
         self.received = 0  # bytes of requests, half of them or whole
+        self.kept = 0
+        self.refused = 0  # streams, messages and watches, as there was no room to keep them
         self.shed = 0  # requests that were dropped as too many were half sent
         self.look_above = limit
         self.closed_slow = 0  # connections that were cut off
@@ -93,7 +103,7 @@ class Account:
 
     __slots__ = (
         "_begun", "_budget", "_owed", "_taken_then", "client",
-        "closed", "queued", "received", "reserved", "taken", "wanted",
+        "closed", "kept", "queued", "received", "reserved", "taken", "wanted",
     )  # fmt: skip
 
     def __init__(self, budget: Budget, client: Client) -> None:
@@ -101,6 +111,7 @@ class Account:
         self.client = client
         self.queued = 0
         self.received = 0
+        self.kept = 0
         self.reserved = 0  # of these, for what is being made: nothing that the client could take yet
         self.taken = 0  # bytes that have left, ever
         self.wanted = 0  # bytes of the answer that waits for room; 0: none does
@@ -146,6 +157,23 @@ class Account:
             self.received -= size
             self._budget.received -= size
 
+    def keep(self, size: int) -> bool:
+        """Counts what the client has the server keep; `give_up` takes it away. False: it must be refused."""
+        budget = self._budget
+        if self.closed:
+            return True
+        if self.kept + size > max((budget.limit - budget.kept) // 2, ALWAYS):
+            budget.refused += 1
+            return False
+        self.kept += size
+        budget.kept += size
+        return True
+
+    def give_up(self, size: int) -> None:
+        if not self.closed:
+            self.kept -= size
+            self._budget.kept -= size
+
     @property
     def crowded(self) -> bool:
         """`Budget.make_room` should be called."""
@@ -160,6 +188,7 @@ class Account:
         budget = self._budget
         budget.waiting.pop(self, None)
         self.let_go(self.received)
+        self.give_up(self.kept)
         self.remove(self.queued)
         self.reserved = 0
         self.closed = True

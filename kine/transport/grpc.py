@@ -25,6 +25,7 @@ from kine.transport.base import (
     HIGH_WATER,
     INTERNAL_ERROR,
     LOW_WATER,
+    SMALL,
     Call,
     Limits,
     Pieces,
@@ -33,6 +34,7 @@ from kine.transport.base import (
     Streaming,
     Unary,
     UnaryHandler,
+    too_much_kept,
     unknown_method,
 )
 from kine.transport.budget import PIECE, Budget
@@ -323,19 +325,30 @@ class GrpcStream:
         self._turns = turns
         self._queue: deque[bytes] = deque()
         self._queued = 0  # bytes, of the message being written too
+        self._kept = 0  # bytes that the last message counts for
         self._writing: asyncio.Task[None] | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._closed = False
         self._handler = asyncio.current_task()
 
+    def let_go(self) -> None:
+        if self._kept:
+            self._client.account.give_up(self._kept)
+            self._kept = 0
+
     async def receive(self) -> bytes | None:
+        self.let_go()
         await self._room()
         message = await self._context.read()
+        if isinstance(message, bytes) and len(message) > SMALL:  # else it is grpc.aio.EOF
+            if not self._client.account.keep(len(message)):
+                raise too_much_kept("large messages of streams")
+            self._kept = len(message)
         # What a thousand streams have sent is there at once, and the library takes several turns of the
         # loop to begin a call: each turn must be short.
         await self._turns.next(self._client)
         await self._room()
-        return message if isinstance(message, bytes) else None  # else it is grpc.aio.EOF
+        return message if isinstance(message, bytes) else None
 
     async def _room(self) -> None:
         while self.full:  # what was asked before comes first
@@ -373,6 +386,7 @@ class GrpcStream:
     def close(self) -> None:
         """Drops what is queued: the call is over."""
         self._closed = True
+        self.let_go()
         self._queue.clear()
         self._client.account.remove(self._queued)
         self._queued = 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kine.transport.budget import SHARES, Budget
+from kine.transport.budget import ALWAYS, SHARES, Budget
 
 if TYPE_CHECKING:
     from kine.transport.budget import Account
@@ -49,6 +49,7 @@ class Budgets(RuleBasedStateMachine):
         self.accounts: list[tuple[Account, Connection]] = []
         self.held: list[int] = []  # by account, as the model has it
         self.reserved: list[int] = []
+        self.kept: list[int] = []
         self.now = 0.0
 
     @rule()
@@ -57,6 +58,7 @@ class Budgets(RuleBasedStateMachine):
             self.accounts.append(opened(self.budget))
             self.held.append(0)
             self.reserved.append(0)
+            self.kept.append(0)
 
     @rule(which=st.integers(0, 7), size=SIZES)
     def add(self, which: int, size: int) -> None:
@@ -76,7 +78,9 @@ class Budgets(RuleBasedStateMachine):
         if which < len(self.accounts):
             account = self.accounts[which][0]
             account.close()
-            self.held[which] = self.reserved[which] = 0
+            self.held[which] = self.reserved[which] = self.kept[which] = 0
+            assert account.keep(LIMIT)
+            account.give_up(LIMIT)
             account.add(1)  # what a call that ends late does
             account.remove(1)
             account.reserve(1)
@@ -96,6 +100,21 @@ class Budgets(RuleBasedStateMachine):
             self.held[which] -= self.reserved[which]
             self.reserved[which] = 0
 
+    @rule(which=st.integers(0, 7), size=SIZES)
+    def keep(self, which: int, size: int) -> None:
+        if which < len(self.accounts) and not self.accounts[which][0].closed:
+            free = LIMIT - sum(self.kept)
+            kept = self.accounts[which][0].keep(size)
+            assert kept == (self.kept[which] + size <= max(free // 2, ALWAYS))
+            self.kept[which] += size * kept
+
+    @rule(which=st.integers(0, 7), part=st.floats(0, 1))
+    def give_up(self, which: int, part: float) -> None:
+        if which < len(self.accounts):
+            size = int(self.kept[which] * part)
+            self.accounts[which][0].give_up(size)
+            self.kept[which] -= size
+
     @rule(which=st.integers(0, 7), wanted=st.none() | SIZES)
     def wait(self, which: int, wanted: int | None) -> None:
         if which < len(self.accounts):
@@ -114,6 +133,8 @@ class Budgets(RuleBasedStateMachine):
         assert [account.queued for account, _ in self.accounts] == self.held
         assert [account.reserved for account, _ in self.accounts] == self.reserved
         assert self.budget.queued == sum(self.held)
+        assert [account.kept for account, _ in self.accounts] == self.kept
+        assert self.budget.kept == sum(self.kept) <= LIMIT + 8 * ALWAYS
         assert self.budget.accounts == {account for account, _ in self.accounts if not account.closed}
 
     @invariant()
@@ -170,6 +191,18 @@ def test_half_sent_requests_never_hold_more_than_the_limit(came: list[tuple[int,
     for client in clients:
         client.account.close()
     assert budget.received == 0
+
+
+def test_newcomer_has_something_kept_however_many_keep_all_they_may() -> None:
+    budget = Budget(LIMIT)
+    for _ in range(60):
+        account, _ = opened(budget)
+        while account.keep(1000):
+            assert account.kept <= LIMIT // 3
+    newcomer, _ = opened(budget)
+
+    assert newcomer.keep(ALWAYS)
+    assert budget.kept <= LIMIT + 61 * ALWAYS
 
 
 def test_client_that_waits_goes_on_once_others_have_taken_theirs() -> None:

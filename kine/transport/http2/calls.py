@@ -7,7 +7,16 @@ import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from kine.transport.base import HIGH_WATER, INTERNAL_ERROR, LOW_WATER, Code, RpcError, Unary
+from kine.transport.base import (
+    HIGH_WATER,
+    INTERNAL_ERROR,
+    LOW_WATER,
+    SMALL,
+    Code,
+    RpcError,
+    Unary,
+    too_much_kept,
+)
 from kine.transport.http2 import grpc
 
 if TYPE_CHECKING:
@@ -128,13 +137,14 @@ class Running:
 class GrpcStream:
     """See `kine.transport.base.Stream`."""
 
-    __slots__ = ("_drained", "_ended", "_http", "_inbox", "_received", "_shell")
+    __slots__ = ("_drained", "_ended", "_http", "_inbox", "_kept", "_received", "_shell")
 
     def __init__(self, shell: Shell, http: Stream, inbox: Inbox) -> None:
         self._shell = shell
         self._http = http
         self._inbox = inbox
         self._ended = False
+        self._kept = 0  # bytes that the last message counts for
         self._received: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -148,7 +158,13 @@ class GrpcStream:
         if self._received is not None and not self._received.done() and (ready or ended):
             self._received.set_result(None)
 
+    def let_go(self) -> None:
+        if self._kept:
+            self._shell.account.give_up(self._kept)
+            self._kept = 0
+
     async def receive(self) -> bytes | None:
+        self.let_go()
         inbox, shell = self._inbox, self._shell
         waited = False
         while True:
@@ -176,6 +192,10 @@ class GrpcStream:
         if inbox.wanted and not inbox.ready:
             shell.connection.expect(self._http, inbox.wanted)
         shell.flush_soon()
+        if len(message) > SMALL:
+            if not shell.account.keep(len(message)):
+                raise too_much_kept("large messages of streams")
+            self._kept = len(message)
         return message
 
     def send(self, message: bytes) -> None:
@@ -190,7 +210,10 @@ class GrpcStream:
         self._shell.flush_soon()
 
     async def serve(self, handling: Awaitable[None]) -> None:
-        await handling
+        try:
+            await handling
+        finally:
+            self.let_go()
         self._shell.out.head(self._http, grpc.HEAD)
         self._shell.out.trailers(self._http, grpc.OK)
 

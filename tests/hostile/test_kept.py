@@ -1,0 +1,92 @@
+"""What a client has the server keep for as long as it likes: streams, their messages, watches, names."""
+
+from __future__ import annotations
+
+import gzip
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from grpc_health.v1 import health_pb2 as health
+from grpc_reflection.v1alpha import reflection_pb2 as reflection
+
+from kine.proto import rpc_pb2 as pb
+from kine.store.values import varint
+from tests.hostile.harness import KIB, MIB, await_that, head
+from tests.hostile.test_queued import DIRECTORY, SLACK, WATCH, created, fill
+from tests.transport.wire import DATA, END_STREAM, HEADERS, frame
+
+if TYPE_CHECKING:
+    from tests.hostile.conftest import StartTarget
+    from tests.transport.wire import Wire
+
+GZIP = ("grpc-encoding", "gzip")
+LARGE = b"k" * 1_000_000
+UNKNOWN = b"\x82\x7d" + varint(len(LARGE)) + LARGE  # a field that no message has
+KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+RANGE_STREAM = "/etcdserverpb.KV/RangeStream"
+HEALTH = "/grpc.health.v1.Health/Watch"
+SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
+REFLECTION = "/grpc.reflection.v1{}.ServerReflection/ServerReflectionInfo"
+NAMED = health.HealthCheckRequest(service=LARGE.decode()).SerializeToString()
+DESCRIBED = reflection.ServerReflectionRequest(file_containing_symbol=LARGE.decode()).SerializeToString()
+MANY = 300  # streams
+FEW = 50  # that fit into the window that the library begins with
+
+
+def packed(message: bytes) -> bytes:
+    """A message as it is sent compressed: a thousandth of its size, where it is all one letter."""
+    small = gzip.compress(message)
+    return b"\1" + len(small).to_bytes(4, "big") + small
+
+
+def answered(wire: Wire, streams: int) -> dict[int, bytes]:
+    """Waits until so many streams have had an answer or their end; the trailers of those that have ended."""
+    heard: dict[int, bytes] = {}
+    for got in wire.frames():
+        if got.kind == DATA:
+            heard.setdefault(got.stream, b"")
+        elif got.kind == HEADERS and got.flags & END_STREAM:
+            heard[got.stream] = got.payload
+        if len(heard) == streams:
+            return heard
+    raise AssertionError(f"the connection ended after {len(heard)} of {streams} streams were answered")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (KEEP_ALIVE, b"\x08\x01" + UNKNOWN),
+        (WATCH, created(b"k") + UNKNOWN),
+        (HEALTH, NAMED),
+        (REFLECTION.format(""), DESCRIBED),
+        (REFLECTION.format("alpha"), DESCRIBED),
+    ],
+    ids=["keep alive", "watch", "health", "reflection", "reflection alpha"],
+)
+def test_streams_keep_no_message(start_target: StartTarget, path: str, message: bytes) -> None:
+    target = start_target("--max-queued-bytes=64MiB")
+    one = packed(message)
+    with target.probed() as probe, ExitStack() as stack:
+        for _ in range(MANY // FEW):
+            wire = stack.enter_context(target.wire())
+            wire.send(*(head(i, path, GZIP) + frame(DATA, 0, i, one) for i in range(1, 2 * FEW, 2)))
+            answered(wire, FEW)
+        probe.answers(5)
+    assert target.memory_growth < SLACK + 24 * MIB  # the library has copies of its own
+
+
+def test_messages_of_streams_that_wait(start_target: StartTarget) -> None:
+    """Each needs its key until the end, and its client takes nothing."""
+    target = start_target("--max-queued-bytes=16MiB", "--value-cache-bytes=1MiB")
+    fill(target.client(), 100 * KIB)
+    every = pb.RangeRequest(key=DIRECTORY, range_end=DIRECTORY + b"\xff" + LARGE).SerializeToString()
+    one = packed(every)
+    with target.probed() as probe, target.wire(window=0) as wire:
+        streams = MANY if target.transport != "grpcio" else FEW
+        wire.send(*(head(i, RANGE_STREAM, GZIP) + frame(DATA, 1, i, one) for i in range(1, 2 * streams, 2)))
+        await_that(lambda: target.metric("kine_kept_refused_total") > 0)
+        assert 0 < target.metric("kine_kept_bytes") < 16 * MIB
+        probe.answers(5)
+    await_that(lambda: target.metric("kine_kept_bytes") == 0)
+    assert target.memory_growth < 2 * 16 * MIB + SLACK
