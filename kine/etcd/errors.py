@@ -10,8 +10,7 @@ import time
 
 from google.protobuf.message import DecodeError
 
-from kine.drivers import base as drivers
-from kine.store import ops as store
+from kine.store import errors as store
 from kine.transport.base import Code, RpcError
 
 
@@ -136,32 +135,32 @@ _TABLE: dict[type[Exception], tuple[Code, str]] = {
     store.DuplicateKeyError: (Code.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"),
     store.TooManyRequestsError: (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests"),
     store.TimedOutError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
-    drivers.NoSpaceError: (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
-    drivers.UnknownOutcomeError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
-    drivers.BehindError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
-    drivers.UnavailableError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
-    drivers.RefusedError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
-    drivers.DriverError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
+    store.NoSpaceError: (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
+    store.UnknownOutcomeError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
+    store.BehindError: (Code.UNAVAILABLE, "etcdserver: request timed out"),
+    store.UnavailableError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
+    store.RefusedError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
+    store.DriverError: (Code.UNAVAILABLE, "etcdserver: unhealthy cluster"),
     DecodeError: (
         Code.INTERNAL,
         "grpc: error unmarshalling request: no message of its type, or nested over 100 deep",
     ),
 }
 
-KNOWN = (store.StoreError, drivers.DriverError, DecodeError)
+KNOWN = (store.StoreError, store.DriverError, DecodeError)
 
 
 def rpc_error(error: Exception) -> RpcError:
     """For an error of one of the `KNOWN` kinds."""
-    if isinstance(error, drivers.TooLargeError):
+    if isinstance(error, store.TooLargeError):
         return request_too_large()
-    if isinstance(error, drivers.InvalidKeyError):
+    if isinstance(error, store.InvalidKeyError):
         return RpcError(Code.INVALID_ARGUMENT, f"etcdserver: {error}")
-    if isinstance(error, drivers.BusyError | drivers.OutOfRevisionsError):
+    if isinstance(error, store.BusyError | store.OutOfRevisionsError):
         return RpcError(Code.RESOURCE_EXHAUSTED, f"etcdserver: {error}")
     if isinstance(error, store.AnswerTooLargeError | store.TooMuchWorkError):
         return RpcError(Code.RESOURCE_EXHAUSTED, f"etcdserver: {error}")
-    if isinstance(error, drivers.DriverError):
+    if isinstance(error, store.DriverError):
         _REASONS.note(str(error))
     code, text = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     return RpcError(code, text)

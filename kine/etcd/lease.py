@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from kine.etcd import errors
 from kine.etcd.wire import Headers
 from kine.proto import rpc_pb2 as rpc
+from kine.store.errors import LeaseNotFoundError
 from kine.store.expiry import MAX_TTL
-from kine.store.ops import LeaseNotFoundError
 from kine.store.questions import Questions
 from kine.store.store import Store
 from kine.transport.base import Answer, Call, Pieces, Stream

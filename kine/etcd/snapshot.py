@@ -16,10 +16,9 @@ import tempfile
 from collections.abc import AsyncGenerator
 from typing import IO, TYPE_CHECKING
 
-from kine.drivers.base import BusyError
 from kine.etcd.bolt import Tree, Writer
 from kine.proto import rpc_pb2 as rpc
-from kine.store.ops import CompactedError, LeaseNotFoundError
+from kine.store.errors import BusyError, CompactedError, LeaseNotFoundError
 from kine.store.values import unframe
 from kine.turns import Places
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kine.store.errors import AnswerTooLargeError, CompactedError
 from kine.store.ops import (
-    AnswerTooLargeError,
-    CompactedError,
     Delete,
     DeleteResult,
     Put,

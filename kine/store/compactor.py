@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kine.drivers.base import DriverError
-from kine.store.ops import CompactedError, FutureRevisionError
+from kine.store.errors import CompactedError, FutureRevisionError
 
 if TYPE_CHECKING:
     from kine.drivers.base import Log

@@ -27,8 +27,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import UNFINISHED, DriverError, Log, NewRow
 from kine.store import renewals
+from kine.store.errors import (
+    LeaseExistsError,
+    LeaseNotFoundError,
+    StoreError,
+    TooManyLeasesError,
+)
 from kine.store.keys import name_of
-from kine.store.ops import LeaseExistsError, LeaseNotFoundError, StoreError, TooManyLeasesError
 from kine.store.plan import Plan
 from kine.store.questions import Questions
 

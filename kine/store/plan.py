@@ -13,24 +13,26 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kine.drivers.base import NewRow
-from kine.store.index import Entry, Index, in_range
-from kine.store.keys import COMPACT_REV_KEY, COMPACT_REV_ROW, name_of, stored
-from kine.store.ops import (
+from kine.store.errors import (
     CompactedError,
-    Compare,
-    CompareResult,
-    CompareTarget,
-    Delete,
     DuplicateKeyError,
     FutureRevisionError,
     KeyNotFoundError,
     LeaseNotFoundError,
-    Op,
-    Put,
-    Range,
     ReservedKeyError,
     StoreError,
     TooMuchWorkError,
+)
+from kine.store.index import Entry, Index, in_range
+from kine.store.keys import COMPACT_REV_KEY, COMPACT_REV_ROW, name_of, stored
+from kine.store.ops import (
+    Compare,
+    CompareResult,
+    CompareTarget,
+    Delete,
+    Op,
+    Put,
+    Range,
     Txn,
 )
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from kine.store.errors import AnswerTooLargeError, CompactedError
 from kine.store.index import Entry, Index, in_range
 from kine.store.keys import shown
-from kine.store.ops import AnswerTooLargeError, CompactedError, Range, RangeResult
+from kine.store.ops import Range, RangeResult
 from kine.store.plan import check_revision
 from kine.store.reads import FetchValues, Reads
 from kine.store.values import Values, bare_frame, frame

@@ -14,10 +14,17 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import Any, cast
 
+from kine.store.errors import AnswerTooLargeError
 from kine.store.index import Entry, Index
 from kine.store.keys import shown
 from kine.store.lists import LONG, Kept, Lists, cuts_of, joined
-from kine.store.ops import LARGEST_ANSWER, AnswerTooLargeError, Range, RangeResult, SortOrder, SortTarget
+from kine.store.ops import (
+    LARGEST_ANSWER,
+    Range,
+    RangeResult,
+    SortOrder,
+    SortTarget,
+)
 from kine.store.values import Values, bare_frame, frame, value_of
 from kine.turns import Places, Turns
 

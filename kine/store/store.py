@@ -30,6 +30,13 @@ from kine.store.answers import Answers, Meter
 from kine.store.applying import Applier
 from kine.store.compactor import Compactor, Policy
 from kine.store.defragmentation import Defragmenter
+from kine.store.errors import (
+    AnswerTooLargeError,
+    CompactedError,
+    LeaseNotFoundError,
+    StoreError,
+    TimedOutError,
+)
 from kine.store.expiry import Leases
 from kine.store.freshness import Freshness
 from kine.store.hub import Hub
@@ -37,16 +44,11 @@ from kine.store.index import Entry, Index
 from kine.store.loading import Progress, bootstrap, whole_index
 from kine.store.ops import (
     LARGEST_ANSWER,
-    AnswerTooLargeError,
-    CompactedError,
-    LeaseNotFoundError,
     Op,
     Put,
     Range,
     RangeResult,
-    StoreError,
     Swap,
-    TimedOutError,
     Txn,
     TxnResult,
 )

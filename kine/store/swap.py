@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kine.drivers.base import NewRow
 from kine.futures import pass_on
-from kine.store.ops import CompactedError, Range, RangeResult, Swap, TxnResult
+from kine.store.errors import CompactedError
+from kine.store.ops import (
+    Range,
+    RangeResult,
+    Swap,
+    TxnResult,
+)
 from kine.store.plan import Branch, Plan
 from kine.store.reads import GoneError
 from kine.store.request import Done, Request

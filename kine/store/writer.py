@@ -26,8 +26,8 @@ from kine.drivers.base import (
     TooLargeError,
     Write,
 )
+from kine.store.errors import StoreError, TimedOutError, TooManyRequestsError
 from kine.store.index import in_range
-from kine.store.ops import StoreError, TimedOutError, TooManyRequestsError
 from kine.store.plan import MissingValuesError
 from kine.store.request import Done, Frames, Planner, Request
 from kine.turns import Rotating

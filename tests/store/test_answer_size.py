@@ -7,7 +7,8 @@ from collections.abc import Awaitable
 
 import pytest
 
-from kine.store.ops import AnswerTooLargeError, Range, RangeResult, SortOrder
+from kine.store.errors import AnswerTooLargeError
+from kine.store.ops import Range, RangeResult, SortOrder
 from tests.store.test_lists import World, loaded
 
 ALL = Range(b"k/", b"k0")

@@ -10,9 +10,9 @@ import pytest
 
 from kine.drivers.base import Log, Options, Row
 from kine.drivers.memory import connect
+from kine.store.errors import LeaseNotFoundError
 from kine.store.expiry import Lease, Leases
 from kine.store.index import Entry, Index
-from kine.store.ops import LeaseNotFoundError
 from kine.store.request import Done, Planner
 from kine.turns import Turns
 
