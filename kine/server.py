@@ -89,6 +89,8 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
         if source is None:
             log.info("stopped before serving")
             return
+        if isinstance(source, _Stored):
+            _tune()
         # Clients' port answers plain HTTP too, as etcd's does: `etcdctl check` reads /metrics there.
         addresses = [settings.listen_address] if worker is None else []
         transport = _transport(settings, addresses, observed(source.routes), reported)
@@ -117,6 +119,14 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             worker.stopping()
         readiness.source, readiness.state = None, "stopping"
     log.info("stopped")
+
+
+def _tune() -> None:
+    """Once the index is loaded. Of the whole process, so for a server only, not for a command."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
 
 
 class Source(Protocol):
@@ -230,10 +240,6 @@ async def open_source(
     stack.push_async_callback(store.close)
     if stop.is_set():
         return None
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
     bounds = Bounds(
         settings.max_request_bytes,
         settings.limits().max_queued_bytes // SHARES,

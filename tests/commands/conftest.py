@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import logging
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def collections() -> Iterator[None]:
-    """A store that opens here sets the process up to serve: its objects are collected no more."""
-    before = gc.get_threshold()
+def process_is_left_as_it_was() -> Iterator[None]:
+    """Only a server tunes collections and thread switching: a command's process may be somebody else's."""
+    before = gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()
     yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
+    assert (gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()) == before
