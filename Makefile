@@ -45,6 +45,7 @@ soak: $(VENV)/.test  ## load for an hour, with 5,000 watches
 lint: $(VENV)/.test  ## ruff, the workflows, the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	! test -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.release

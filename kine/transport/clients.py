@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kine.observe.logging import fields
 from kine.transport.base import Code, RpcError
-from kine.transport.http2.gate import Gate
+from kine.transport.gate import Gate
 from kine.turns import Places
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from kine.transport.base import (
     Unary,
     unknown_method,
 )
+from kine.transport.gate import Gate
 from kine.transport.http2 import frames, grpc
 from kine.transport.http2.calls import LATE, Collecting, GrpcStream, NotGrpc, Running, cut_short
 from kine.transport.http2.connection import Connection
-from kine.transport.http2.gate import Gate
 from kine.transport.http2.grpc import PREFIX, Inbox
 from kine.transport.http2.opening import Spoken, hand_over, peer, spoken_in
 from kine.transport.http2.rotation import PIECE
