@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import enum
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forktools import clean_room
 from forktools.commits import patch_ids, read_range
+from forktools.likeness import ambiguous, same_change, same_place
 from forktools.lines import Kind, dropped_reasons, read_line
 from forktools.policy import line_version, version_name
 from forktools.replay import undone
 from forktools.repository import RepositoryError, branch_tip, commit_id, references
 from forktools.settings import current
+from forktools.standing import losses
 from forktools.tags import upstream_tags
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     import git
 
     from forktools.commits import Commit
-    from forktools.lines import Line
+    from forktools.lines import Entry, Line
 
 _NAMED = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,}\b|\bGHSA(?:-[0-9a-z]{4}){3}\b", re.IGNORECASE)
 _SECURITY = re.compile(r"\bsecurity\b|\bvulnerab", re.IGNORECASE)
@@ -134,17 +137,37 @@ def _target(repo: git.Repo, refs: Mapping[str, str], remote: str, upto: str) -> 
 
 
 def _carried(repo: git.Repo, line: Line, wanted: Sequence[Commit]) -> set[str]:
-    """Of `wanted` what the line has: the same patch, the same lines, or the name of it in a trailer."""
+    """Of `wanted` what the line has and has not taken back: by its change, or its name in a trailer."""
     gone = undone(entry.commit for entry in line.entries)
     there = [e for e in line.entries if not e.is_empty and e.commit.sha not in gone]
-    contents = {content for entry in there for content in (entry.patch, entry.lines) if content}
-    found = {
-        sha
-        for context in (3, 0)
-        for sha, content in patch_ids(repo, wanted, context=context).items()
-        if content in contents
-    }
-    return found | _called(wanted, (name for entry in there for name in entry.commit.picked_from))
+    found = _same(repo, there, wanted)
+    for entry in there:
+        for sha in _called(wanted, entry.commit.picked_from):
+            found[sha].add(entry.commit.sha)
+    lost = losses(repo, line, set().union(*found.values()))
+    fallen = {sha for sha, parts in lost.items() if any(part.is_undone for part in parts)}
+    return {sha for sha, by in found.items() if by - fallen}
+
+
+def _same(repo: git.Repo, there: Sequence[Entry], wanted: Sequence[Commit]) -> defaultdict[str, set[str]]:
+    """By the ids of those of `wanted` whose change `there` makes: the ids of the commits that make it.
+
+    The same patch is another change where a file has the lines twice, and so are the same lines elsewhere.
+    """
+    patches, lines = patch_ids(repo, wanted), patch_ids(repo, wanted, context=0)
+    alike: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in there:
+        if entry.lines:
+            alike[entry.lines].append(entry)
+    pairs = [(one, entry) for one in wanted for entry in alike.get(lines.get(one.sha, ""), ())]
+    unsure = ambiguous(repo, [entry.commit for _, entry in pairs])
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for one, entry in pairs:
+        own = entry.commit
+        certain = entry.patch == patches.get(one.sha) and own.sha not in unsure
+        if certain or same_change(repo, [one], [own]) or same_place(repo, one, own):
+            found[one.sha].add(own.sha)
+    return found
 
 
 def _declined(line: Line, wanted: Sequence[Commit]) -> set[str]:

@@ -72,6 +72,38 @@ def test_a_fix_that_the_line_took_back_is_missing_again(fork: History, run: Comm
     assert missing(fork, run)[0][1] == "Bump a module"
 
 
+@pytest.mark.parametrize("first_is_mended", [True, False])
+def test_the_same_mending_of_a_twin_place_is_another(
+    history: History, run: Command, first_is_mended: bool
+) -> None:
+    """The patches are equal to a byte, save the numbers of the lines."""
+    around = "".join(f"around {n}\n" for n in range(5))
+    two = [f"func a\n{around}broken\n{around}", f"func b\n{around}broken\n{around}"]
+    history.commit("feat: twins", {"twins.go": "".join(two)})
+    history.tag("v1.0.0", "main")
+    history.branch(OLD, "v1.0.0")
+    mended = [two[0].replace("broken", "mended") + two[1], two[0] + two[1].replace("broken", "mended")]
+    history.commit("fix: the first", {"twins.go": mended[0]})
+    history.tag("v1.1.0", "main")
+    history.commit("fix(fork): a bug", {"twins.go": mended[0 if first_is_mended else 1]}, on=OLD)
+
+    assert missing(history, run) == ([] if first_is_mended else [("fix", "fix: the first", "v1.1.0")])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_fix_that_the_line_took_back_in_part_is_missing_again(
+    fork: History, run: Command, named: bool
+) -> None:
+    whole = "".join(f"check {n}\n" for n in range(6))
+    fix = fork.commit("fix: checks", {"checks.go": whole})
+    fork.tag("v1.3.0", "main")
+    fork.commit(picked("fix(fork): checks", *([fix] if named else [])), {"checks.go": whole}, on=OLD)
+    assert "fix: checks" not in [subject for _, subject, _ in missing(fork, run)]
+    fork.commit("chore(fork): tidy up", {"checks.go": whole.replace("check 3\n", "")}, on=OLD)
+
+    assert "fix: checks" in [subject for _, subject, _ in missing(fork, run)]
+
+
 def test_what_upstream_took_back_itself_is_no_fix(fork: History, run: Command) -> None:
     bad = fork.commit("fix: for the worse", {"worse.py": "1\n"})
     fork.commit(f'Revert "fix: for the worse"\n\nThis reverts commit {bad}.', {"worse.py": None})
