@@ -143,9 +143,9 @@ class RdsIam:
         return min(_RETRY_MOST, _RETRY * 2.0 ** min(self._failures - 1, 10))
 
     def _usable(self) -> Credentials | None:
-        return self._held if self._left() > _MARGIN else None
+        return self._held if self.left() > _MARGIN else None
 
-    def _left(self) -> float:
+    def left(self) -> float:
         return self._held.expires - time.time() if self._held is not None else 0.0
 
     def _renew(self, region: str | None) -> asyncio.Task[None]:
@@ -194,7 +194,7 @@ class RdsIam:
         if failure == self._told[0] and now < self._told[1] + _REMIND:
             return
         self._told = failure, now
-        left = self._left()
+        left = self.left()
         log.warning("%s%s", failure, f"; those at hand are good for {left:.0f} s" if left > _MARGIN else "")
 
     async def _watch(self, region: str | None) -> None:
@@ -236,5 +236,5 @@ def provider(limit: float) -> Provider:
     # Its records hold what a credential provider has printed; each failure becomes a line of ours.
     logging.getLogger("botocore").setLevel(logging.CRITICAL + 1)
     made = RdsIam(limit)
-    metrics.read("kine_identity_expiry_seconds", made._left)
+    metrics.read("kine_identity_expiry_seconds", made.left)
     return made

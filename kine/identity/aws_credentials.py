@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from kine.identity import botocore_internals
 from kine.identity.base import IdentityError
 
 _ABSENT = (
@@ -131,9 +132,7 @@ def _bound_processes(resolver: Any, session: Any, limit: float, ends: list[str])
     for place, provider in enumerate(resolver.providers):
         if isinstance(provider, ProcessProvider):
             resolver.providers[place] = bounded(session.get_config_variable("profile") or "default")
-        builder = getattr(provider, "_profile_provider_builder", None)
-        if builder is not None:
-            builder._create_process_provider = bounded
+        botocore_internals.make_processes_by(provider, bounded)
 
 
 def _silent(error: BaseException | None) -> str:

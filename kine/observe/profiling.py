@@ -92,7 +92,7 @@ def number(query: Mapping[str, str], name: str, default: int, at_most: int) -> i
 def threads() -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     shown = []
-    for ident, frame in sys._current_frames().items():
+    for ident, frame in sys._current_frames().items():  # noqa: SLF001 - documented
         stack = "".join(f"  {line}\n" for line in reversed(_frames(frame)))
         shown.append(f"{names.get(ident, 'unknown')}\n{stack}")
     return "\n".join(shown)
@@ -116,7 +116,7 @@ def sample(seconds: int, hertz: int, stop: threading.Event) -> str:
     try:
         while time.monotonic() < end:
             names = {thread.ident: thread.name for thread in threading.enumerate()}
-            for ident, frame in sys._current_frames().items():
+            for ident, frame in sys._current_frames().items():  # noqa: SLF001 - documented
                 if ident != own:
                     seen[";".join([names.get(ident, "unknown"), *reversed(_frames(frame))])] += 1
             if stop.wait(1 / hertz):

@@ -131,7 +131,7 @@ def _standard_library(contents: Contents, work: Path) -> None:
         name: sysconfig.get_config_var(name)
         for name in ("ABIFLAGS", "EXT_SUFFIX", "Py_DEBUG", "Py_GIL_DISABLED", "SOABI", "VERSION")
     }
-    name = sysconfig._get_sysconfigdata_name()  # type: ignore[attr-defined]
+    name = sysconfig._get_sysconfigdata_name()  # type: ignore[attr-defined] # noqa: SLF001
     contents.modules[f"{name}.pyc"] = _compiled(f"{name}.py", f"build_time_vars = {variables!r}".encode())
     dynamic = Path(sysconfig.get_config_var("DESTSHARED") or stdlib / "lib-dynload")
     for path in sorted(dynamic.glob("*.so")):

@@ -14,6 +14,7 @@ import pymysql
 from pymysql.constants import CLIENT
 
 from kine.drivers.base import InvalidKeyError
+from kine.drivers.mysql import pymysql_internals
 from kine.drivers.mysql.dsn import SESSION
 from kine.drivers.mysql.failures import translated
 from kine.drivers.sql.database import idle_limit
@@ -70,9 +71,9 @@ def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> C
             defer_connect=True,
         )
         if dsn.attributes:
-            connection._connect_attrs.update(dsn.attributes)  # type: ignore[attr-defined]
+            pymysql_internals.add_attributes(connection, dsn.attributes)
         if dsn.tls_optional:
-            connection._ssl_required = False  # type: ignore[attr-defined] # encrypt if the server can
+            pymysql_internals.encrypt_if_offered(connection)
         connection.connect()
     except pymysql.MySQLError as error:
         failure = translated(error, connecting=True)
@@ -102,18 +103,18 @@ class _Cleartext:
 
     def authenticate(self, packet: Any) -> Any:
         connection = self._connection
-        if not isinstance(connection._sock, ssl.SSLSocket):
+        if not isinstance(pymysql_internals.socket_of(connection), ssl.SSLSocket):
             raise pymysql.OperationalError(
                 2061, "the server asks for the password in the clear, and the connection is not encrypted"
             )
         connection.write_packet(connection.password + b"\0")
-        answer = connection._read_packet()
+        answer = pymysql_internals.read_packet(connection)
         answer.check_error()
         return answer
 
 
 def _keep_alive(connection: Connection) -> None:
-    raw = connection._sock  # type: ignore[attr-defined]
+    raw = pymysql_internals.socket_of(connection)
     if raw.family == socket.AF_UNIX:
         return
     with contextlib.suppress(OSError, AttributeError):
@@ -191,7 +192,7 @@ def close(connection: Connection) -> None:
 
 def drop(connection: Connection) -> None:
     with contextlib.suppress(pymysql.MySQLError, OSError):
-        connection._force_close()  # type: ignore[attr-defined]
+        pymysql_internals.abort(connection)
 
 
 def run(connection: Connection, statements: bytes) -> list[list[tuple[Any, ...]]]:

@@ -236,7 +236,7 @@ class MysqlDatabase:
     # ---- appending
 
     async def append(self, batch: Batch) -> list[int | None]:
-        rows = [self._values(row) for row in batch.rows]  # here, as it refuses keys
+        rows = [self.encoded(row) for row in batch.rows]  # here, as it refuses keys
         async with self._checkout("Insert") as call:
             ids: list[int | None] = await call(self._append, batch, rows)
             return ids
@@ -247,10 +247,10 @@ class MysqlDatabase:
         return self._packet - min(_PACKET_MARGIN, self._packet // 4)
 
     def check(self, row: NewRow) -> None:
-        self._values(row)
+        self.encoded(row)
 
-    def _values(self, row: NewRow) -> bytes:
-        """Raises InvalidKeyError."""
+    def encoded(self, row: NewRow) -> bytes:
+        """The row as a statement holds it. Raises InvalidKeyError."""
         values = _values(row)
         if len(values) > self._largest:
             raise TooLargeError(
@@ -267,7 +267,7 @@ class MysqlDatabase:
                 raise WentBackError  # what the writes rest on was lost in a failover
             if newest > batch.head:
                 places = _possible(connection, batch.rows)
-            ids = self._insert(connection, batch.rows, rows, places, brief=batch.brief, end=b"; COMMIT")
+            ids = self.insert(connection, batch.rows, rows, places, brief=batch.brief, end=b"; COMMIT")
         return [ids.get(place) for place in range(len(rows))]
 
     def _begin(self, connection: Connection, batch: Batch) -> int:
@@ -277,7 +277,7 @@ class MysqlDatabase:
             raise StatementError(Kind.REUSED, "", "the ids after the newest row have been given before")
         return newest
 
-    def _insert(
+    def insert(
         self,
         connection: Connection,
         rows: Sequence[NewRow],
@@ -525,8 +525,8 @@ class MysqlSession:
 
     async def insert(self, rows: Sequence[NewRow]) -> list[int]:
         places = range(len(rows))
-        values = [self._database._values(row) for row in rows]
-        ids = await self._call(self._database._insert, rows, values, places)
+        values = [self._database.encoded(row) for row in rows]
+        ids = await self._call(self._database.insert, rows, values, places)
         return [ids[place] for place in places]
 
     async def place(self, ids: Sequence[int], rows: Sequence[NewRow]) -> None:

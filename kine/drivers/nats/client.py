@@ -27,6 +27,7 @@ from kine.drivers.nats.failures import (
     refusal,
     unconnected,
 )
+from kine.drivers.nats.nats_internals import tried
 
 if TYPE_CHECKING:
     from kine.drivers.nats.endpoint import Endpoint
@@ -190,7 +191,7 @@ class Client:
 
         done.add_done_callback(ended)
         try:
-            await self._publish(subject, payload, f"{self._inbox}.{token}", headers)
+            await self.publish(subject, payload, headers, reply=f"{self._inbox}.{token}")
         except UnavailableError:
             done.cancel()
             raise
@@ -210,13 +211,10 @@ class Client:
         finally:
             self._waiting.pop(token, None)
 
-    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Sends what is answered by nobody. Raises UnavailableError: then nothing was sent."""
-        await self._publish(subject, payload, "", headers)
-
-    async def _publish(
-        self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None
+    async def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
     ) -> None:
+        """Sends what is answered at `reply`, or by nobody. Raises UnavailableError: then nothing was sent."""
         if self._deaf is not None and reply:
             raise self._deaf.translated()
         connection = self._connection
@@ -285,7 +283,7 @@ class Client:
 
         token = self._listen(subject, answer)
         try:
-            await self._publish(subject, payload, f"{self._inbox}.{token}", None)
+            await self.publish(subject, payload, reply=f"{self._inbox}.{token}")
             async with asyncio.timeout(_TIMEOUT):
                 return await done
         except TimeoutError:
@@ -336,10 +334,7 @@ class _Failing:
         self._all = asyncio.Event()
 
     def add(self) -> None:
-        tried = [server for server in self._connection._server_pool if server.last_attempt is not None]
-        if (current := self._connection._current_server) is not None and current not in tried:
-            tried.append(current)
-        if len(tried) >= self._servers:
+        if tried(self._connection) >= self._servers:
             self._all.set()
 
     async def first_of(self, connecting: Coroutine[None, None, None]) -> None:

@@ -226,7 +226,7 @@ class Stream:
             deadline = loop.time() + _CATCHING_UP
             while pending or await self._has_more(position, goal, filtered):
                 more = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{name}"
-                await client._publish(more, pull, inbox, None)
+                await client.publish(more, pull, reply=inbox)
                 block: list[Message] = []
                 while len(block) < _PULL:
                     with client.refusing(more, arrived.put_nowait):

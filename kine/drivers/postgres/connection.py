@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import AsyncConnection, adapt, postgres
+from psycopg import AsyncConnection
 from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 
 from kine.drivers.postgres import client_key, sqlstate
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from kine.identity.base import Provider
 
 log = logging.getLogger(__name__)
-
-# Every integer as int8: by default its size chooses the type, and each type would be prepared anew.
-ADAPTERS = adapt.AdaptersMap(postgres.adapters)
-ADAPTERS.register_dumper(int, Int8Dumper)
-ADAPTERS.register_dumper(int, Int8BinaryDumper)
 
 # In libpq's words, and the server's: only advice, and a new try, hang on it.
 _REFUSED = re.compile(r"authentication|GSSAPI|pg_hba", re.IGNORECASE)
@@ -109,9 +104,7 @@ async def _connect(
             if encrypted or parameters.get("require_auth") != NO_KERBEROS:
                 connection = await connect_aside(kind, threshold, **parameters)
             else:
-                connection = await kind.connect(
-                    **parameters, autocommit=True, prepare_threshold=threshold, context=None
-                )
+                connection = await kind.connect(**parameters, autocommit=True, prepare_threshold=threshold)
     except psycopg.Error as error:
         code = ""
         if not understood(error) and sqlstate.answered(str(error)):
@@ -129,7 +122,9 @@ async def _connect(
         raise StatementError(Kind.AWAY, "", error.strerror or type(error).__name__) from None
     finally:
         opened.close()
-    connection._adapters = adapt.AdaptersMap(ADAPTERS)
+    # Every integer as int8: by default its size chooses the type, and each type would be prepared anew.
+    connection.adapters.register_dumper(int, Int8Dumper)
+    connection.adapters.register_dumper(int, Int8BinaryDumper)
     try:
         async with asyncio.timeout(limit):
             recovering = await _greet(connection)
