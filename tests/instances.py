@@ -138,9 +138,10 @@ class Instance:
     async def get(self, key: bytes, **fields: Any) -> pb.RangeResponse:
         return await self.call(pb.RangeRequest(key=key, **fields))  # type: ignore[no-any-return]
 
-    def watch(self) -> Watching:
+    def watch(self, client: Any = None) -> Watching:
+        """A stream of this client, which shares its turns with its others."""
         pipe = Watching()
-        work = self.served.watch.watch(pipe, Call("Watch/Watch"))
+        work = self.served.watch.watch(pipe, Call("Watch/Watch", account=client))
         self._streams.append(asyncio.ensure_future(work))
         return pipe
 

@@ -206,6 +206,8 @@ class Session:
 
     def _progress_of_all(self) -> None:
         """One notice for the whole stream; none while any of its watchers is behind."""
+        if not self._hub.told(self.client, self._progress_of_all):
+            return  # it is called again
         self._asked = False
         if self._watchers and not self.lagging and not self._awaits_the_future():
             self._send(NO_ID, b"")

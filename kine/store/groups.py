@@ -2,77 +2,109 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kine.store.index import in_range
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kine.store.index import Entry
     from kine.store.watcher import Watcher
+
+_LENGTHS = 64  # of prefixes, that differ: an event's key is looked up by each
 
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """The synced watchers of one range."""
+    """The synced watchers of one key or prefix."""
 
     key: bytes
     end: bytes | None
-    watchers: set[Watcher] = field(default_factory=set)
+    audiences: dict[object, Audience] = field(default_factory=dict)  # by client
     fresh: list[Entry] = field(default_factory=list)  # of the batch now being published
 
 
+@dataclass(eq=False, slots=True)
+class Audience:
+    """Synced watchers of one client that are told the same entries: a group's, or of ranges of all kinds."""
+
+    client: object
+    group: Group | None
+    watchers: dict[Watcher, None] = field(default_factory=dict)
+
+
 class Groups:
-    """Groups by key, by prefix and by other ranges: what an event's key is in, without asking them all.
+    """Groups by key and by prefix: what an event's key is in, without asking them all.
 
     Kubernetes watches prefixes. They are found by hashing the key's own prefixes, one for each length in
-    use; single keys by hashing the key; only ranges that are neither are walked, in order of their start.
+    use; single keys by hashing the key. Watchers of ranges that are neither, and of prefixes of yet other
+    lengths, are an audience for each client, in which each must be asked.
     """
 
     def __init__(self) -> None:
         self._keys: dict[bytes, Group] = {}
         self._prefixes: dict[bytes, Group] = {}
         self._lengths: dict[int, int] = {}  # of the prefixes: how many of each
-        self._others: list[Group] = []
-        self._starts: list[bytes] = []
+        self.others: dict[object, Audience] = {}  # by client
 
-    def get(self, key: bytes, end: bytes | None) -> Group:
+    def join(self, watcher: Watcher) -> None:
+        client = watcher.sink.client
+        group = self._group(watcher.key, watcher.end)
+        audiences = self.others if group is None else group.audiences
+        audience = audiences.get(client)
+        if audience is None:
+            audience = audiences[client] = Audience(client, group)
+        audience.watchers[watcher] = None
+        watcher.audience = audience
+
+    def leave(self, watcher: Watcher) -> None:
+        audience, watcher.audience = watcher.audience, None
+        assert audience is not None
+        del audience.watchers[watcher]
+        if audience.watchers:
+            return
+        group = audience.group
+        if group is None:
+            del self.others[audience.client]
+            return
+        del group.audiences[audience.client]
+        if not group.audiences:
+            self._drop(group)
+
+    def _group(self, key: bytes, end: bytes | None) -> Group | None:
         if end is None:
-            return self._keys.setdefault(key, Group(key, end))
-        if end == prefix_end(key):
-            group = self._prefixes.get(key)
+            group = self._keys.get(key)
             if group is None:
-                group = self._prefixes[key] = Group(key, end)
-                self._lengths[len(key)] = self._lengths.get(len(key), 0) + 1
+                group = self._keys[key] = Group(key, end)
             return group
-        position = bisect_left(self._starts, key)
-        while position < len(self._starts) and self._starts[position] == key:
-            if self._others[position].end == end:
-                return self._others[position]
-            position += 1
-        group = Group(key, end)
-        self._others.insert(position, group)
-        self._starts.insert(position, key)
+        if end != prefix_end(key):
+            return None
+        group = self._prefixes.get(key)
+        if group is None:
+            if len(key) not in self._lengths and len(self._lengths) >= _LENGTHS:
+                return None
+            group = self._prefixes[key] = Group(key, end)
+            self._lengths[len(key)] = self._lengths.get(len(key), 0) + 1
         return group
 
-    def drop(self, group: Group) -> None:
+    def _drop(self, group: Group) -> None:
         if group.end is None:
             del self._keys[group.key]
-        elif self._prefixes.get(group.key) is group:
-            del self._prefixes[group.key]
-            self._lengths[len(group.key)] -= 1
-            if not self._lengths[len(group.key)]:
-                del self._lengths[len(group.key)]
-        else:
-            position = self._others.index(group)
-            del self._others[position], self._starts[position]
+            return
+        del self._prefixes[group.key]
+        self._lengths[len(group.key)] -= 1
+        if not self._lengths[len(group.key)]:
+            del self._lengths[len(group.key)]
 
-    def all(self) -> list[Group]:
-        return [*self._keys.values(), *self._prefixes.values(), *self._others]
+    def watchers(self) -> Iterator[Watcher]:
+        for group in (*self._keys.values(), *self._prefixes.values()):
+            for audience in tuple(group.audiences.values()):
+                yield from tuple(audience.watchers)
+        for audience in tuple(self.others.values()):
+            yield from tuple(audience.watchers)
 
-    def holding(self, key: bytes) -> Iterable[Group]:
+    def holding(self, key: bytes) -> list[Group]:
+        """Groups of this key, and of its prefixes."""
         found = []
         group = self._keys.get(key)
         if group is not None:
@@ -83,11 +115,6 @@ class Groups:
                 # A key shorter than the length is its own slice, and no prefix of that length.
                 if group is not None and len(group.key) == length:
                     found.append(group)
-        for other in self._others:
-            if other.key > key:
-                break
-            if in_range(key, other.key, other.end):
-                found.append(other)
         return found
 
 

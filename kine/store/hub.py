@@ -8,20 +8,31 @@ to and from a group happen without an await between the look and the move, so no
 them. Memory for a slow client is bounded by its stream's own queue; what it has not been sent stays in the
 log.
 
+One turn of the event loop tells about `_AT_ONCE` watchers. What is left over waits in the backlog, where
+clients take turns, and what comes after it waits behind it: a client in the backlog has not been told all
+that is applied, though its watchers are in their groups. One that joins meanwhile begins after all of that,
+which `Watcher.next` says.
+
 Events are encoded once, as `WatchResponse.events` fields, and shared by all watchers of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
+from kine.store.backlog import Backlog, Shared
 from kine.store.follower import Follower, Past, event_of, missing, wanted_by
-from kine.store.groups import Group, Groups
+from kine.store.groups import Audience, Group, Groups
 from kine.store.index import Entry, Index
 from kine.store.reads import Reads
 from kine.store.values import Values
 from kine.store.watcher import Events, Sink, State, Watcher
 from kine.turns import Turns
+
+_AT_ONCE = 500  # watchers told in one turn of the event loop
+_LIKE_A_WATCHER = 64  # entries looked at
+_BYTES_LIKE_A_WATCHER = 64 * 1024  # bytes sent
 
 
 class Hub:
@@ -32,6 +43,8 @@ class Hub:
         self.learn_compaction = reads.learn_compaction
         self.turns = turns
         self._groups = Groups()
+        self._backlog = Backlog(self._tell)
+        self._telling: asyncio.Task[None] | None = None
         self._followers: dict[Sink, Follower] = {}
         self.watchers = 0
         self.slow = 0
@@ -58,7 +71,15 @@ class Hub:
 
     def in_step(self, watcher: Watcher) -> bool:
         """Has it been sent everything up to the present, so that a progress notice would be true?"""
-        return watcher.state is State.SYNCED and self.index.revision >= watcher.start
+        told = watcher.state is State.SYNCED and watcher.sink.client not in self._backlog
+        return told and self.index.revision >= watcher.start
+
+    def told(self, client: object, then: Callable[[], None]) -> bool:
+        """Have this client's synced watchers been told all that is applied? If not, `then` is called then."""
+        if client not in self._backlog:
+            return True
+        self._backlog.then(client, then)
+        return False
 
     def remove(self, watcher: Watcher) -> None:
         if watcher.state is State.CLOSED:
@@ -74,11 +95,11 @@ class Hub:
 
     def overtaken(self, revision: int) -> None:
         """What came after `revision` was not published: each goes on there, or learns it is compacted."""
-        for group in self._groups.all():
-            for watcher in tuple(group.watchers):
-                watcher.next = max(watcher.next, revision + 1)
-                self._leave(watcher)
-                self._fall_behind(watcher)
+        self._backlog.tell_all()
+        for watcher in self._groups.watchers():
+            watcher.next = max(watcher.next, revision + 1)
+            self._leave(watcher)
+            self._fall_behind(watcher)
 
     def rewound(self, revision: int) -> None:
         """The database has gone back from `revision`: each watcher may have told what is no more."""
@@ -89,13 +110,10 @@ class Hub:
 
     def _join(self, watcher: Watcher) -> None:
         watcher.state = State.SYNCED
-        self._groups.get(watcher.key, watcher.end).watchers.add(watcher)
+        self._groups.join(watcher)
 
     def _leave(self, watcher: Watcher) -> None:
-        group = self._groups.get(watcher.key, watcher.end)
-        group.watchers.discard(watcher)
-        if not group.watchers:
-            self._groups.drop(group)
+        self._groups.leave(watcher)
 
     # ---- the present
 
@@ -103,6 +121,7 @@ class Hub:
         """Hands new events to the synced watchers. Called as they are applied, before anything else."""
         if self.watchers == self.slow:
             return
+        left = _AT_ONCE
         touched: list[Group] = []
         holding = self._groups.holding
         for entry in entries:
@@ -112,34 +131,65 @@ class Hub:
                 group.fresh.append(entry)
         for group in touched:
             fresh, group.fresh = group.fresh, []
-            self._publish_to(group, fresh)
+            shared: Shared = {}
+            for audience in tuple(group.audiences.values()):
+                left -= self._tell_or_keep(audience, fresh, shared, left)
+        every = list(entries)
+        for audience in tuple(self._groups.others.values()):
+            left -= self._tell_or_keep(audience, every, None, left)
+        if self._backlog and self._telling is None:
+            self._telling = asyncio.ensure_future(self._tell_backlog())
 
-    def _publish_to(self, group: Group, entries: list[Entry]) -> None:
-        revision = self.index.revision
-        shared: dict[tuple[bool, bool, bool], Events | None] = {}
-        for watcher in tuple(group.watchers):
-            if watcher.sink.full:
-                # The first event it lacks is where its own task takes over.
-                watcher.next = max(watcher.next, entries[0].mod)
-                self._leave(watcher)
-                self._fall_behind(watcher)
-                continue
-            if watcher.next > entries[0].mod:  # it asked for a revision that is only now being reached
-                its = [entry for entry in entries if entry.mod >= watcher.next]
-                events = self._encode(watcher, its)
-            elif watcher.shape in shared:
-                events = shared[watcher.shape]
-            else:
-                events = shared[watcher.shape] = self._encode(watcher, entries)
-            if events is None:
-                if not self._cached(watcher, entries):
-                    watcher.next = max(watcher.next, entries[0].mod)
-                    self._leave(watcher)
-                    self._fall_behind(watcher)
-                continue
-            self.sent += len(events.framed)
-            watcher.busy = True
-            watcher.sink.events(watcher, revision, events)
+    def _tell_or_keep(
+        self, audience: Audience, entries: list[Entry], shared: Shared | None, most: int
+    ) -> int:
+        """Tells them now if that costs `most` or less, and nothing is to be told before; what it cost."""
+        least = len(audience.watchers) * (1 + len(entries) // _LIKE_A_WATCHER)
+        if least > most or audience.client in self._backlog:
+            self._backlog.add(audience, entries)
+            return 0
+        return sum([self._tell(watcher, entries, shared) for watcher in tuple(audience.watchers)])
+
+    async def _tell_backlog(self) -> None:
+        try:
+            while self._backlog:
+                await self.turns.next(self)
+                self._backlog.go_on(_AT_ONCE)
+        finally:
+            self._telling = None
+
+    def _tell(self, watcher: Watcher, entries: list[Entry], shared: Shared | None) -> int:
+        """Sends it its part of what has been applied, or leaves that to its follower; what that cost.
+
+        `shared` is for watchers of one range, which is that of the entries.
+        """
+        cost = 1 + len(entries) // _LIKE_A_WATCHER
+        if watcher.state is not State.SYNCED:  # it has gone, or fell behind at what came before
+            return cost
+        if watcher.sink.full:
+            self._overtake(watcher, entries)
+            return cost
+        if shared is None or watcher.next > entries[0].mod:
+            # It has a range of its own, or asked for a revision that is only now being reached.
+            events = self._encode(watcher, entries)
+        elif watcher.shape in shared:
+            events = shared[watcher.shape]
+        else:
+            events = shared[watcher.shape] = self._encode(watcher, entries)
+        if events is None:
+            if not self._cached(watcher, entries):
+                self._overtake(watcher, entries)
+            return cost
+        self.sent += len(events.framed)
+        watcher.busy = True
+        watcher.sink.events(watcher, self.index.revision, events)
+        return cost + len(events.joined) // _BYTES_LIKE_A_WATCHER
+
+    def _overtake(self, watcher: Watcher, entries: list[Entry]) -> None:
+        """The first event it lacks is where its stream's follower takes over."""
+        watcher.next = max(watcher.next, entries[0].mod)
+        self._leave(watcher)
+        self._fall_behind(watcher)
 
     def _fall_behind(self, watcher: Watcher, *, new: bool = False) -> None:
         watcher.state = State.UNSYNCED

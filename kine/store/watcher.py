@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kine.store.groups import Audience
 
 
 class Events:
@@ -66,6 +69,7 @@ class Watcher:
     busy: bool = False  # was sent events since the last progress tick
     epoch: int = 0  # of the hub, when it was added
     state: State = State.UNSYNCED
+    audience: Audience | None = None  # while it is synced
 
     @property
     def shape(self) -> tuple[bool, bool, bool]:

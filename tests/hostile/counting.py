@@ -1,8 +1,8 @@
 """`kine` that counts what it does: messages of streams, and unary calls, handled in one turn of its loop.
 
 `python -m tests.hostile.counting FLAGS` is `python -m kine FLAGS` with metrics besides:
-`hostile_stream_messages_per_turn`, `hostile_calls_per_turn`, `hostile_plans_per_turn` and
-`hostile_leases_per_turn`, each the most there were since the start.
+`hostile_stream_messages_per_turn`, `hostile_calls_per_turn`, `hostile_plans_per_turn`,
+`hostile_leases_per_turn` and `hostile_watchers_per_turn`, each the most there were since the start.
 HOSTILE_CONSTANTS, a JSON object such as `{"kine.etcd.maintenance._STALLED": 1.0}`, sets what would take
 a test too long: patience, and sizes.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from prometheus_client import Gauge
 
 from kine.cli import main
-from kine.etcd import lease
+from kine.etcd import lease, watch
 from kine.observe import http, metrics
 from kine.store import store
 from kine.transport import grpc
@@ -93,6 +93,17 @@ def listed(turns: Turns) -> None:
         setattr(lease.rpc, name, _counting(getattr(lease.rpc, name), turns))
 
 
+def told(turns: Turns) -> None:
+    """Watchers that were sent events."""
+    before: Callable[..., None] = watch.Session.events
+
+    def events(self: Any, *what: Any) -> None:
+        turns.count()
+        before(self, *what)
+
+    watch.Session.events = events  # type: ignore[method-assign]
+
+
 def _counting(message: Any, turns: Turns) -> Callable[..., Any]:
     def make(**fields: Any) -> Any:
         for listed in ("leases", "keys"):
@@ -122,6 +133,7 @@ if __name__ == "__main__":
     )
     planned(plans)
     listed(Turns("hostile_leases_per_turn", "Leases, and keys of leases, encoded in one turn of the loop"))
+    told(Turns("hostile_watchers_per_turn", "Watchers that were sent events in one turn of the loop"))
     answered(Turns("hostile_pages_per_turn", "Requests of HTTP/1.1 in one turn of the loop"))
     sys.argv[0] = "kine"
     main()

@@ -275,3 +275,8 @@ class Target:
     def leases_per_turn(self) -> int:
         """Likewise leases, and keys of leases, that were encoded to be listed."""
         return int(self.metric("hostile_leases_per_turn"))
+
+    @property
+    def watchers_per_turn(self) -> int:
+        """Likewise watchers that were sent events."""
+        return int(self.metric("hostile_watchers_per_turn"))
