@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from kine.commands.api import SCRATCH, Api, opened, restoring
 from kine.drivers.base import UNFINISHED, DriverError, Row
+from kine.etcd import errors
+from kine.etcd.requests import MAX_TXN_OPS
 from kine.proto import rpc_pb2 as rpc
-from kine.store.keys import HEALTH_KEY, name_of, stored
+from kine.store.keys import COMPACT_REV_KEY, HEALTH_KEY, name_of, stored
 from kine.transport.base import Code, RpcError
 
 if TYPE_CHECKING:
@@ -22,15 +24,14 @@ if TYPE_CHECKING:
     from kine.config import Settings
     from kine.drivers.base import Restoring
 
-_OPS = 128  # in one Txn: etcd's limit
 _BYTES = 1024 * 1024  # in one Txn, under etcd's limit for a request
 _PASSED = 128  # of those, under way at once
 _BURNT = 1_000_000  # revisions used up by writing, at most, where they cannot be left out
 _AT_ONCE = 32  # leases granted
 _SHOWN = 200  # bytes of a key in a message
-_TOO_MUCH = ("etcdserver: too many operations in txn request", "etcdserver: request is too large")
+_TOO_MUCH = (errors.too_many_ops().message, errors.request_too_large().message)
 _FOREVER = 1 << 31  # seconds
-_OWN = (HEALTH_KEY, b"compact_rev_key", SCRATCH)  # a server's own
+_OWN = (HEALTH_KEY, COMPACT_REV_KEY, SCRATCH)  # a server's own
 
 
 async def give(source: Spool, settings: Settings, bump: int, progress: Progressing) -> int:
@@ -312,7 +313,7 @@ def _groups(entries: list[Entry]) -> Iterator[list[Entry]]:
     group: list[Entry] = []
     size = 0
     for entry in entries:
-        if group and (len(group) == _OPS or size + entry.size > _BYTES):
+        if group and (len(group) == MAX_TXN_OPS or size + entry.size > _BYTES):
             yield group
             group, size = [], 0
         group.append(entry)

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kine.drivers.base import UNFINISHED
+from kine.drivers.reserved import COMPACT_REV_KEY
+from kine.drivers.sql.gaps import filler_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,9 @@ class Rule:
     only_on: str = ""  # the one dialect on which it can be broken
 
 
-_R = "(SELECT coalesce(max(prev_revision), 0) FROM kine WHERE name = 'compact_rev_key')"
-_KEYS = "k.name != 'compact_rev_key'"
+_COMPACT_REV = COMPACT_REV_KEY.decode()
+_R = f"(SELECT coalesce(max(prev_revision), 0) FROM kine WHERE name = '{_COMPACT_REV}')"
+_KEYS = f"k.name != '{_COMPACT_REV}'"
 # An update of what was deleted makes the key: Go kine accepts it, and gives it no create revision. Nor does
 # it give one to a deletion of what was deleted.
 _MADE = "coalesce(k.create_revision, 0) IN (0, k.id)"
@@ -59,7 +62,7 @@ RULES = (
         "it replaces a row of another name",
         f"{_WITH_PREVIOUS} AND p.name != k.name"
         # The one it replaces is compacted, and a Go kine that reads behind that has filled its id as a gap.
-        f" AND NOT (p.id <= {_R} AND p.name LIKE 'gap-%' AND p.deleted != 0 AND p.prev_revision = 0)",
+        f" AND NOT (p.id <= {_R} AND {filler_sql('p')})",
         _BY_HAND,
     ),
     Rule(
@@ -124,14 +127,14 @@ RULES = (
     Rule(
         "compact-row",
         "more than one row holds the compact revision",
-        "SELECT k.id, k.name FROM kine AS k WHERE k.name = 'compact_rev_key'"
-        " AND k.id != (SELECT min(id) FROM kine WHERE name = 'compact_rev_key')",
+        f"SELECT k.id, k.name FROM kine AS k WHERE k.name = '{_COMPACT_REV}'"
+        f" AND k.id != (SELECT min(id) FROM kine WHERE name = '{_COMPACT_REV}')",
         "nothing to do: kine keeps the highest when it starts next",
     ),
     Rule(
         "compacted-future",
         "the compact revision is above the newest row",
-        "SELECT k.id, k.name FROM kine AS k WHERE k.name = 'compact_rev_key'"
+        f"SELECT k.id, k.name FROM kine AS k WHERE k.name = '{_COMPACT_REV}'"
         " AND k.prev_revision > (SELECT max(id) FROM kine)",
         _BY_HAND,
     ),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kine.drivers import reserved
+
 if TYPE_CHECKING:
     from kine.drivers.base import Row
 
-COMPACT_REV_KEY = b"compact_rev_key"
-COMPACT_REV_ROW = b"compact_rev_key_apiserver"
-HEALTH_KEY = b"/registry/health"
+COMPACT_REV_KEY = reserved.COMPACT_REV_KEY
+COMPACT_REV_ROW = reserved.COMPACT_REV_ROW
+HEALTH_KEY = reserved.HEALTH_KEY
 HEALTH_VALUE = b'{"health":"true"}'
 
 

@@ -17,6 +17,7 @@ from kine.drivers.base import InvalidKeyError
 from kine.drivers.mysql import pymysql_internals
 from kine.drivers.mysql.dsn import SESSION
 from kine.drivers.mysql.failures import translated
+from kine.drivers.reserved import COMPACT_REV_KEY, COMPACT_REV_ROW
 from kine.drivers.sql.database import idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
 
@@ -32,7 +33,7 @@ _STEPS = (
 )
 MAX_NAME = 630  # bytes, the width of Go kine's column
 # Statements name these rows; whatever MySQL takes for them would be changed along.
-_OWN = (b"compact_rev_key", b"compact_rev_key_apiserver")
+_OWN = (COMPACT_REV_KEY, COMPACT_REV_ROW)
 _NEXT_ID = re.compile(rb"\bAUTO_INCREMENT=(\d+)")
 _SERVER_WAIT = 300  # seconds, after which the server drops a connection of ours that is silent
 

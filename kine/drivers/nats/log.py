@@ -33,6 +33,7 @@ from kine.drivers.nats.failures import LostError, NobodyError, RefusedError
 from kine.drivers.nats.reading import Reader
 from kine.drivers.nats.state import Compaction, State
 from kine.drivers.nats.stream import Stream, answered, told_last_sequence
+from kine.drivers.reserved import COMPACT_REV_KEY, HEALTH_KEY
 from kine.drivers.waiting import until_open
 from kine.futures import pass_on
 
@@ -44,7 +45,7 @@ _POLL = 1.0  # seconds without a hint after which it is looked all the same
 _HINT_LASTS = 1.0  # seconds in which what was published should be stored
 _ASSIST = 10.0  # seconds until another's compaction is taken to have been left half done
 _AT_ONCE = 64  # removals under way
-_OWN = (b"/registry/health", b"compact_rev_key")  # in every bucket from the start
+_OWN = (HEALTH_KEY, COMPACT_REV_KEY)  # in every bucket from the start
 
 
 class NatsLog:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from kine.drivers.sql.gaps import PREFIX
+
 # The key of the advisory lock; another for setting up. Go kine takes neither.
 TURN_KEY = int.from_bytes(b"kine-log", "big") >> 1
 SETUP_KEY = TURN_KEY ^ 1
@@ -124,7 +126,7 @@ NEWEST = "SELECT max(id), pg_is_in_recovery() FROM kine"
 FILL = (
     "INSERT INTO kine"
     " (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value)"
-    " SELECT g.id, 'gap-' || g.id || %b::text, 0, 1, g.last, 0, 0, NULL, NULL"
+    f" SELECT g.id, '{PREFIX}' || g.id || %b::text, 0, 1, g.last, 0, 0, NULL, NULL"
     " FROM unnest(%b::int8[], %b::int8[]) AS g (id, last) ON CONFLICT DO NOTHING RETURNING id"
 )
 # Where the sequence would give an id that is not above every row and the parameter.

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from kine.drivers.base import Row
 
+PREFIX = "gap-"
+_PREFIX = PREFIX.encode()
 ENDS = 1000  # ids at each end of a leap: more than all transactions under way together can hold
 
 
@@ -30,7 +32,7 @@ class Filler(NamedTuple):
 
 
 def name(row_id: int) -> str:
-    return f"gap-{row_id}"
+    return f"{PREFIX}{row_id}"
 
 
 def unguessable() -> str:
@@ -40,7 +42,16 @@ def unguessable() -> str:
 
 def is_filler(name: bytes, deleted: object, prev_revision: int) -> bool:
     """Of a row: a client's deletion always replaces something."""
-    return bool(deleted) and not prev_revision and name.startswith(b"gap-")
+    return bool(deleted) and not prev_revision and name.startswith(_PREFIX)
+
+
+def filler_sql(alias: str = "") -> str:
+    """`is_filler` in SQL, the name as a range, which an index finds."""
+    row = f"{alias}." if alias else ""
+    after = PREFIX[:-1] + chr(ord(PREFIX[-1]) + 1)
+    return (
+        f"{row}name >= '{PREFIX}' AND {row}name < '{after}' AND {row}deleted != 0 AND {row}prev_revision = 0"
+    )
 
 
 def end(row: Row) -> int:

@@ -19,6 +19,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from kine.drivers.reserved import COMPACT_REV_KEY
+
 metadata = MetaData()
 
 _BIG = (
@@ -74,7 +76,7 @@ Index(
     kine.c.id,
     kine.c.name,
     kine.c.prev_revision,
-    sqlite_where=text("name != 'compact_rev_key' AND prev_revision != 0"),
+    sqlite_where=text(f"name != '{COMPACT_REV_KEY.decode()}' AND prev_revision != 0"),
 ).ddl_if(dialect="sqlite")
 
 # What a row of `kine` cannot say of itself: the lease's id (its own column holds the TTL), and the count

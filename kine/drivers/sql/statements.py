@@ -1,10 +1,16 @@
 """The statements that read the same in every dialect, with `?` for a parameter."""
 
+# ruff: noqa: S608 - made of constants only
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from kine.drivers.base import NewRow, Row
+from kine.drivers.reserved import COMPACT_REV_KEY
+from kine.drivers.sql.gaps import filler_sql
+
+_COMPACT_REV = COMPACT_REV_KEY.decode()
 
 ROW = (
     # Any of these may be NULL, as Go kine's create revision is: it reads that as 0.
@@ -21,7 +27,7 @@ TAIL = "SELECT " + _ROW_OR_0.format(value="k.value") + _FROM + " LIMIT ?"
 
 # The compact revision along with each row: of the same moment, which tells a row compacted away from one that
 # is not committed yet.
-_COMPACTED = "SELECT max(prev_revision) FROM kine WHERE name = 'compact_rev_key'"
+_COMPACTED = f"SELECT max(prev_revision) FROM kine WHERE name = '{_COMPACT_REV}'"
 _ROW_COMPACTED = f"{ROW}, ({_COMPACTED})"
 LOAD_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="NULL") + _FROM + " LIMIT ?"
 TAIL_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="k.value") + _FROM + " LIMIT ?"
@@ -34,7 +40,7 @@ SINCE = "SELECT 1 FROM kine WHERE name = ? AND id > ? AND deleted = 0 LIMIT 1"
 TAKEN = "SELECT name FROM kine WHERE name = ? AND prev_revision = ?"
 
 COMPACT_REVISION = _COMPACTED
-SET_COMPACT_REVISION = "UPDATE kine SET prev_revision = ? WHERE name = 'compact_rev_key'"
+SET_COMPACT_REVISION = f"UPDATE kine SET prev_revision = ? WHERE name = '{_COMPACT_REV}'"
 
 # What a compaction from one revision to another removes: rows replaced since the first, up to the second,
 # and tombstones before it. A tombstone at the compact revision itself stays until the next compaction, as
@@ -44,14 +50,13 @@ SET_COMPACT_REVISION = "UPDATE kine SET prev_revision = ? WHERE name = 'compact_
 # Parameters: from, to, from or 0 for the tombstones, to, to.
 _SUPERSEDED = (
     "SELECT prev_revision FROM kine"
-    " WHERE name != 'compact_rev_key' AND prev_revision != 0 AND id > ? AND id <= ?"
+    f" WHERE name != '{_COMPACT_REV}' AND prev_revision != 0 AND id > ? AND id <= ?"
     " UNION SELECT id FROM kine WHERE deleted != 0 AND id >= ? AND id < ?"
-    " UNION SELECT id FROM kine WHERE name >= 'gap-' AND name < 'gap.'"
-    " AND deleted != 0 AND prev_revision = 0 AND id < ?"
+    f" UNION SELECT id FROM kine WHERE {filler_sql()} AND id < ?"
 )
 DOOMED = _SUPERSEDED
-COMPACT_EXTRA = f"DELETE FROM kine_extra WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - constants only
-COMPACT = f"DELETE FROM kine WHERE id IN ({_SUPERSEDED})"  # noqa: S608 - constants only
+COMPACT_EXTRA = f"DELETE FROM kine_extra WHERE id IN ({_SUPERSEDED})"
+COMPACT = f"DELETE FROM kine WHERE id IN ({_SUPERSEDED})"
 
 # What a row replaced is asked for, by Go kine only, where a watch starts before it, which none can any more.
 # Left there, the plaintext of a secret that was encrypted since would outlive its row. Parameters: from, to.
@@ -86,11 +91,11 @@ LATE = (
     "SELECT name, created, deleted, create_revision, prev_revision, lease, value FROM kine"
     " WHERE id = ? FOR UPDATE"
 )
-FOLLOWED = "SELECT 1 FROM kine WHERE prev_revision = ? AND name != 'compact_rev_key' LIMIT 1"
+FOLLOWED = f"SELECT 1 FROM kine WHERE prev_revision = ? AND name != '{_COMPACT_REV}' LIMIT 1"
 DELETE = "DELETE FROM kine WHERE id = ?"
 MOVE_EXTRA = "UPDATE kine_extra SET id = ? WHERE id = ?"
 
-COMPACT_ROWS = "SELECT id, prev_revision FROM kine WHERE name = 'compact_rev_key' FOR UPDATE"
+COMPACT_ROWS = f"SELECT id, prev_revision FROM kine WHERE name = '{_COMPACT_REV}' FOR UPDATE"
 
 MIGRATE = (
     "INSERT INTO kine (deleted, create_revision, prev_revision, name, value, created, lease)"
@@ -103,7 +108,7 @@ ANY_ROW = "SELECT 1 FROM kine LIMIT 1"
 def ungap(count: int) -> str:
     """Removes gap rows, the only deletions of nothing, from so many ids."""
     marks = ", ".join("?" * count)
-    return f"DELETE FROM kine WHERE deleted != 0 AND prev_revision = 0 AND id IN ({marks})"  # noqa: S608
+    return f"DELETE FROM kine WHERE deleted != 0 AND prev_revision = 0 AND id IN ({marks})"
 
 
 def version_records(versions: Sequence[tuple[int, int]]) -> tuple[str, str]:
@@ -111,8 +116,8 @@ def version_records(versions: Sequence[tuple[int, int]]) -> tuple[str, str]:
     ids = ", ".join(str(row_id) for row_id, _ in versions)
     cases = " ".join(f"WHEN {row_id} THEN {version}" for row_id, version in versions)
     return (
-        f"UPDATE kine_extra SET version = CASE id {cases} END WHERE id IN ({ids})",  # noqa: S608 - integers
-        "INSERT INTO kine_extra (id, lease, version)"  # noqa: S608 - integers
+        f"UPDATE kine_extra SET version = CASE id {cases} END WHERE id IN ({ids})",
+        "INSERT INTO kine_extra (id, lease, version)"
         f" SELECT k.id, 0, CASE k.id {cases} END FROM kine AS k WHERE k.id IN ({ids})"
         " AND NOT EXISTS (SELECT 1 FROM kine_extra AS e WHERE e.id = k.id)",
     )
