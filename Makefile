@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 3
 
 # What stands behind `##` is what `make help` prints.
-.PHONY: help run test test-fast test-engines test-faults mutants soak lint types proto tables bench clean
+.PHONY: help run test test-fast test-engines test-faults mutants soak lint types proto tables bench docs clean
 
 run: $(VENV)/.run  ## serve the etcd API on 127.0.0.1:2379, metrics on port 8080; KINE_ARGS="--debug"
 	$(BIN)/kine --listen-address 127.0.0.1:2379 $(KINE_ARGS)
@@ -58,6 +58,9 @@ types: $(VENV)/.test  ## mypy --strict
 bench: $(VENV)/.test  ## measure all of docs/performance, on an idle machine
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m bench all $(BENCH)
 
+docs: $(VENV)/.docs  ## build the site of docs/ into build/site; a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 proto: $(VENV)/.test  ## generate the messages from kine/proto
 	$(BIN)/pip install --quiet --group proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kine/proto/*.proto
@@ -72,6 +75,11 @@ $(VENV)/.run: pyproject.toml
 $(VENV)/.packages: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' --group test --group lint
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --disable-pip-version-check --group docs
 	touch $@
 
 # Database servers and compilers come from the system's package manager, with root rights where there are some.

@@ -25,6 +25,7 @@ WRITERS = {
     ("replay-policy.yml", "remember"),
     ("updatecli.yml", "upstream"),
     ("backports.yml", "fixes"),
+    ("docs.yml", "publish"),
 }
 
 
