@@ -1,4 +1,5 @@
-"""AWS' credential services on loopback: metadata of instances and containers, STS; slow or broken at will."""
+"""AWS' credential services on loopback: metadata of instances and containers, STS, single sign-on; slow or
+broken at will."""
 
 from __future__ import annotations
 
@@ -142,6 +143,27 @@ def sts(life: float = 3600.0, access_key: str = sigv4.ACCESS_KEY) -> Behaviour:
             f"<AssumedRoleId>AROA:kine</AssumedRoleId></AssumedRoleUser></{action}Result></{action}Response>",
             kind="text/xml",
         )
+
+    return behave
+
+
+def single_sign_on() -> Behaviour:
+    """Renews any login, and gives the one renewed a role's credentials."""
+
+    def behave(asked: Asked) -> Answer:
+        if asked.path == "/token":
+            return Answer(json.dumps({"accessToken": "renewed", "expiresIn": 3600, "refreshToken": "next"}))
+        if asked.headers.get("x-amz-sso_bearer_token") != "renewed":
+            return Answer(json.dumps({"message": "Session token not found or invalid"}), 401)
+        told = keys()
+        ends = datetime.now(UTC) + timedelta(hours=1)
+        role = {
+            "accessKeyId": told["AccessKeyId"],
+            "secretAccessKey": told["SecretAccessKey"],
+            "sessionToken": told["Token"],
+            "expiration": int(ends.timestamp() * 1000),
+        }
+        return Answer(json.dumps({"roleCredentials": role}))
 
     return behave
 
