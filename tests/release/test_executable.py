@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.client import Client
 from tests.executable import (
     BUSYBOX,
     MUSL,
@@ -252,10 +253,16 @@ def test_commands_work_from_it_in_an_empty_root(root: Root) -> None:
         ["snapshot", "save", "s.kine", "--endpoint", f"http://{where}"],
         ["snapshot", "status", "s.kine"],
         ["check", "--endpoint", "sqlite:///data/s.db"],
+        ["migrate", "--from", f"http://{where}", "--to", "sqlite:///data/moved.db"],
+        ["snapshot", "restore", "s.kine", "--endpoint", "sqlite:///data/restored.db"],
     ]
     for command in commands:
         code, _, errors = root.run(["/kine", *command], **options)
         assert code == 0, (command, errors)
+    for name in ("moved.db", "restored.db"):
+        other = root.start(["/kine", f"--endpoint=sqlite:///data/{name}", *FLAGS], **options)  # type: ignore[arg-type]
+        with Client(address(other)) as client:
+            assert client.range(b"/a").kvs[0].value == b"1"
 
 
 @needs_root
