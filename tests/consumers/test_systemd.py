@@ -1,8 +1,9 @@
-"""A systemd unit with DynamicUser= and CacheDirectory=: no HOME, the cache named by systemd."""
+"""systemd, as examples/kine.service has it: a dynamic user, no HOME, directories that systemd makes."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.executable import address, put_and_get
@@ -10,26 +11,51 @@ from tests.executable import address, put_and_get
 if TYPE_CHECKING:
     from tests.consumers.conftest import Place
 
+UNIT = Path(__file__).parents[2] / "examples" / "kine.service"
 USER = 61184  # of the range that systemd takes for DynamicUser=
 
 
-def test_it_unpacks_into_the_units_cache(place: Place) -> None:
-    place.stage("/usr/local/bin/kine")
-    place.directory("/var/lib/kine", owner=USER, mode=0o700)
-    place.directory("/var/cache/kine", owner=USER, mode=0o700)
+def settings() -> dict[str, list[str]]:
+    """Of the unit's [Service], each with its values in order."""
+    found: dict[str, list[str]] = {}
+    section = UNIT.read_text().partition("[Service]\n")[2].partition("\n[")[0]
+    for line in section.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not name.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_unit_serves(place: Place) -> None:
+    unit = settings()
+    [program] = unit["ExecStart"]
+    place.stage(program)
+    directories = {}
+    for kind, parent in (("State", "/var/lib"), ("Cache", "/var/cache")):
+        [name], [mode] = unit[f"{kind}Directory"], unit[f"{kind}DirectoryMode"]
+        # With DynamicUser= the directory is a link to one below `private`.
+        place.directory(f"{parent}/private/{name}", owner=USER, group=USER, mode=int(mode, 8))
+        place.outside(f"{parent}/{name}").symlink_to(f"private/{name}")
+        directories[f"{kind.upper()}_DIRECTORY"] = place.inside(f"{parent}/{name}")
+    given = dict(value.split("=", 1) for value in unit["Environment"])
+    [data] = unit["WorkingDirectory"]
+    given["KINE_ENDPOINT"] = given["KINE_ENDPOINT"].replace(data, place.inside(data))
+    for name in ("KINE_LISTEN_ADDRESS", "KINE_METRICS_BIND_ADDRESS"):
+        given[name] = given[name].rpartition(":")[0] + ":0"  # the tests run beside others
+
     kine = place.start(
-        "/usr/local/bin/kine",
-        [
-            f"--endpoint=sqlite://{place.inside('/var/lib/kine/state.db')}",
-            "--listen-address=127.0.0.1:0",
-            "--metrics-bind-address=0",
-        ],
+        program,
+        [],
+        directory=data,
         user=USER,
         group=USER,
-        environment={"CACHE_DIRECTORY": place.inside("/var/cache/kine"), "INVOCATION_ID": "0123"},
+        environment={**given, **directories, "INVOCATION_ID": "0123"},
     )
     put_and_get(address(kine))
     kine.send_signal(signal.SIGTERM)
     assert kine.wait(60) == 0
+
+    assert (place.outside(data) / "state.db").exists()
     if place.root:
-        assert (place.outside("/var/cache/kine") / f"kine-{USER}").is_dir()
+        [cache] = unit["CacheDirectory"]
+        assert (place.outside(f"/var/cache/{cache}") / f"kine-{USER}").is_dir()

@@ -147,6 +147,6 @@ def test_readme_tells_of_every_example() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_unit_is_well_formed(tmp_path: Path) -> None:
-    text = (EXAMPLES / "kine.service").read_text().replace("/opt/kine/bin/kine", "/bin/true")
+    text = (EXAMPLES / "kine.service").read_text().replace("/usr/local/bin/kine", "/bin/true")
     (tmp_path / "kine.service").write_text(text)
     subprocess.run(["systemd-analyze", "verify", "--man=no", tmp_path / "kine.service"], check=True)
