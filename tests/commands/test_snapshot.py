@@ -401,3 +401,23 @@ def test_one_key_is_not_counted_as_several(tmp_path: Path) -> None:
 
     keys = told("snapshot", "status", file, "-o", "json").json["keys"]
     assert f"saved {keys} {'key' if keys == 1 else 'keys'} and 1 lease at revision" in saved.out
+
+
+def test_an_absolute_path_may_have_the_slash_of_sqlalchemys_urls(tmp_path: Path) -> None:
+    """`sqlite:////data/kine.db`: what the server takes the commands take, too."""
+    endpoint, copy = f"sqlite:///{tmp_path}/state.db", f"sqlite:///{tmp_path}/copy.db"
+    server = start_kine(endpoint, "http2", tmp_path / "server")
+    with Client(server.address) as client:
+        client.put(b"/greeting", b"hello")
+    server.stop()
+
+    assert endpoint.startswith("sqlite:////")
+    for command in (
+        ("check", "--endpoint", endpoint),
+        ("status", "--endpoint", endpoint),
+        ("snapshot", "save", str(tmp_path / "saved"), "--endpoint", endpoint),
+        ("migrate", "--from", endpoint, "--to", copy),
+        ("check", "--endpoint", copy),
+    ):
+        done = told(*command)
+        assert (done.code, done.err) == (0, ""), command

@@ -26,7 +26,7 @@ def connect_to_read(path: str, *, lock_wait: float = 5.0) -> sqlite3.Connection:
 
 def _connect(path: str, mode: str, lock_wait: float) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(os.path.abspath(path))}?mode={mode}",
+        f"file://{quote(os.path.abspath(path))}?mode={mode}",  # the path may begin with two slashes
         uri=True,
         timeout=lock_wait,
         isolation_level=None,
