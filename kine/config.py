@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kine import identity
 from kine.address import Address
 from kine.drivers import NO_T4
-from kine.drivers.base import Options
+from kine.drivers.base import PATIENCE, Options
 from kine.forms import (
     address,
     address_or_off,
@@ -256,6 +256,8 @@ class Settings:
         "--trusted-ca-file, to clients with a certificate only.",
     )
 
+    patience: float = PATIENCE  # no flag: commands have none with a database that is not there
+
     def __post_init__(self) -> None:
         if bool(self.server_cert_file) != bool(self.server_key_file):
             raise SettingError(
@@ -292,6 +294,7 @@ class Settings:
             compact_timeout=self.compact_timeout,
             max_request_bytes=self.max_request_bytes,
             poll_interval=self.datastore_poll_interval,
+            patience=self.patience,
         )
 
     def tls(self) -> Tls | None:
@@ -338,6 +341,7 @@ FLAGS = tuple(
         parse=declared.metadata["parse"],
     )
     for declared in fields(Settings)
+    if declared.metadata
 )
 
 

@@ -289,6 +289,7 @@ def _store_settings(settings: Settings) -> StoreSettings:
             batch_size=settings.compact_batch_size,
         ),
         max_leases=settings.max_leases,
+        patience=settings.patience,
         processes=settings.workers,
     )
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -77,18 +76,16 @@ def check(asked: options.Asked) -> None:
 
 
 async def _check(settings: Settings, output: str) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from kine import drivers
+    from kine.commands.progress import Progressing
 
     found: list[Finding] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("checking", total=len(RULES) + 5)
+    with Progressing() as progress:
         async with drivers.view(settings.endpoint, settings.driver_options()) as view:
+            progress.begin("checking", len(RULES) + 5)
             async for findings in _findings(view):
                 found += findings
-                progress.advance(bar)
+                progress.advance(1)
     if output == "json":
         print(json.dumps({"findings": [asdict(finding) for finding in found]}, indent=2))  # noqa: T201
     else:

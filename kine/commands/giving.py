@@ -20,7 +20,8 @@ from kine.store.keys import COMPACT_REV_KEY, HEALTH_KEY, name_of, stored
 from kine.transport.base import Code, RpcError
 
 if TYPE_CHECKING:
-    from kine.commands.transfer import Entry, Progressing, Spool
+    from kine.commands.progress import Progressing
+    from kine.commands.transfer import Entry, Spool
     from kine.config import Settings
     from kine.drivers.base import Restoring
 
@@ -41,6 +42,7 @@ async def give(source: Spool, settings: Settings, bump: int, progress: Progressi
     the target has keys of its own or cannot hold one of the source's, before anything is written, and when
     what it holds afterwards differs. Until all is there and compared, no kine serves from the target.
     """
+    progress.begin("opening the target", 0)
     async with opened(settings, unfinished=True) as api:
         present = await _present(api, source, exact=False)
         newest, _ = await api.revision()

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -85,7 +85,7 @@ class Asked:
         except SettingError as error:
             misused(str(error))
         hide(found.endpoint)
-        return found
+        return replace(found, patience=0.0)
 
     def settings_of_server(self) -> Settings:
         """The settings; of a server on this machine if no endpoint is named."""

@@ -47,8 +47,9 @@ def save(
 
 async def _save(settings: Settings, file: str, output: str, *, force: bool) -> int:
     from kine.commands.api import check_there, opened
+    from kine.commands.progress import Progressing
     from kine.commands.snapshot_file import Writer
-    from kine.commands.transfer import Progressing, take
+    from kine.commands.transfer import take
     from kine.version import version
 
     await check_there(settings)
@@ -94,8 +95,9 @@ def restore(
 
 async def _restore(settings: Settings, file: str, bump: int, output: str) -> int:
     from kine.commands.giving import give
+    from kine.commands.progress import Progressing
     from kine.commands.snapshot_source import load
-    from kine.commands.transfer import Progressing, spool
+    from kine.commands.transfer import spool
 
     with spool(os.path.dirname(file) or ".", *_folders(settings)) as loaded, Progressing() as progress:
         await load(file, loaded, progress)
@@ -116,8 +118,8 @@ def status(file: File, asked: options.Asked) -> None:
 
 
 async def _status(file: str, output: str) -> int:
+    from kine.commands.progress import Progressing
     from kine.commands.snapshot_source import Contents, load
-    from kine.commands.transfer import Progressing
 
     contents = Contents()
     with Progressing() as progress:
@@ -161,7 +163,8 @@ def migrate(
 async def _migrate(source: Settings, target: Settings, output: str) -> int:
     from kine.commands.api import check_there, opened
     from kine.commands.giving import give
-    from kine.commands.transfer import Progressing, spool, take
+    from kine.commands.progress import Progressing
+    from kine.commands.transfer import spool, take
 
     with options.named("--from"):
         await check_there(source)

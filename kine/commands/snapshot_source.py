@@ -10,7 +10,8 @@ from kine.commands import etcd_file, snapshot_file
 from kine.drivers.base import DriverError
 
 if TYPE_CHECKING:
-    from kine.commands.transfer import Into, Progressing
+    from kine.commands.progress import Progressing
+    from kine.commands.transfer import Into
 
 _SQLITE = b"SQLite format 3\0"
 _START = 4096

@@ -1,11 +1,9 @@
-"""What is taken from an endpoint: kept on disk, its progress shown."""
+"""What is taken from an endpoint, kept on disk."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -16,9 +14,9 @@ from kine.proto import kv_pb2 as kv
 
 if TYPE_CHECKING:
     from kine.commands.api import Api
+    from kine.commands.progress import Progressing
 
 _AT_ONCE = 64  # questions about leases under way
-_LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 
 class Entry(NamedTuple):
@@ -127,35 +125,3 @@ async def _ask_leases(api: Api, page: Sequence[Any], leases: dict[int, int]) -> 
         block = items[start : start + _AT_ONCE]
         found = await asyncio.gather(*(api.ttl(item) for item in block))
         leases.update((item.lease, ttl) for item, ttl in zip(block, found, strict=True))
-
-
-class Progressing:
-    """A bar on stderr where that is a terminal; else a line every few seconds."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._terminal = sys.stderr.isatty()
-        self._progress = Progress(console=Console(stderr=True), disable=not self._terminal)
-        self._task: Any = None
-        self._what, self._total, self._count = "", 0, 0
-        self._next = time.monotonic() + _LINE_SECONDS
-
-    def __enter__(self) -> Progressing:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, what: str, total: int) -> None:
-        self._what, self._total, self._count = what, total, 0
-        self._task = self._progress.add_task(what, total=total)
-
-    def advance(self, count: int) -> None:
-        self._progress.advance(self._task, count)
-        self._count += count
-        if not self._terminal and (now := time.monotonic()) >= self._next:
-            sys.stderr.write(f"kine: {self._what}: {self._count} of {self._total}\n")
-            self._next = now + _LINE_SECONDS

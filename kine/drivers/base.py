@@ -121,6 +121,8 @@ class Lease(NamedTuple):
 # No client may grant this id.
 UNFINISHED = -(1 << 63)
 
+PATIENCE = 300.0  # seconds, as Go kine
+
 
 class Size(NamedTuple):
     allocated: int  # what the database takes of the disk, a log of its own included
@@ -150,6 +152,7 @@ class Options:
     compact_timeout: float = 5.0
     max_request_bytes: int = 1536 * 1024  # the largest that clients may send: so large may a value be
     poll_interval: float = 1.0  # the longest pause between looks for others' commits
+    patience: float = PATIENCE  # how long a database that is not there is waited for; 0: not at all
 
 
 class Log(Protocol):

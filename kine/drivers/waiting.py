@@ -8,11 +8,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from kine.drivers.base import DriverError
+from kine.drivers.base import PATIENCE, DriverError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 300.0  # seconds, as Go kine
 _BETWEEN = 1.0
 _TELL_EVERY = 10.0
 _OPENING = ("kine.drivers.", "kine.store.")  # loggers whose lines an attempt repeats

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from kine.drivers.base import UnavailableError
-from kine.drivers.waiting import PATIENCE, until_open
+from kine.drivers.base import PATIENCE, UnavailableError
+from kine.drivers.waiting import until_open
 from kine.etcd import versions
 from kine.observe import metrics
 from kine.proto import rpc_pb2 as rpc

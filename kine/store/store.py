@@ -16,6 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from kine.drivers.base import (
+    PATIENCE,
     Bounded,
     DriverError,
     Log,
@@ -80,6 +81,7 @@ class Settings:
     compaction: Policy = field(default_factory=Policy)
     max_leases: int = 0  # 0: no limit
     processes: int = 1  # that serve clients of one address
+    patience: float = PATIENCE  # with a database that goes away while it is loaded
 
 
 @dataclass(slots=True)
@@ -160,6 +162,7 @@ class Store:
             self._begin,
             (UnavailableError, UnknownOutcomeError),
             "the database",
+            patience=self._settings.patience,
             on_wait=self._waiting,
         )
         self._writing = asyncio.create_task(self.writer.run(), name="writer")

@@ -339,6 +339,43 @@ def test_switches_of_go_kine() -> None:
     assert (dsn.startup_vacuum, dsn.wal_autocheckpoint, dsn.compact_wal_checkpoint) == (False, False, True)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "gives_back", "notices"),
+    [("", True, True), ("?_kine_disable_startup_vacuum", False, False)],
+)
+def test_the_startup_vacuum_and_the_check_of_all_pages_are_left_out_where_that_is_asked_for(
+    tmp_path: Path, parameters: str, gives_back: bool, notices: bool
+) -> None:
+    path = tmp_path / "state.db"
+    server = start(path)
+    with Client(server.address) as client:
+        client.put(b"/large", b"x" * 1_000_000)
+        client.put(b"/kept")
+        client.compact(client.delete(b"/large").header.revision)
+    server.stop()
+    size = path.stat().st_size
+    assert size > 1_000_000
+
+    start(path, parameters=parameters).stop()
+    assert (path.stat().st_size < 500_000) is gives_back
+
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        [(page,)] = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'kine_id_compact_rev_key_with_prev_revision_index'"
+        )
+        [(page_size,)] = connection.execute("PRAGMA page_size")
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * page_size + 3)
+        file.write(b"\xff\xff\xff\xff")  # cells that lie outside of the page
+    if notices:
+        with pytest.raises(StartError, match="damaged"):
+            start(path, parameters=parameters)
+    else:
+        start(path, parameters=parameters).kill()
+
+
 def test_litestream_is_left_all_checkpoints_and_vacuums() -> None:
     dsn = parse("litestream:///x.db")
     assert (dsn.startup_vacuum, dsn.wal_autocheckpoint, dsn.compact_wal_checkpoint) == (False, False, False)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def connect(endpoint: str, options: Options) -> Log:
-    return NatsLog(parse(endpoint, options), options.max_request_bytes, options.poll_interval)
+    found = parse(endpoint, options)
+    return NatsLog(found, options.max_request_bytes, options.poll_interval, options.patience)
 
 
 def of_one_process(endpoint: str, options: Options) -> bool:

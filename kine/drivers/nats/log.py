@@ -12,6 +12,7 @@ from typing import TypeVar
 from nats.aio.msg import Msg
 
 from kine.drivers.base import (
+    PATIENCE,
     DriverError,
     InvalidKeyError,
     Lease,
@@ -51,10 +52,17 @@ _OWN = (HEALTH_KEY, COMPACT_REV_KEY)  # in every bucket from the start
 class NatsLog:
     """See `kine.drivers.base.Log`."""
 
-    def __init__(self, endpoint: Endpoint, max_request_bytes: int = 0, poll_interval: float = _POLL) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        max_request_bytes: int = 0,
+        poll_interval: float = _POLL,
+        patience: float = PATIENCE,
+    ) -> None:
         self._endpoint = endpoint
         self._max_request_bytes = max_request_bytes
         self._poll_interval = min(_POLL, poll_interval)
+        self._patience = patience
         self._server = EmbeddedServer(endpoint) if endpoint.embedded else None
         if self._server is not None and self._server.login:
             endpoint = _with_login(endpoint, self._server.login)
@@ -80,6 +88,7 @@ class NatsLog:
             UnavailableError,
             "NATS",
             between=_BETWEEN,
+            patience=self._patience,
             on_wait=lambda why: self.on_wait(why),
         )
 

@@ -57,6 +57,7 @@ class SqlLog:
     def __init__(self, database: Database, options: Options) -> None:
         self._database = database
         self._id = secrets.randbits(62) + 1
+        self._patience = options.patience
         self._polling = Polling(database, self._newest, options.poll_interval)
         self._late = Late(database, self._polling.look)
         self._appender = Appender(database, self._id, self._register, self._late.look_into)
@@ -71,7 +72,12 @@ class SqlLog:
 
     async def open(self) -> None:
         await until_open(
-            self._open, StatementError, "the database", _ADVICE, on_wait=lambda why: self.on_wait(why)
+            self._open,
+            StatementError,
+            "the database",
+            _ADVICE,
+            patience=self._patience,
+            on_wait=lambda why: self.on_wait(why),
         )
 
     async def _open(self) -> None:
