@@ -187,7 +187,7 @@ class Settings:
         "Idle database connections kept. 0: the default; negative: none but PostgreSQL's two shared ones.",
     )
     datastore_max_open_connections: int = _flag(
-        STORE, "0", limit, "Open database connections at most. 0 or less: no limit."
+        STORE, "0", limit, "Open database connections at most. 0 or less: no limit, on MySQL 32."
     )
     datastore_connection_max_lifetime: float = _flag(
         STORE, "0", duration, "Replace a database connection after this long. 0 or less: never."
