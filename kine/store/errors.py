@@ -96,8 +96,8 @@ class TooMuchWorkError(StoreError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"the ranges that the transaction compares and deletes hold more than {limit} keys: "
-            "make several transactions of it"
+            f"the ranges that the transaction compares and deletes hold more than {limit} keys, "
+            "each whose value is compared counted thrice: make several transactions of it"
         )
 
 

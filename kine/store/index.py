@@ -224,6 +224,10 @@ class Index:
             return total - sum([change for _, name, change in later if key <= name < end])
         return total - sum([change for _, name, change in later if key <= name])
 
+    def width(self, key: bytes, end: bytes) -> int:
+        """Keys of a range that `scan` looks at: those that are deleted, too."""
+        return self._width(self._keys, key, end)
+
     def since(self, revision: int) -> int:
         """Position in `log` of the first change at or after a revision."""
         log = self.log

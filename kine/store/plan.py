@@ -8,7 +8,7 @@ the rows have ids: an answer is then a read of the index at a revision between t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ from kine.store.ops import (
     Txn,
 )
 
-_LOOKED_AT = 250_000  # keys in the ranges of one transaction, if it has several: some 100 ms
+_LOOKED_AT = 250_000  # keys in the ranges of one transaction: some 100 ms
+_VALUE = 3  # keys, for one whose value is compared
 _LIKE_A_KEY = 1024  # bytes of values that are compared
 
 
@@ -69,15 +70,20 @@ class Plan:
     keys: set[bytes] = field(default_factory=set)  # decided upon or changed
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
     branch: Branch = field(default_factory=lambda: Branch(False, []))
-    looked_at: int = 0  # keys in its ranges
+    looked_at: int = 0  # keys in its ranges, deleted ones too
+    several: bool = False  # ranges, or one whose values are compared: a single one may be of any length
     values: dict[int, bytes] = field(default_factory=dict)  # that were compared, by revision
 
-    def look(self, key: bytes, end: bytes, index: Index) -> list[Entry]:
-        """The keys of a range that is decided upon. Raises TooMuchWorkError."""
-        before = self.looked_at
-        self.looked_at += index.count(key, end, index.revision)
-        if before and self.looked_at > _LOOKED_AT:
+    def charge(self, ranges: Sequence[tuple[bytes, bytes]], weight: int, index: Index) -> None:
+        """Ranges that are about to be looked at; a key counts for so many. Raises TooMuchWorkError."""
+        for key, end in ranges:
+            self.several = self.several or weight > 1 or self.looked_at > 0
+            self.looked_at += weight * index.width(key, end)
+        if self.several and self.looked_at > _LOOKED_AT:
             raise TooMuchWorkError(_LOOKED_AT)
+
+    def look(self, key: bytes, end: bytes, index: Index) -> list[Entry]:
+        """The keys of a range that is decided upon, and has been charged."""
         self.ranges.append((key, end))
         return index.scan(key, end, index.revision)
 
@@ -127,6 +133,14 @@ class _Path:
 
 def _decide(txn: Txn, index: Index, value_of: ValueOf, made: Plan) -> _Path:
     """All compares, nested ones too, see the state before the transaction, as in etcd."""
+    ranges, of_values = list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
+    for compare in txn.compares:
+        if compare.end is not None:
+            by_value = compare.target == CompareTarget.VALUE
+            (of_values if by_value else ranges).append((compare.key, compare.end))
+    # Before the first is looked at: what is too much is refused at once, whatever would come of it.
+    made.charge(ranges, 1, index)
+    made.charge(of_values, _VALUE, index)
     succeeded = all(_holds(compare, index, value_of, made) for compare in txn.compares)
     ops = txn.success if succeeded else txn.failure
     return _Path(succeeded, [_decide(op, index, value_of, made) for op in ops if isinstance(op, Txn)])
@@ -263,6 +277,7 @@ class _Run:
             if op.key in self.put:
                 raise DuplicateKeyError
         else:
+            self.made.charge([(op.key, op.end)], 1, index)
             entries = self.made.look(op.key, op.end, index)
             if any(in_range(key, op.key, op.end) for key in self.put):
                 raise DuplicateKeyError
