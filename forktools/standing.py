@@ -12,7 +12,8 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forktools.commits import changed_paths, tree_changes
+from forktools import clean_room
+from forktools.commits import AS_RECORDED, changed_paths, tree_changes
 from forktools.merges import merge_trees, tree_before
 from forktools.taken_lines import Loss, taken_lines
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from forktools.commits import Change, Commit
     from forktools.lines import Line
 
+_SUBMODULE = b"160000"
+
 
 def losses(repo: git.Repo, line: Line, carried: Collection[str]) -> dict[str, tuple[Loss, ...]]:
     """What each commit of `line` among the ids `carried` has lost, save those that have lost nothing."""
@@ -33,11 +36,14 @@ def losses(repo: git.Repo, line: Line, carried: Collection[str]) -> dict[str, tu
     paths = {sha: {change.path for change in found} for sha, found in changes.items()}
     others: defaultdict[str, list[Commit]] = defaultdict(list)  # by path, the newest first
     suspects: defaultdict[str, list[Commit]] = defaultdict(list)  # carried, and others come after
+    newest: dict[str, Commit] = {}  # by path, of those carried
     for commit in reversed(commits):
         for path in paths.get(commit.sha, ()):
             if commit.sha not in carried or commit.is_merge:
                 others[path].append(commit)
-            elif path in others:
+                continue
+            newest.setdefault(path, commit)
+            if path in others:
                 suspects[path].append(commit)
     if not suspects:
         return {}
@@ -45,7 +51,13 @@ def losses(repo: git.Repo, line: Line, carried: Collection[str]) -> dict[str, tu
     lost = {
         path: taken_lines(repo, line, path, suspects[path], others[path][::-1]) for path in sorted(suspects)
     }
-    for path, sha in _gone(repo, line.tip, mine, paths, suspects):
+    gone = _gone(repo, line.tip, mine, paths, suspects)
+    gone += [
+        (path, newest[path].sha)
+        for path, (last, *_) in suspects.items()
+        if last is newest[path] and _is_written_over(repo, line.tip, last, path)
+    ]
+    for path, sha in gone:
         known = lost[path].get(sha, Loss(path, (), 0))
         lost[path][sha] = replace(known, standing=0)
     found: defaultdict[str, list[Loss]] = defaultdict(list)
@@ -80,3 +92,17 @@ def _gone(
         found += [(path, commit.sha) for path in here]
         tree = without
     return found
+
+
+def _is_written_over(repo: git.Repo, tip: str, commit: Commit, path: str) -> bool:
+    """Whether a commit gave a path something without lines (binary, a submodule), and it is another now."""
+    change = (tree_before(repo, commit), commit.sha, "--", f":(literal){path}")
+    modes = clean_room.ask(repo, "diff-tree", "-r", "--raw", "--no-abbrev", *AS_RECORDED, *change).split()
+    if not modes:
+        return False
+    _, mode, before, own = modes[:4]
+    added = clean_room.ask(repo, "diff-tree", "-r", "--numstat", *AS_RECORDED, *change)
+    if before == own or not (mode == _SUBMODULE or added.startswith(b"-")):
+        return False
+    _, now, _ = clean_room.run(repo, "rev-parse", "--quiet", "--verify", f"{tip}:{path}")
+    return now.strip() != own

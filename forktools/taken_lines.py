@@ -74,10 +74,10 @@ def taken_lines(
     dropped = {one.sha: [_worded(hunk.before) for hunk in hunks[one.sha]] for one in carried}
     for other in others:
         parent = before_merge(repo, other) if other.is_merge else next(iter(other.parents), "")
-        if not parent or not hunks[other.sha]:
-            continue
-        before = Counter(_lines(repo, parent, path))
         removes = any(hunk.before for hunk in hunks[other.sha])
+        if not parent or not (removes or any(dropped.values())):
+            continue  # it only adds, and nothing that was removed before
+        before = Counter(_lines(repo, parent, path))
         owners = _owners(repo, line.base, parent, path) if removes else []
         for sha, (removed, taken, written) in _weigh(hunks[other.sha], owners, dropped, before, tip).items():
             if sha in dropped and removed + taken:
@@ -114,7 +114,7 @@ def _weigh(
         lost = Counter(
             owners[number]
             for number, text in enumerate(hunk.before, hunk.start - 1)
-            if _WORD.search(text) and tip[text] < before[text]
+            if number < len(owners) and _WORD.search(text) and tip[text] < before[text]
         )
         removed.update(lost)
         taken.update({sha: max(0, count - own) for sha, count in lost.items()})
@@ -122,7 +122,10 @@ def _weigh(
 
 
 def _owners(repo: git.Repo, base: str, commit: str, path: str) -> list[str]:
-    """The id of the commit that each line of a file comes from; of those from before `base` another text."""
+    """The id of the commit that each line of a file comes from; of those from before `base` another text.
+
+    A submodule has a line in a patch, and none here.
+    """
     arguments = ("-l", "-s", f"^{base}", commit, "--", path)
     status, shown, _ = clean_room.run(repo, "blame", *arguments)
     return [line.split(b" ", 1)[0].decode() for line in shown.split(b"\n")[:-1]] if status == 0 else []

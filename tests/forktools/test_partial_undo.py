@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.forktools.conftest import Command
-from tests.forktools.history import Changes, History
+from tests.forktools.history import Changes, Content, History, Link, Symlink
 from tests.forktools.lines import APP, NEW, OLD, edited, upstream
 
 REVERTED = [("replay-reverted", None)]
@@ -62,6 +62,40 @@ def test_is_refused_under_any_message(
 
     assert (result.status, result.rules) == (1, REVERTED)
     assert path in result.json["findings"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ['a "quoted" name', "a\nb", b"\xff.py", "a\tb", ":(glob)*", "--all", "b/a/x"], ids=repr
+)
+def test_in_a_file_of_any_name(line: History, verify: Command, path: str | bytes) -> None:
+    for branch in (OLD, NEW):
+        line.commit("feat(fork): file", {path: "one\r\ntwo\r\nthree"}, on=branch)
+    assert verify(line).rules == []
+    line.commit("fix(fork): less", {path: "one\r\nthree"}, on=NEW)
+
+    assert [rule for rule, _ in verify(line).rules] == ["replay-reverted"]
+
+
+@pytest.mark.parametrize(
+    ("content", "then"),
+    [
+        (Link("1" * 40), Link("2" * 40)),
+        (Symlink("one"), Symlink("two")),
+        ("one\ntwo\n", Symlink("one")),
+        (b"\0binary", b"\0another"),
+        ("one\ntwo\n", Link("1" * 40)),
+    ],
+    ids=["submodule", "link", "file to link", "binary", "file to submodule"],
+)
+def test_of_what_is_no_text_all_is_written_over(
+    line: History, verify: Command, content: Content, then: Content
+) -> None:
+    for branch in (OLD, NEW):
+        line.commit("feat(fork): thing", {"thing": content}, on=branch)
+    assert verify(line).rules == []
+    line.commit("fix(fork): another", {"thing": then}, on=NEW)
+
+    assert verify(line).rules == REVERTED
 
 
 def test_by_a_merge(line: History, verify: Command) -> None:
