@@ -141,7 +141,8 @@ class Settings:
         "auto",
         queue_size,
         "Memory for answers that clients have yet to take, a quarter of it for one connection; clients that "
-        "take none are cut off. auto: an eighth of the machine's or cgroup's, from 32MiB to 1GiB.",
+        "take none are cut off. As much again for requests, and for open streams and watches. auto: an "
+        "eighth of the machine's or cgroup's, from 32MiB to 1GiB.",
     )
     max_watches_per_connection: int = _flag(
         SERVE, "100000", count(1), "Watches that one connection may have open, over all its Watch streams."

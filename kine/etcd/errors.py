@@ -109,6 +109,14 @@ def too_many_watches(limit: int) -> str:
     )
 
 
+def no_room_for_watch() -> str:
+    """Likewise."""
+    return (
+        "etcdserver: the watches and streams of this client, or of all, take the memory that they may: "
+        "close some, or raise --max-queued-bytes"
+    )
+
+
 log = logging.getLogger(__name__)
 
 _QUIET = 10.0  # seconds between two lines of one reason

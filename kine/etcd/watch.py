@@ -19,6 +19,7 @@ from kine.store.store import Store
 from kine.store.values import varint
 from kine.store.watcher import Events, Watcher
 from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, Stream
+from kine.transport.budget import Account
 from kine.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _FRAGMENT = b"\x38\x01"
 _HEAD_BYTES = 56  # of an answer besides its events, at most: header, watch id and `fragment`
 _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _EMPTY_RANGE = "mvcc: watcher range is empty"
+_WATCH_BYTES = 1024  # that a watch takes besides its key and range
 _TICKED = 500  # watchers looked at in one turn of the loop
 
 
@@ -85,11 +87,12 @@ class Session:
         store: Store,
         headers: Headers,
         stream: Stream,
-        connection: object,
+        account: Account | None,
         max_response_bytes: int,
     ) -> None:
         self._service = service
-        self.client = connection
+        self.client: object = account
+        self._account = account
         self._store = store
         self._hub = store.hub
         self._headers = headers
@@ -151,6 +154,8 @@ class Session:
             refusal = _DUPLICATE_ID
         elif self._service.watches[self.client] >= self._service.max_watches:
             refusal = errors.too_many_watches(self._service.max_watches)
+        elif self._account is not None and not self._account.keep(_bytes_of(key, end)):
+            refusal = errors.no_room_for_watch()
         if refusal:
             reason = refusal.encode()
             self._send(NO_ID, _CREATED + _CANCELED + b"\x32" + varint(len(reason)) + reason)
@@ -173,9 +178,16 @@ class Session:
         self._watchers[watcher.id] = watcher
         self._service.watches[self.client] += 1
         if watcher.start > self._store.index.revision:
+            self._forget_cancelled()
             heapq.heappush(self._ahead, (watcher.start, watcher.id))
         self._send(watcher.id, _CREATED)
         self._hub.add(watcher)
+
+    def _forget_cancelled(self) -> None:
+        if len(self._ahead) > 2 * len(self._watchers):
+            starts = ((start, self._watchers.get(watch_id)) for start, watch_id in self._ahead)
+            self._ahead = [(start, each.id) for start, each in starts if each and each.start == start]
+            heapq.heapify(self._ahead)
 
     def _free_id(self) -> int:
         while self._next_id in self._watchers:
@@ -193,6 +205,8 @@ class Session:
     def _forget(self, watcher: Watcher) -> None:
         if self._watchers.pop(watcher.id, None) is None:
             return
+        if self._account is not None:
+            self._account.give_up(_bytes_of(watcher.key, watcher.end))
         counts = self._service.watches
         counts[self.client] -= 1
         if not counts[self.client]:
@@ -270,3 +284,7 @@ class Session:
     def _head(self, watch_id: int, revision: int) -> bytes:
         head = self._headers.at(revision)
         return head + b"\x10" + varint(watch_id) if watch_id else head
+
+
+def _bytes_of(key: bytes, end: bytes | None) -> int:
+    return _WATCH_BYTES + len(key) + len(end or b"")

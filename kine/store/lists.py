@@ -25,6 +25,7 @@ _SHARE = 4  # of the values' budget, at most one part of so many
 _LOOKED_AT = 10_000  # changes, at one look-up: about 1 ms
 _JOINED_ANEW = 4_000  # keys, likewise
 _REMEMBERED = 1_024  # ranges that were asked for once
+_LONGEST = 1_024  # bytes of a range's key and end, of those that are remembered
 _UNDER_WAY = 4_096  # lists that are read page by page
 
 _Name = tuple[bytes, bytes | None, int]
@@ -132,6 +133,8 @@ class Lists:
         self.misses += 1
         name = (op.key, op.end, op.limit)
         known = self._kept.get(name)
+        if len(op.key) + len(op.end or b"") > _LONGEST:
+            return
         if kept.high > self._index.revision or (known is not None and known.high >= kept.high):
             return
         if name not in self._asked:
@@ -157,6 +160,8 @@ class Lists:
 
     def ended(self, op: Range, revision: int, after: bytes, left: int) -> None:
         """A page has: so many keys of its range are left, from `after` on."""
+        if len(after) + len(op.end or b"") > _LONGEST:
+            return
         pages = self._left
         pages[after, op.end, revision] = left
         if len(pages) > _UNDER_WAY:

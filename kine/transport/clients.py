@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CALL = 24 * 1024  # bytes that a call takes, the library's own included
+_FREE = 16  # calls of a connection that do not count: it takes as much by itself
 _RESUMED = 16  # calls that go on in one turn of the loop, when a connection has room again
 _READING = 16  # unary requests that are read at once from one connection
 _SLOW = 1.0  # seconds after which one that has not come whole counts as large as it may be
@@ -41,6 +43,7 @@ class ConnectedClient:
         self.account = budget.account(self)
         self.gate = Gate(self.account)
         self.calls = 0
+        self._counted = _FREE  # calls, under way or free
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resuming = False
@@ -48,6 +51,20 @@ class ConnectedClient:
         self._reading = Places(_READING)
         self._slow: dict[asyncio.Task[Any], int] = {}  # readers of what has not come whole, as it counts
         self._shed: set[asyncio.Task[Any]] = set()  # of these, those that are given up
+
+    def count(self) -> bool:
+        """Counts a call that has begun. False: it must be refused."""
+        if self.calls > self._counted:
+            if not self.account.keep(_CALL):
+                return False
+            self._counted += 1
+        return True
+
+    def count_again(self) -> None:
+        """A call has ended."""
+        if self._counted > max(self.calls, _FREE):
+            self._counted -= 1
+            self.account.give_up(_CALL)
 
     async def room(self) -> None:
         """Returns once the account has room."""
@@ -202,6 +219,7 @@ class Clients:
 
     def end(self, client: ConnectedClient) -> None:
         client.calls -= 1
+        client.count_again()
         if not client.calls:
             del self._clients[client.peer]
             client.account.close()

@@ -221,6 +221,7 @@ class _Routed(grpc.GenericRpcHandler):
 
         async def refuse(_: object, context: _Context) -> None:
             client = self._clients.begin(context.peer())
+            client.count()
             try:
                 await self._turns.next(client)
                 await _abort(context, error)
@@ -238,11 +239,14 @@ def _unary(path: str, handler: UnaryHandler, clients: Clients, turns: Turns, mos
 
     async def answer(_: object, context: _Context) -> None:
         client = clients.begin(context.peer())
+        kept = client.count()
         account = client.account
         held = 0  # until the client has taken it
         try:
             await turns.next(client)
             try:
+                if not kept:
+                    raise too_much_kept("calls")
                 request = await client.read(context.read, most)
                 response = handler(request, _call(path, context, client))
                 if not isinstance(response, bytes | Pieces):
@@ -273,8 +277,12 @@ def _streaming(
 ) -> _Handler:
     async def serve(_: object, context: _Context) -> None:
         client = clients.begin(context.peer())
+        kept = client.count()
         stream = GrpcStream(context, client, turns)
         try:
+            if not kept:
+                await turns.next(client)
+                raise too_much_kept("streams")
             await handler(stream, _call(path, context, client))
             await stream.flush()
         except Exception as error:

@@ -105,6 +105,9 @@ class Intake:
         if stream.grown:
             self._account.release(stream.grown)
             stream.grown = 0
+        if stream.kept:
+            self._account.give_up(stream.kept)
+            stream.kept = 0
         self._room.leave(stream)
 
 

@@ -11,7 +11,8 @@ _CONNECTION_SPECIFIC = frozenset(
 _CTLS_AND_UPPERCASE = bytes((*range(0x21), *range(0x41, 0x5B), *range(0x7F, 0x100))) + b":"
 _LINE_ENDS = b"\0\r\n"
 _HEADS = 512  # heads remembered, for the whole process: clients send a few over and over
-_SHORT = 2048  # bytes of one that is worth it
+_SHORT = 4096  # bytes of one that is worth it
+_FIELD = 100  # bytes that each field of one takes besides its own
 
 _heads: dict[tuple[Field, ...], Head] = {}
 
@@ -21,10 +22,13 @@ def head_of(fields: tuple[Field, ...]) -> Head:
     head = _heads.get(fields)
     if head is None:
         head = Head(fields)
-        if sum(len(name) + len(value) for name, value in fields) <= _SHORT:
+        size = sum(_FIELD + len(name) + len(value) for name, value in fields)
+        if size <= _SHORT:
             if len(_heads) >= _HEADS:
                 _heads.clear()
             _heads[fields] = head
+        else:
+            head.size = size
     return head
 
 
@@ -33,7 +37,7 @@ class MalformedError(Exception):
 
 
 class Head:
-    __slots__ = ("content_length", "headers", "method", "path")
+    __slots__ = ("content_length", "headers", "method", "path", "size")
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         """Raises MalformedError."""
@@ -52,6 +56,7 @@ class Head:
             headers[text] = value.decode("latin-1") if known is None else f"{known},{value.decode('latin-1')}"
         if ":scheme" not in headers or not headers.get(":path") or ":method" not in headers:
             raise MalformedError("a pseudo-header is missing")
+        self.size = 0  # bytes that it takes, unless streams share it
         self.headers = headers
         self.method = headers[":method"]
         self.path = headers[":path"]

@@ -18,6 +18,7 @@ from kine.transport.base import (
     RpcError,
     Streaming,
     Unary,
+    too_much_kept,
     unknown_method,
 )
 from kine.transport.gate import Gate
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STREAM = 1024  # bytes that an open stream takes
+_HANDLER = 3 * 1024  # and its handler, if it is one of many messages
+_FREE = 16  # streams of a connection that do not count: it takes as much by itself
 _FLUSH = 1024 * 1024  # bytes written at once, likewise
 _CALL = 50e-6  # seconds that a call takes, about
 _LARGE = 64 * 1024  # bytes from which on a join costs more than a longer vector of pieces
@@ -61,6 +65,7 @@ class Shell(asyncio.Protocol):
         self._secure = False
         self._negotiated = True  # where there is TLS, by its ALPN
         self._unread = b""  # where there is any, we do not read, and wait for our turn or for the socket
+        self._counted = _FREE  # streams, open or free
         self._begun = 0  # calls and frames of streams, since the last piece
         self._flushing = False
         self._lingering: asyncio.TimerHandle | None = None
@@ -184,6 +189,8 @@ class Shell(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = False
         connection, out = self.connection, self.out
+        if self._counted > _FREE:
+            self._count()
         if self._lingering is not None or self._transport.is_closing():
             return
         written = 0
@@ -301,7 +308,9 @@ class Shell(asyncio.Protocol):
             stream.application = NotGrpc
             return
         route = self._routes.get(head.path)
-        if route is None:
+        if not self._kept(stream, _HANDLER if type(route) is Streaming else 0):
+            self._fail(stream, too_much_kept("streams"))
+        elif route is None:
             self._fail(stream, unknown_method(head.path, self._routes))
         elif type(route) is Unary:
             stream.application = route
@@ -309,6 +318,26 @@ class Shell(asyncio.Protocol):
                 self._timed.append(stream)
         elif isinstance(route, Streaming):
             self._stream(stream, route)
+
+    def _kept(self, stream: Stream, handler: int) -> bool:
+        """Counts a stream that has been opened. False: it must be refused."""
+        account = self.account
+        if len(self.connection.streams) > self._counted:
+            if not account.keep(_STREAM):
+                return False
+            self._counted += 1
+        if size := stream.head.size + handler:
+            if not account.keep(size):
+                return False
+            stream.kept = size
+        return True
+
+    def _count(self) -> None:
+        """Some streams have ended, perhaps."""
+        ended = self._counted - max(len(self.connection.streams), _FREE)
+        if ended > 0:
+            self.account.give_up(ended * _STREAM)
+            self._counted -= ended
 
     def data(self, stream: Stream, data: bytes, ended: bool) -> None:
         application = stream.application

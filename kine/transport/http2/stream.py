@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 class Stream:
     __slots__ = (
-        "application", "expected", "extra", "grown", "head", "head_sent", "id", "local_closed", "opened",
-        "queue", "queued", "receive", "received", "remote_closed", "send", "trailers",
+        "application", "expected", "extra", "grown", "head", "head_sent", "id", "kept", "local_closed",
+        "opened", "queue", "queued", "receive", "received", "remote_closed", "send", "trailers",
     )  # fmt: skip
 
     def __init__(self, stream_id: int, head: Head, send: int, receive: int, opened: float) -> None:
@@ -23,6 +23,7 @@ class Stream:
         self.head = head
         self.opened = opened  # when, by the clock `Connection.receive` is told
         self.grown = 0  # bytes by which its message has when it was unpacked; they count as queued
+        self.kept = 0  # bytes that count as kept for it: its head's, its handler's
         self.extra = 0  # bytes by which the receive window is wider than other streams'
         self.send = SendWindow(send)
         self.receive = ReceiveWindow(receive)
