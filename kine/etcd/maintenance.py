@@ -57,7 +57,7 @@ class Maintenance:
         if message.action == rpc.AlarmRequest.ACTIVATE:
             raise errors.unsupported("activating an alarm", "alarms follow the database's own state")
         if message.action == rpc.AlarmRequest.DEACTIVATE:
-            self._store.no_space = False  # the next write finds out anew
+            self._store.forget_no_space()
         alarms = []
         if self._store.no_space and message.alarm in (rpc.NONE, rpc.NOSPACE):
             alarms.append(rpc.AlarmMember(memberID=self._headers.member_id, alarm=rpc.NOSPACE))

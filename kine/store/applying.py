@@ -7,6 +7,7 @@ is compacted leaves by here, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from kine.drivers.base import NewRow, Row, Tail
 from kine.store.index import Entry, Index, Void
@@ -15,25 +16,45 @@ from kine.store.lists import Lists
 from kine.store.values import Values, frame
 
 
-class Applier:
-    __slots__ = ("_keep", "_lists", "_publish", "_seen", "_values", "compact_row", "index")
+class Watchers(Protocol):
+    """See `kine.store.hub`."""
 
-    def __init__(
-        self,
-        index: Index,
-        values: Values,
-        lists: Lists,
-        publish: Callable[[Sequence[Entry]], None],
-        seen: Callable[[Row, Entry], None],
-        keep: Callable[[int], None],
-    ) -> None:
+    def publish(self, entries: Sequence[Entry]) -> None: ...
+
+
+class Leases(Protocol):
+    """See `kine.store.expiry`."""
+
+    def seen(self, row: Row, entry: Entry) -> None: ...
+
+
+class Streams(Protocol):
+    """See `kine.store.range_streams`."""
+
+    def keep(self, revision: int) -> None:
+        """The index is about to forget what was superseded up to there."""
+
+
+def _nobody(*_: object) -> None: ...
+
+
+class Applier:
+    __slots__ = ("_keep", "_publish", "_seen", "compact_row", "index", "lists", "values")
+
+    def __init__(self, index: Index, values: Values, lists: Lists) -> None:
         self.index = index
-        self._values = values
-        self._lists = lists
-        self._publish = publish  # tells the watchers
-        self._seen = seen  # tells the leases: see `kine.store.expiry`
-        self._keep = keep  # tells the range streams what the index is about to forget
+        self.values = values
+        self.lists = lists
         self.compact_row = False  # the row in which kine keeps its compact revision was met
+        self._publish: Callable[[Sequence[Entry]], None] = _nobody
+        self._seen: Callable[[Row, Entry], None] = _nobody
+        self._keep: Callable[[int], None] = _nobody
+
+    def tell(self, watchers: Watchers, leases: Leases, streams: Streams) -> None:
+        """Whom changes are told from now on."""
+        self._publish = watchers.publish
+        self._seen = leases.seen
+        self._keep = streams.keep
 
     def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
         """Applies rows of ours, if no others' rows come before or between them."""
@@ -42,7 +63,7 @@ class Applier:
         if not ids or list(ids) != list(range(revision + 1, revision + 1 + len(ids))):
             return
         newest = index.newest
-        put = self._values.put
+        put = self.values.put
         entries: list[Entry] = []
         for new, row_id in zip(rows, ids, strict=True):
             name, created, deleted, create, prev, ttl, value, lease, _, _ = new
@@ -88,7 +109,7 @@ class Applier:
             value = row.value or b""
             if entry.key == COMPACT_REV_KEY:
                 entry.version, value = split_version(value)
-            self._values.put(entry.mod, frame(entry, value))
+            self.values.put(entry.mod, frame(entry, value))
         elif isinstance(entry, Void):
             return
         entries.append(entry)
@@ -134,6 +155,6 @@ class Applier:
             return []
         self._keep(revision)
         left, forgotten = self.index.compact(revision)
-        self._values.drop_all(forgotten)
-        self._lists.compacted()
+        self.values.drop_all(forgotten)
+        self.lists.compacted()
         return left

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from kine.drivers.base import DriverError
 from kine.store.errors import CompactedError, FutureRevisionError
+from kine.store.questions import Questions
 
 if TYPE_CHECKING:
     from kine.drivers.base import Log
+    from kine.store.applying import Applier
     from kine.store.index import Entry, Index
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,30 @@ class Policy:
     jitter: int = 0  # percent of the interval
     min_retain: int = 1000  # revisions
     batch_size: int = 1000  # revisions in one transaction
+
+
+class Recorded:
+    """How far any instance has compacted, as the database has it: applied here as soon as that is known."""
+
+    def __init__(self, driver: Log, applier: Applier) -> None:
+        self._driver = driver
+        self._applier = applier
+        self._question: Questions[None, int] = Questions(lambda _: driver.recorded())
+
+    def known(self) -> bool:
+        """Whether it could be told at once; it is applied then."""
+        recorded = self._driver.peek_recorded()
+        if recorded is None:
+            return False
+        index = self._applier.index
+        if recorded > index.compact_revision:
+            self._applier.forget(min(recorded, index.revision))
+        return True
+
+    async def learn(self) -> None:
+        """Raises DriverError."""
+        recorded = await self._question.answer(None)
+        self._applier.forget(min(recorded, self._applier.index.revision))
 
 
 class Compactor:

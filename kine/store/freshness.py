@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import Log, UnavailableError
+from kine.futures import settle
 
 if TYPE_CHECKING:
     from kine.store.index import Index
@@ -67,6 +69,14 @@ class Freshness:
                 asyncio.get_running_loop().call_soon(self._ask)
             else:
                 self._ask()
+
+    async def refresh(self) -> None:
+        """Returns when everything that was committed at the call is applied. Raises DriverError."""
+        lacking = self.lacking()
+        if lacking is not None:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.wait(lacking, partial(settle, done, None))
+            await done
 
     def _ask(self) -> None:
         self._soon = False

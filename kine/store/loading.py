@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import DriverError, Log, NewRow, OvertakenError, Piecemeal, Row, Write
 from kine.store.index import Entry, Index
@@ -42,6 +43,54 @@ class Progress:
             return ""
         why = f" anew, as {self.why}" if self.why else ""
         return f"loading the index{why}: {self.rows} rows so far, for {self.seconds:.0f} s"
+
+
+class Watchers(Protocol):
+    """See `kine.store.hub`."""
+
+    def overtaken(self, revision: int) -> None: ...
+
+    def rewound(self, revision: int) -> None: ...
+
+
+class Streams(Protocol):
+    """See `kine.store.range_streams`."""
+
+    def lose(self, revision: int) -> None: ...
+
+
+class Loader:
+    """Puts another index in the place of the store's, and tells whoever has read the one before."""
+
+    def __init__(self, driver: Log, applier: Applier, watchers: Watchers, streams: Streams) -> None:
+        self._driver = driver
+        self._applier = applier
+        self._watchers = watchers
+        self._streams = streams
+        self.progress = Progress()
+
+    async def reload(self, why: str = "") -> None:
+        """Reads the whole index from the database, at the start and when compaction has overtaken us."""
+        found = await whole_index(self._driver, self._applier.entry, self.progress, why)
+        index = self._applier.index
+        before = index.revision
+        index.adopt(found)
+        self._streams.lose(index.compact_revision)
+        self._watchers.overtaken(before)
+
+    async def rewind(self) -> None:
+        """Commits that were seen here are no more: whoever was told of them must be told to look again."""
+        applier = self._applier
+        entry_of = partial(applier.entry, anew=True)
+        found = await whole_index(self._driver, entry_of, self.progress, "the database has gone back")
+        index = applier.index
+        before = index.revision
+        index.revision = index.compact_revision = 0
+        index.adopt(found)
+        applier.values.clear()
+        applier.lists.clear()
+        self._streams.lose(before + 1)
+        self._watchers.rewound(before)
 
 
 async def whole_index(driver: Log, entry_of: EntryOf, progress: Progress, why: str = "") -> Index:

@@ -93,6 +93,7 @@ class Reads:
         self,
         index: Index,
         values: Values,
+        lists: Lists,
         fetch: FetchValues,
         learn_compaction: Callable[[], Awaitable[None]],
         turns: Turns,
@@ -105,7 +106,7 @@ class Reads:
         self._few = Places(_AT_ONCE)
         self._wanted: dict[int, Entry] = {}
         self._flush: asyncio.Task[dict[int, bytes]] | None = None
-        self.lists = Lists(index, values)
+        self.lists = lists
         self._building: dict[_Name, _Building] = {}
 
     def expected(self, op: Range) -> int:
@@ -336,6 +337,16 @@ class Reads:
         cached: list[bytes | None] = []
         missing = self._values.collect(entries, cached)
         return list(zip(entries, await self._complete(entries, cached, missing, most), strict=True))
+
+    async def frames_there(self, entries: list[Entry], most: int = LARGEST_ANSWER) -> dict[int, bytes]:
+        """By revision, for a plan; none where one of them is no more: it is then made on what is there.
+
+        Raises AnswerTooLargeError, DriverError.
+        """
+        try:
+            return {entry.mod: encoded for entry, encoded in await self.frames(entries, most)}
+        except GoneError:
+            return {}
 
     async def _complete(
         self, entries: list[Entry], cached: list[bytes | None], missing: list[Entry], most: int

@@ -12,7 +12,6 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
 from kine.drivers.base import (
@@ -26,10 +25,9 @@ from kine.drivers.base import (
     UnknownOutcomeError,
 )
 from kine.drivers.waiting import until_open
-from kine.futures import settle
 from kine.store.answers import Answers, Meter
 from kine.store.applying import Applier
-from kine.store.compactor import Compactor, Policy
+from kine.store.compactor import Compactor, Policy, Recorded
 from kine.store.defragmentation import Defragmenter
 from kine.store.errors import (
     AnswerTooLargeError,
@@ -42,27 +40,28 @@ from kine.store.expiry import Leases
 from kine.store.freshness import Freshness
 from kine.store.hub import Hub
 from kine.store.index import Entry, Index
-from kine.store.loading import Progress, bootstrap, whole_index
+from kine.store.lists import Lists
+from kine.store.loading import Loader, Progress, bootstrap
 from kine.store.ops import (
     LARGEST_ANSWER,
     Op,
     Put,
     Range,
-    RangeResult,
     Swap,
     Txn,
     TxnResult,
 )
 from kine.store.plan import MissingValuesError, Plan, check_revision, plan
-from kine.store.questions import Questions
 from kine.store.range_streams import Part, RangeStreams
+from kine.store.ranges import Ranges, revision_of
 from kine.store.reading import RangeCodec, Reading
-from kine.store.reads import GoneError, Reads, Unread
+from kine.store.reads import GoneError, Reads
 from kine.store.request import Done, Frames, Planner
 from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
-from kine.store.values import Values, stored_value, value_of
+from kine.store.values import Values, value_of
 from kine.store.watcher import Watcher
+from kine.store.write_queue import WriteQueue
 from kine.store.writer import Writer
 from kine.turns import Turns
 
@@ -70,7 +69,6 @@ log = logging.getLogger(__name__)
 C = TypeVar("C")
 T = TypeVar("T")
 
-_PATIENCE = 30.0  # seconds for which a read that compaction overtakes is tried again
 _EVERYTHING_BLOCK = 4_000  # keys
 
 
@@ -95,48 +93,56 @@ class Observers:
 
 class Store:
     def __init__(self, driver: Log, settings: Settings, observers: Observers | None = None) -> None:
+        """What is known comes first; then what applies changes to it, reads it, follows the log, writes."""
         observers = observers or Observers()
         self._driver = driver
-        self._recorded: Questions[None, int] = Questions(lambda _: driver.recorded())
         self._settings = settings
         self._waiting = observers.waiting
         self.index = Index()
         self.values = Values(settings.value_cache_bytes)
-        if isinstance(driver, Recalling):
-            driver.recall = self._recall
+        self.lists = Lists(self.index, self.values)
         self.turns = Turns()
-        self._reads = Reads(self.index, self.values, driver.values, self._learn_compaction, self.turns)
-        self.lists = self._reads.lists
+        self._queue = WriteQueue()
+        if isinstance(driver, Recalling):
+            driver.recall = self.values.stored
+
+        self._applier = Applier(self.index, self.values, self.lists)
+        self._recorded = Recorded(driver, self._applier)
+        self._reads = Reads(
+            self.index, self.values, self.lists, driver.values, self._recorded.learn, self.turns
+        )
         self._answers = Answers(self.index, self._reads)
+        self.range = Ranges(
+            self.index, self._reads
+        ).range  # itself, as a call in between would cost each read
         self.hub = Hub(self.index, self.values, self._reads, self.turns)
-        self.writer = Writer(driver, self, observers.batch)
+        self._streams = RangeStreams(
+            self.index, self.values, self._reads, driver.values, self.range, self.turns
+        )
+
+        self._loader = Loader(driver, self._applier, self.hub, self._streams)
+        self._tailer = Tailer(
+            driver, self._applier, self._loader, self._queue, batch=settings.poll_batch_size
+        )
+        self._freshness = Freshness(driver, self.index, self._tailer)
         self.leases = Leases(
             driver,
             self.index,
-            self.writer.submit,
-            self.refresh,
+            self._queue.submit,
+            self._freshness.refresh,
             self.turns,
             most=settings.max_leases,
             processes=settings.processes,
         )
-        self._streams = RangeStreams(
-            self.index, self.values, self._reads, driver.values, self.range, self.turns
-        )
-        self._applier = Applier(
-            self.index, self.values, self.lists, self.hub.publish, self.leases.seen, self._streams.keep
-        )
-        self.committed = self._applier.committed  # as the writer's `State` has it, without a call in between
-        self._tailer = Tailer(
+        self.writer = Writer(
             driver,
-            self.index,
-            self.writer,
-            self._applier.tailed,
-            self._reload,
-            self._rewind,
-            settings.poll_batch_size,
+            self._queue,
+            applier=self._applier,
+            tailer=self._tailer,
+            freshness=self._freshness,
+            values=self._reads,
+            observe=observers.batch,
         )
-        self._freshness = Freshness(driver, self.index, self._tailer)
-        self.no_space = False  # the database was full at the last write
         self._compactor = Compactor(
             driver,
             self.index,
@@ -147,9 +153,22 @@ class Store:
             self._streams.save,
         )
         self._defragmenter = Defragmenter(driver.defragment, settings.processes)
-        self.loading = Progress()
+        self._applier.tell(self.hub, self.leases, self._streams)
         self._tasks: list[asyncio.Task[None]] = []
         self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def loading(self) -> Progress:
+        return self._loader.progress
+
+    @property
+    def no_space(self) -> bool:
+        """The database was full at the last write."""
+        return self.writer.no_space
+
+    def forget_no_space(self) -> None:
+        """The next write finds out anew."""
+        self.writer.no_space = False
 
     # ---- from start to stop
 
@@ -190,11 +209,13 @@ class Store:
 
     async def _load(self) -> None:
         index = self.index
-        await self._reload()
+        await self._loader.reload()
         tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
         while tail.rows or overtaken(tail, index.revision):
             if overtaken(tail, index.revision):
-                await self._reload(f"others have compacted to revision {tail.compact_revision} meanwhile")
+                await self._loader.reload(
+                    f"others have compacted to revision {tail.compact_revision} meanwhile"
+                )
             else:
                 self._applier.tailed(tail)
             tail = await self._driver.tail(index.revision, self._settings.poll_batch_size)
@@ -206,54 +227,20 @@ class Store:
             len(index), len(index.log), index.revision, index.compact_revision,
         )  # fmt: skip
 
-    async def _reload(self, why: str = "") -> None:
-        """Reads the whole index from the database, at the start and when compaction has overtaken us."""
-        index = await whole_index(self._driver, self._applier.entry, self.loading, why)
-        before = self.index.revision
-        self.index.adopt(index)
-        self._streams.lose(self.index.compact_revision)
-        self.hub.overtaken(before)
-
-    async def _rewind(self) -> None:
-        """Commits that were seen here are no more: whoever was told of them must be told to look again."""
-        entry_of = partial(self._applier.entry, anew=True)
-        index = await whole_index(self._driver, entry_of, self.loading, "the database has gone back")
-        before = self.index.revision
-        self.index.revision = self.index.compact_revision = 0
-        self.index.adopt(index)
-        self.values.clear()
-        self.lists.clear()
-        self._streams.lose(before + 1)
-        self.hub.rewound(before)
-
     # ---- freshness
 
     def lacking(self) -> int | None:
         """None if everything committed by now is applied; else what `read` wants."""
         return self._freshness.lacking()
 
-    async def catch_up(self, revision: int) -> None:
-        await self._tailer.catch_up(revision)
-
-    async def doubt(self) -> None:
-        await self._tailer.doubt()
-
-    async def rewind(self) -> None:
-        await self._tailer.rewind()
-
-    async def refresh(self, *, past: bool = False) -> None:
+    def refresh(self, *, past: bool = False) -> Awaitable[object]:
         """Returns when everything that was committed at the call is applied. Raises DriverError.
 
         `past`: compactions too, which only those need to know who ask for a revision.
         """
-        if past and not self.knows_compaction():
-            await asyncio.gather(self._learn_compaction(), self.refresh())
-            return
-        lacking = self._freshness.lacking()
-        if lacking is not None:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._freshness.wait(lacking, partial(settle, done, None))
-            await done
+        if past and not self._recorded.known():
+            return asyncio.gather(self._recorded.learn(), self._freshness.refresh())
+        return self._freshness.refresh()
 
     @property
     def exhausted(self) -> str:
@@ -262,25 +249,9 @@ class Store:
 
     def knows_compaction(self) -> bool:
         """Whether it could be told at once how far any instance has compacted; it is applied then."""
-        recorded = self._driver.peek_recorded()
-        if recorded is None:
-            return False
-        if recorded > self.index.compact_revision:
-            self._applier.forget(min(recorded, self.index.revision))
-        return True
+        return self._recorded.known()
 
     # ---- reads
-
-    def range(self, op: Range, most: int = LARGEST_ANSWER) -> RangeResult | Awaitable[RangeResult]:
-        """As of what is applied here; at once where it can. Raises StoreError, DriverError."""
-        index = self.index
-        if op.revision > 0:
-            check_revision(op, index)
-        revision = _revision(op, index)
-        answer = self._reads.range(op, revision, index.revision, most)
-        if type(answer) is RangeResult:
-            return answer
-        return Unread(answer, partial(self._range_retried, op=op, most=most))  # type: ignore[arg-type]
 
     def stream(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
         """As of what is applied here, in parts: see `RangeStreams.parts`. Raises StoreError, DriverError."""
@@ -328,23 +299,6 @@ class Store:
         except GoneError:
             raise CompactedError(self.index.compact_revision) from None
 
-    async def _range_retried(self, answer: Awaitable[RangeResult], op: Range, most: int) -> RangeResult:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _PATIENCE
-        while True:
-            try:
-                return await answer
-            except GoneError:
-                if loop.time() > until:
-                    raise TimedOutError from None
-                # Compaction came between the index and the rows: look again at what is there now.
-                index = self.index
-                check_revision(op, index)
-                again = self._reads.range(op, _revision(op, index), index.revision, most)
-                if isinstance(again, RangeResult):
-                    return again
-                answer = again
-
     # ---- writes
 
     async def txn(self, txn: Txn, most: int = LARGEST_ANSWER) -> TxnResult:
@@ -365,7 +319,7 @@ class Store:
         await self._find_leases(txn)
         if has_ranges(txn):
             await self._rehearse(txn, most)
-        done = await self.writer.submit(planner, txn.client)
+        done = await self._queue.submit(planner, txn.client)
         try:
             return await self._answers.branch(done.plan.branch, done, meter)
         except (DriverError, CompactedError, AnswerTooLargeError) as error:
@@ -380,7 +334,7 @@ class Store:
         Raises TooManyRequestsError at once. A lease must be known.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.writer.queue(Swapping(op, self.index, self._reads, self.leases.ttl_of, codec, future))
+        self._queue.put(Swapping(op, self.index, self._reads, self.leases.ttl_of, codec, future))
         return future
 
     async def _rehearse(self, txn: Txn, most: int) -> None:
@@ -392,7 +346,7 @@ class Store:
             meter = Meter(most, self.turns, txn.client)
             for op in ops:
                 if isinstance(op, Range) and op.end is not None:
-                    revision = _revision(op, self.index)
+                    revision = revision_of(op, self.index)
                     try:
                         check_revision(op, self.index)
                         await self._answers.range(op, revision, revision, meter)
@@ -415,7 +369,7 @@ class Store:
             try:
                 made = planner(pinned)
             except MissingValuesError as missing:
-                pinned = await self.fetch_for_plan(missing.entries, most)
+                pinned = await self._reads.frames_there(missing.entries, most)
             else:
                 done = Done(made, (), self.index.revision)
                 return await self._answers.branch(made.branch, done, meter)
@@ -440,22 +394,12 @@ class Store:
         cached = self.values.get(entry.mod) or pinned.get(entry.mod)
         return None if cached is None else value_of(cached)
 
-    async def fetch_for_plan(self, entries: list[Entry], most: int = LARGEST_ANSWER) -> Frames:
-        try:
-            return {entry.mod: encoded for entry, encoded in await self._reads.frames(entries, most)}
-        except GoneError:
-            return {}  # the plan is made anew, on what is there then
-
     # ---- compaction
 
     async def compact(self, revision: int) -> None:
         """Raises FutureRevisionError, CompactedError, DriverError."""
         await self.refresh(past=True)
         await self._compactor.request(revision)
-
-    async def _learn_compaction(self) -> None:
-        recorded = await self._recorded.answer(None)
-        self._applier.forget(min(recorded, self.index.revision))
 
     # ---- the rest
 
@@ -470,15 +414,6 @@ class Store:
 
     def folder(self) -> str | None:
         return self._driver.folder()
-
-    def _recall(self, revision: int) -> bytes | None:
-        encoded = self.values.get(revision)
-        return None if encoded is None else stored_value(encoded)
-
-
-def _revision(op: Range, index: Index) -> int:
-    """As in etcd, a negative revision asks for the present, too."""
-    return op.revision if op.revision > 0 else index.revision
 
 
 def has_ranges(txn: Txn) -> bool:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import DriverError, Log, Tail
 
 if TYPE_CHECKING:
     from kine.store.index import Index
-    from kine.store.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +21,47 @@ _DOUBTS = 3  # times it is asked again before the database is taken to have gone
 _DOUBT = 0.05  # seconds in between
 
 
+class Applying(Protocol):
+    """See `kine.store.applying`."""
+
+    index: Index
+
+    def tailed(self, tail: Tail) -> None: ...
+
+
+class Loading(Protocol):
+    """See `kine.store.loading`."""
+
+    async def reload(self, why: str) -> None: ...
+
+    async def rewind(self) -> None: ...
+
+
+class Commits(Protocol):
+    """Our own; see `kine.store.write_queue`."""
+
+    @property
+    def committing(self) -> bool: ...
+
+    async def settled(self) -> None: ...
+
+
 class Tailer:
     def __init__(
         self,
         driver: Log,
-        index: Index,
-        writer: Writer,
-        apply: Callable[[Tail], None],
-        reload: Callable[[str], Awaitable[None]],
-        rewind: Callable[[], Awaitable[None]],
+        applier: Applying,
+        loader: Loading,
+        commits: Commits,
+        *,
         batch: int,
     ) -> None:
         self._driver = driver
-        self._index = index
-        self._writer = writer
-        self._apply = apply
-        self._reload = reload
-        self._rewind = rewind
-        self._batch = batch
+        self._index = applier.index
+        self._applier = applier
+        self._loader = loader
+        self._commits = commits
+        self._batch = batch  # rows read at once
         self._one = asyncio.Lock()
 
     async def doubt(self) -> None:
@@ -52,7 +73,7 @@ class Tailer:
         """A revision was given a second time."""
         async with self._one:
             log.error("the database gives revisions anew: commits were lost; cancelling every watch")
-            await self._rewind()
+            await self._loader.rewind()
 
     async def _doubt(self) -> None:
         for _ in range(_DOUBTS):
@@ -67,12 +88,12 @@ class Tailer:
             newest,
             seen,
         )
-        await self._rewind()
+        await self._loader.rewind()
 
     async def reach(self, revision: int) -> None:
         """Like `catch_up`, for everyone but the writer: what is ahead is most likely our own commit."""
-        while self._index.revision < revision and self._writer.committing:
-            await self._writer.settled()
+        while self._index.revision < revision and self._commits.committing:
+            await self._commits.settled()
         await self.catch_up(revision)
 
     async def catch_up(self, revision: int) -> None:
@@ -92,11 +113,11 @@ class Tailer:
                 f" at {after}"
             )
             log.warning("loading the index anew, as %s", why)
-            await self._reload(why)
+            await self._loader.reload(why)
         elif tail.rows:
-            self._apply(tail)
+            self._applier.tailed(tail)
         else:
-            self._apply(tail)
+            self._applier.tailed(tail)
             if await self._driver.newest() < after:
                 await self._doubt()
 
@@ -129,8 +150,8 @@ class Tailer:
         while True:
             try:
                 await self._driver.changed(index.revision)
-                if self._writer.committing:
-                    await self._writer.settled()
+                if self._commits.committing:
+                    await self._commits.settled()
                     continue
                 async with self._one:
                     await self._step()

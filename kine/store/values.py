@@ -121,6 +121,11 @@ class Values:
         self.misses += len(missing)
         return missing
 
+    def stored(self, revision: int) -> bytes | None:
+        """The value as its row holds it, if it is here."""
+        encoded = self._frames.get(revision)
+        return None if encoded is None else stored_value(encoded)
+
     def put(self, revision: int, encoded: bytes) -> None:
         frames = self._frames
         if revision in frames:

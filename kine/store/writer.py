@@ -26,19 +26,18 @@ from kine.drivers.base import (
     TooLargeError,
     Write,
 )
-from kine.store.errors import StoreError, TimedOutError, TooManyRequestsError
+from kine.store.errors import StoreError, TimedOutError
 from kine.store.index import in_range
 from kine.store.plan import MissingValuesError
-from kine.store.request import Done, Frames, Planner, Request
-from kine.turns import Rotating
+from kine.store.request import Done, Frames, Request
 
 if TYPE_CHECKING:
     from kine.drivers.base import NewRow, Outcome
     from kine.store.index import Entry, Index
+    from kine.store.write_queue import WriteQueue
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUE = 20_000  # requests
 _MAX_ROWS = 512  # in one group
 _MAX_BYTES = 8 * 1024 * 1024
 # Seconds of CPU in which requests are decided upon, before the event loop has its turn: many may end without
@@ -50,14 +49,17 @@ _PATIENCE = 30.0
 _SPLITS = 16  # of a group that fails, in a row, until the fault is taken to be everybody's
 
 
-class State(Protocol):
-    """What the writer needs of the store around it."""
+class Applying(Protocol):
+    """See `kine.store.applying`."""
 
     index: Index
-    no_space: bool
 
     def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
         """Applies rows of ours, if no others' rows come before or between them."""
+
+
+class Following(Protocol):
+    """See `kine.store.tailer`."""
 
     async def catch_up(self, revision: int) -> None: ...
 
@@ -67,24 +69,46 @@ class State(Protocol):
     async def rewind(self) -> None:
         """The database has gone back for certain: loads anew. Raises DriverError."""
 
+
+class Fresh(Protocol):
+    """See `kine.store.freshness`."""
+
     def lacking(self) -> int | None:
         """None if everything committed by now is applied."""
 
     async def refresh(self) -> None:
         """Returns when everything that was committed at the call is applied. Raises DriverError."""
 
-    async def fetch_for_plan(self, entries: list[Entry]) -> Frames: ...
+
+class Values(Protocol):
+    """See `kine.store.reads`."""
+
+    async def frames_there(self, entries: list[Entry]) -> Frames:
+        """By revision; none where one of them is no more. Raises DriverError."""
 
 
 class Writer:
-    def __init__(self, driver: Log, state: State, observe: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        driver: Log,
+        queue: WriteQueue,
+        *,
+        applier: Applying,
+        tailer: Following,
+        freshness: Fresh,
+        values: Values,
+        observe: Callable[[int], None],
+    ) -> None:
         self._driver = driver
-        self._state = state
+        self._queue = queue
+        self._waiting = queue.waiting
+        self._applier = applier
+        self._index = applier.index
+        self._tailer = tailer
+        self._freshness = freshness
+        self._values = values
         self._observe = observe
-        self._queue: Rotating[Request] = Rotating()
-        self._wake = asyncio.Event()
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self.no_space = False  # the database was full at the last write
         self._stopping = False
         self._aside: set[asyncio.Task[None]] = set()
         self._failing = ""  # the reason told last, until a write succeeds
@@ -92,48 +116,20 @@ class Writer:
     def __len__(self) -> int:
         return len(self._queue)
 
-    # ---- from outside
-
-    def submit(self, planner: Planner, client: object = None) -> asyncio.Future[Done]:
-        """Queues a write.
-
-        Raises TooManyRequestsError at once; the future fails with StoreError or DriverError.
-        """
-        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self.queue(Request(planner, done, client))
-        return done
-
-    def queue(self, request: Request) -> None:
-        """Raises TooManyRequestsError."""
-        queue, client = self._queue, request.client
-        if len(queue) >= MAX_QUEUE and queue.held(client) * queue.clients >= MAX_QUEUE:
-            raise TooManyRequestsError  # the clients that have less than their share waiting are let in
-        queue.put(client, request)
-        self._wake.set()
-
-    @property
-    def committing(self) -> bool:
-        return not self._settled.is_set()
-
-    async def settled(self) -> None:
-        """Returns when the group now being committed has been applied."""
-        await self._settled.wait()
-
     async def run(self) -> None:
         while True:
-            if not self._queue:
+            if not self._waiting:
                 if self._stopping:
                     break
-                self._wake.clear()
-                await self._wake.wait()
+                await self._queue.filled()
                 continue
             group = self._gather()
             if group:
-                self._settled.clear()
+                self._queue.begin_commit()
                 try:
                     await self._commit(group)
                 finally:
-                    self._settled.set()
+                    self._queue.end_commit()
             else:
                 await asyncio.sleep(0)
         while self._aside:
@@ -142,7 +138,7 @@ class Writer:
     def stop(self) -> None:
         """`run` returns once the queue is empty."""
         self._stopping = True
-        self._wake.set()
+        self._queue.wake()
 
     # ---- one group
 
@@ -151,7 +147,7 @@ class Writer:
         later: list[Request] = []
         rows = size = 0
         changing: set[bytes] = set()
-        queue = self._queue
+        queue = self._waiting
         until = thread_time() + _DECIDING
         while queue and rows < _MAX_ROWS and size < _MAX_BYTES and len(later) < _MAX_ROWS:
             request = queue.take()
@@ -232,7 +228,7 @@ class Writer:
 
     def _failed(self, group: list[Request], error: DriverError) -> None:
         if isinstance(error, NoSpaceError):
-            self._state.no_space = True
+            self.no_space = True
         if not isinstance(error, InvalidKeyError):
             if self._failing != str(error):
                 self._failing = str(error)
@@ -245,8 +241,7 @@ class Writer:
         """What the database refuses the group for; None if it is done, and its requests are answered."""
         writes = [Write(tuple(request.plan.rows), request.plan.guarded) for request in group]
         self._observe(len(writes))
-        state = self._state
-        index = state.index
+        index = self._index
         head = index.revision
         try:
             outcome = await self._driver.append(writes, head)
@@ -272,15 +267,15 @@ class Writer:
             else:
                 rows += request.plan.rows
                 ids += its
-        if state.no_space and not all(row.deleted for row in rows):
-            state.no_space = False  # deletions alone may have used a reserve
-        state.committed(rows, ids)
+        if self.no_space and not all(row.deleted for row in rows):
+            self.no_space = False  # deletions alone may have used a reserve
+        self._applier.committed(rows, ids)
         if ids and ids[0] <= head:
             await self._went_back()
         if ids and max(ids) > index.revision:
             # Committed for certain; only telling so waits for the rows of others that come before.
             try:
-                await state.catch_up(max(ids))
+                await self._tailer.catch_up(max(ids))
             except Exception as error:
                 log.warning("reading what others wrote failed: %s", error)
         # The next group goes first, if there is one: clients are answered while it is being committed.
@@ -307,17 +302,17 @@ class Writer:
     async def _went_back(self) -> None:
         """A new row has an id that was given before: the writes have landed, and what was here is no more."""
         try:
-            await self._state.rewind()
+            await self._tailer.rewind()
         except Exception as error:
             log.warning("loading the index anew failed: %s", error)
 
     async def _catch_up(self, group: list[Request]) -> None:
         try:
-            head = self._state.index.revision
+            head = self._index.revision
             newest = await self._driver.newest()
             if newest < head:
-                await self._state.doubt()
-            await self._state.catch_up(newest)
+                await self._tailer.doubt()
+            await self._tailer.catch_up(newest)
         except DriverError as error:
             self._fail(group, error)  # `_gather` passes over those that are queued again
 
@@ -327,7 +322,7 @@ class Writer:
             if not request.until:
                 request.until = now + _PATIENCE
             if now < request.until:
-                self._queue.put_back(request.client, request)
+                self._waiting.put_back(request.client, request)
             else:
                 request.fail(TimedOutError())
 
@@ -358,8 +353,8 @@ class Writer:
         else:
             if request.plan.rows:
                 return True
-            outcome = Done(request.plan, (), self._state.index.revision)
-        if self._state.lacking() is not None:
+            outcome = Done(request.plan, (), self._index.revision)
+        if self._freshness.lacking() is not None:
             self._set_aside(self._confirm(request))
         elif isinstance(outcome, Done):
             request.succeed(outcome)
@@ -369,10 +364,10 @@ class Writer:
 
     async def _confirm(self, request: Request) -> None:
         try:
-            await self._state.refresh()
+            await self._freshness.refresh()
             request.plan = request.decide()
             if not request.plan.rows:
-                request.succeed(Done(request.plan, (), self._state.index.revision))
+                request.succeed(Done(request.plan, (), self._index.revision))
                 return
         except MissingValuesError:
             pass
@@ -380,16 +375,16 @@ class Writer:
             self._fail([request], error)
             return
         self._again([request])
-        self._wake.set()
+        self._queue.wake()
 
     async def _fetch(self, request: Request, entries: list[Entry]) -> None:
         try:
-            request.pinned = {**(request.pinned or {}), **await self._state.fetch_for_plan(entries)}
+            request.pinned = {**(request.pinned or {}), **await self._values.frames_there(entries)}
         except Exception as error:
             self._fail([request], error)
         else:
             self._again([request])
-            self._wake.set()
+            self._queue.wake()
 
     def _set_aside(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

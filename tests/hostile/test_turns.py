@@ -79,7 +79,7 @@ def test_one_put_among_thousands_of_another_client(start_target: StartTarget) ->
 
 
 def test_queue_that_one_client_has_filled_takes_what_others_write(start_target: StartTarget) -> None:
-    target = start_target(constants={"kine.store.writer.MAX_QUEUE": 50})
+    target = start_target(constants={"kine.store.write_queue.MAX_QUEUE": 50})
     with target.probed(), ExitStack() as opened:
         one = pb.PutRequest(key=b"/same", value=b"v").SerializeToString()  # one of these in each commit
         wire = opened.enter_context(target.wire())

@@ -14,6 +14,7 @@ from kine.etcd import wire
 from kine.proto import rpc_pb2 as rpc
 from kine.store import lists, reads
 from kine.store.index import Entry, Index, in_range
+from kine.store.lists import Lists
 from kine.store.ops import Range, RangeResult
 from kine.store.reads import GoneError, Reads, Unread
 from kine.store.values import Values, frame
@@ -36,7 +37,8 @@ class World:
     def __init__(self, budget: int) -> None:
         self.index = Index()
         self.values = Values(budget)
-        self.reads = Reads(self.index, self.values, self.rows, self.learn, Turns())
+        lists = Lists(self.index, self.values)
+        self.reads = Reads(self.index, self.values, lists, self.rows, self.learn, Turns())
         self.history: dict[int, tuple[Entry, bytes]] = {}
         self.pages: dict[int, tuple[bytes, int]] = {}  # by limit: where its list goes on, and its revision
 

@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from kine.drivers.memory import MemoryLog, _Rows
 from kine.proto import kv_pb2 as kv
 from kine.proto import rpc_pb2 as pb
-from kine.store import writer
+from kine.store import write_queue
 from kine.store.compactor import Policy
 from kine.store.store import Settings
 from kine.transport.base import RpcError
@@ -158,7 +158,7 @@ class TwoInstances(RuleBasedStateMachine):
 
     def _send(self, calls: Sequence[tuple[int, Any]], *, leave: int | None = None, room: int = 0) -> None:
         requests = [(party, self._filled(template)) for party, template in calls]
-        with patch.object(writer, "MAX_QUEUE", room or writer.MAX_QUEUE):
+        with patch.object(write_queue, "MAX_QUEUE", room or write_queue.MAX_QUEUE):
             answers = self.runner.run(self._batch(requests, leave))
         batch = [
             Sent(request, answer)

@@ -10,7 +10,7 @@ import pytest
 
 from kine.drivers.memory import _Rows
 from kine.proto import rpc_pb2 as pb
-from kine.store import writer
+from kine.store import write_queue
 from kine.store.store import Settings
 from kine.transport.base import Code, RpcError
 from tests.instances import Held, Instance, running, until, within
@@ -170,7 +170,7 @@ async def test_a_write_that_the_queue_has_no_room_for_is_refused(
     begun, go_on = log.hold("append")
     first = asyncio.ensure_future(kine.call(put(A)))
     await within(begun.wait())
-    with patch.object(writer, "MAX_QUEUE", 1):
+    with patch.object(write_queue, "MAX_QUEUE", 1):
         waiting = asyncio.ensure_future(kine.call(put(B)))
         await until(lambda: len(kine.store.writer) == 1)
         with pytest.raises(RpcError) as refusal:

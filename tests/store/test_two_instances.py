@@ -115,7 +115,7 @@ async def test_counts_of_later_pages_are_of_the_database_that_is_there_now() -> 
         for number in range(6):
             del rows.newest[KEY + b"%d" % number], rows.rows[before + 1 + number]
         rows.head = before
-        await kine.store.rewind()
+        await kine.store._tailer.rewind()
         for number in (0, 0, 1, 2, 3, 4):
             await kine.put(KEY + b"%d" % number, b"anew")
         assert rows.head == revision

@@ -1,0 +1,66 @@
+"""The writes that wait to be committed, clients in turn, and whether a group of them is being committed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kine.store.errors import TooManyRequestsError
+from kine.store.request import Done, Planner, Request
+from kine.turns import Rotating
+
+MAX_QUEUE = 20_000  # requests
+
+
+class WriteQueue:
+    __slots__ = ("_filled", "_settled", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: Rotating[Request] = Rotating()
+        self._filled = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def submit(self, planner: Planner, client: object = None) -> asyncio.Future[Done]:
+        """Queues a write.
+
+        Raises TooManyRequestsError at once; the future fails with StoreError or DriverError.
+        """
+        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self.put(Request(planner, done, client))
+        return done
+
+    def put(self, request: Request) -> None:
+        """Raises TooManyRequestsError."""
+        waiting, client = self.waiting, request.client
+        if len(waiting) >= MAX_QUEUE and waiting.held(client) * waiting.clients >= MAX_QUEUE:
+            raise TooManyRequestsError  # the clients that have less than their share waiting are let in
+        waiting.put(client, request)
+        self._filled.set()
+
+    def wake(self) -> None:
+        """`filled` returns, whether or not there is a request."""
+        self._filled.set()
+
+    async def filled(self) -> None:
+        """Returns once something is put, or `wake` is called, after this call."""
+        self._filled.clear()
+        await self._filled.wait()
+
+    # ---- the group that the writer has taken
+
+    def begin_commit(self) -> None:
+        self._settled.clear()
+
+    def end_commit(self) -> None:
+        self._settled.set()
+
+    @property
+    def committing(self) -> bool:
+        return not self._settled.is_set()
+
+    async def settled(self) -> None:
+        """Returns when the group now being committed has been applied."""
+        await self._settled.wait()
