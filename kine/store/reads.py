@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any, cast
@@ -25,6 +26,7 @@ from kine.store.ops import (
     SortOrder,
     SortTarget,
 )
+from kine.store.sorting import AT_ONCE, sorted_in_turns
 from kine.store.values import Values, bare_frame, frame, value_of
 from kine.turns import Places, Turns
 
@@ -35,7 +37,6 @@ _LEAST_ROWS = 16
 _USUAL = 32 * 1024  # bytes of a row, while nothing is known
 _MANY = 500  # keys; fewer are not added up before they are joined
 _ORDERS = {
-    SortTarget.KEY: attrgetter("key"),
     SortTarget.VERSION: attrgetter("version"),
     SortTarget.CREATE: attrgetter("create"),
     SortTarget.MOD: attrgetter("mod"),
@@ -140,7 +141,7 @@ class Reads:
                 if cached is not None:
                     self._values.hits += 1
                     return RangeResult(header, [cached], False, 1)
-            return self._answer(op, header, [entry], 1, most)
+            return self._answer(op, header, _filter(op, [entry]), 1, most)
         plain = _plain(op)
         whole = plain and op.target == SortTarget.KEY and not op.keys_only
         if whole and (kept := self.lists.find(op, revision)) is not None:
@@ -154,7 +155,7 @@ class Reads:
             return self._one_of_few(op, revision, header, limit, most)
         entries = index.scan(op.key, op.end, revision, limit)
         count = self._count(op, revision, entries, limit, self.lists.era)
-        answer = self._answer(op, header, entries, count, most)
+        answer = self._answer(op, header, _filter(op, entries), count, most)
         if whole and isinstance(answer, RangeResult):
             self._chunk(op, revision, entries, answer, most)
         return answer
@@ -253,6 +254,7 @@ class Reads:
     ) -> RangeResult:
         index, era = self._index, self.lists.era
         entries: list[Entry] = []
+        looked_at = 0
         start = op.key
         while True:
             await self._turns.next(op.client)  # before the first slice too: a thousand may begin in one turn
@@ -261,25 +263,35 @@ class Reads:
             block = index.scan(
                 start, op.end, revision, min(_SLICE, limit - len(entries)) if limit else _SLICE
             )
-            entries += block
+            looked_at += len(block)
+            entries += _filter(op, block)
             if len(block) < _SLICE or len(entries) == limit:
                 break
             start = _after(block[-1])
-        count = self._count(op, revision, entries, limit, era)
+        count = self._count(op, revision, entries, limit, era) if limit else looked_at
         answer = self._answer(op, header, entries, count, most)
         return answer if isinstance(answer, RangeResult) else await answer
 
     def _answer(
         self, op: Range, header: int, entries: list[Entry], count: int, most: int
     ) -> RangeResult | Awaitable[RangeResult]:
-        if _filtered(op):
-            entries = _filter(op, entries)
+        """`entries` are what the filters let through, in order of their keys."""
+        descending = op.order == SortOrder.DESCEND
         # As in etcd: any target but the key sorts, ascending if no order is given.
-        if op.target != SortTarget.KEY or op.order == SortOrder.DESCEND:
-            descending = op.order == SortOrder.DESCEND
-            if op.target == SortTarget.VALUE:
-                return self._answer_by_value(op, header, entries, count, descending, most)
+        if op.target == SortTarget.VALUE:
+            return self._answer_by_value(op, header, entries, count, descending, most)
+        if op.target != SortTarget.KEY:
+            if len(entries) > AT_ONCE:
+                return self._answer_sorted(op, header, entries, count, descending, most)
             entries = sorted(entries, key=_ORDERS[SortTarget(op.target)], reverse=descending)
+        elif descending:
+            entries = entries[::-1]
+        return self._page(op, header, entries, count, most)
+
+    def _page(
+        self, op: Range, header: int, entries: list[Entry], count: int, most: int
+    ) -> RangeResult | Awaitable[RangeResult]:
+        """`entries` are in the order that is asked for."""
         more = 0 < op.limit < len(entries)
         if more:
             entries = entries[: op.limit]
@@ -321,14 +333,31 @@ class Reads:
         self, op: Range, header: int, entries: list[Entry], count: int, descending: bool, most: int
     ) -> RangeResult:
         await self._turns.next(op.client)  # a copy of each value, of thousands of calls perhaps
-        found = await self.frames(entries, most)
-        pairs = [(value_of(encoded), entry, encoded) for entry, encoded in found]
-        pairs.sort(key=lambda pair: pair[0], reverse=descending)
+        pairs = await sorted_in_turns(
+            await self.frames(entries, most),
+            lambda pair: value_of(pair[1]),
+            lambda pair: len(pair[1]),
+            partial(self._turns.next, op.client),
+            reverse=descending,
+        )
         more = 0 < op.limit < len(pairs)
         if more:
             pairs = pairs[: op.limit]
-        frames = [bare_frame(entry) if op.keys_only else encoded for _, entry, encoded in pairs]
+        frames = [bare_frame(entry) if op.keys_only else encoded for entry, encoded in pairs]
         return RangeResult(header, frames, more, count)
+
+    async def _answer_sorted(
+        self, op: Range, header: int, entries: list[Entry], count: int, descending: bool, most: int
+    ) -> RangeResult:
+        in_order = await sorted_in_turns(
+            entries,
+            _ORDERS[SortTarget(op.target)],
+            lambda _: 0,  # numbers
+            partial(self._turns.next, op.client),
+            reverse=descending,
+        )
+        answer = self._page(op, header, in_order, count, most)
+        return answer if isinstance(answer, RangeResult) else await answer
 
     # ---- frames by entry
 
@@ -424,6 +453,8 @@ def _filtered(op: Range) -> bool:
 
 
 def _filter(op: Range, entries: list[Entry]) -> list[Entry]:
+    if not _filtered(op):
+        return entries
     if op.max_mod:
         entries = [entry for entry in entries if entry.mod <= op.max_mod]
     if op.min_mod:

@@ -2,7 +2,8 @@
 
 `python -m tests.hostile.counting FLAGS` is `python -m kine FLAGS` with metrics besides:
 `hostile_stream_messages_per_turn`, `hostile_calls_per_turn`, `hostile_plans_per_turn`,
-`hostile_leases_per_turn` and `hostile_watchers_per_turn`, each the most there were since the start.
+`hostile_leases_per_turn`, `hostile_watchers_per_turn` and `hostile_value_bytes_per_turn`, each the most there
+were since the start.
 HOSTILE_CONSTANTS, a JSON object such as `{"kine.etcd.maintenance._STALLED": 1.0}`, sets what would take
 a test too long: patience, and sizes.
 """
@@ -22,7 +23,7 @@ from prometheus_client import Gauge
 from kine.cli import main
 from kine.etcd import lease, watch
 from kine.observe import http, metrics
-from kine.store import store
+from kine.store import reads, store
 from kine.transport import grpc
 from kine.transport.http2 import calls, shell
 
@@ -104,6 +105,17 @@ def told(turns: Turns) -> None:
     watch.Session.events = events  # type: ignore[method-assign]
 
 
+def copied(turns: Turns) -> None:
+    """Bytes of values that are copied, to be sorted by."""
+    before: Callable[[bytes], bytes] = reads.value_of
+
+    def value_of(encoded: bytes) -> bytes:
+        turns.count(len(encoded))
+        return before(encoded)
+
+    reads.value_of = value_of
+
+
 def _counting(message: Any, turns: Turns) -> Callable[..., Any]:
     def make(**fields: Any) -> Any:
         for listed in ("leases", "keys"):
@@ -134,6 +146,7 @@ if __name__ == "__main__":
     planned(plans)
     listed(Turns("hostile_leases_per_turn", "Leases, and keys of leases, encoded in one turn of the loop"))
     told(Turns("hostile_watchers_per_turn", "Watchers that were sent events in one turn of the loop"))
+    copied(Turns("hostile_value_bytes_per_turn", "Bytes of values sorted by in one turn of the loop"))
     answered(Turns("hostile_pages_per_turn", "Requests of HTTP/1.1 in one turn of the loop"))
     sys.argv[0] = "kine"
     main()

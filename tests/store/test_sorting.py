@@ -1,0 +1,36 @@
+"""Sorting in slices comes to what sorting at once does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kine.store import sorting
+from kine.store.sorting import sorted_in_turns
+
+Pairs = list[tuple[bytes, int]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_at_once() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorting, "AT_ONCE", 5)
+        patch.setattr(sorting, "_LIKE_AN_ITEM", 2)
+        yield
+
+
+@given(st.lists(st.tuples(st.binary(max_size=6), st.integers())), st.booleans())
+async def test_as_sorted_in_turns_of_a_few(pairs: Pairs, reverse: bool) -> None:
+    turns = 0
+
+    async def next_turn() -> None:
+        nonlocal turns
+        turns += 1
+
+    found = await sorted_in_turns(
+        pairs, lambda pair: pair[0], lambda pair: len(pair[0]), next_turn, reverse=reverse
+    )
+
+    assert found == sorted(pairs, key=lambda pair: pair[0], reverse=reverse)
+    assert turns >= len(pairs) // 5
