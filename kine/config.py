@@ -133,15 +133,15 @@ class Settings:
         SERVE,
         "auto",
         connections,
-        "Clients' connections at most; beyond them, the longest idle one makes room, or none is let in. "
+        "Clients' connections at most; beyond them, the longest idle one is closed, or new ones are refused. "
         "auto: 10000, or what the limit of open files leaves.",
     )
     max_queued_bytes: int = _flag(
         SERVE,
         "auto",
         queue_size,
-        "Memory for answers that clients have yet to take, a quarter of it for one connection; clients that "
-        "take none are cut off. As much again for requests, and for open streams and watches. auto: an "
+        "Memory for answers that clients have not read yet, a quarter of it for one connection; clients that "
+        "read none are disconnected. As much again for requests, and for open streams and watches. auto: an "
         "eighth of the machine's or cgroup's, from 32MiB to 1GiB.",
     )
     max_watches_per_connection: int = _flag(
@@ -154,7 +154,7 @@ class Settings:
         "Leases at most; a grant beyond them fails with ResourceExhausted. 0 or less: no limit, as in etcd.",
     )
     emulated_etcd_version: str = _flag(
-        SERVE, "3.6.11", etcd_version, "etcd version told to clients; 3.5.13 and up promises watch progress."
+        SERVE, "3.6.11", etcd_version, "etcd version reported to clients; 3.5.13 and up promises watch progress."
     )
 
     # May hold a password: never shown.
@@ -169,7 +169,7 @@ class Settings:
         STORE,
         "",
         choice("", *identity.MODULES),
-        "Who issues the database password: aws signs RDS IAM tokens. Empty: the endpoint.",
+        "Source of the database password: aws signs RDS IAM tokens. Empty: the endpoint.",
     )
     identity_timeout: float = _flag(
         STORE,
@@ -211,7 +211,7 @@ class Settings:
     )
 
     compact_interval: float = _flag(
-        KEEP, "0", duration, "Compact by ourselves this often. 0 or less: off, the API server asks for it."
+        KEEP, "0", duration, "Interval between automatic compactions. 0 or less: off, the API server asks for them."
     )
     compact_interval_jitter: int = _flag(
         KEEP, "0", count(0, 99), "Vary --compact-interval at random by up to this many percent, 0 to 99."
@@ -229,7 +229,7 @@ class Settings:
         KEEP, "500", count(1), "Revisions read at once from other instances' writes."
     )
     watch_progress_notify_interval: float = _flag(
-        KEEP, "5s", positive_duration, "Tell watchers that asked for it the current revision this often."
+        KEEP, "5s", positive_duration, "Interval between progress notices to watchers that asked for them."
     )
 
     log_format: str = _flag(SEE, "plain", choice("plain", "json"), "Log lines on stderr as plain or json.")
