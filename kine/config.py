@@ -154,7 +154,10 @@ class Settings:
         "Leases at most; a grant beyond them fails with ResourceExhausted. 0 or less: no limit, as in etcd.",
     )
     emulated_etcd_version: str = _flag(
-        SERVE, "3.6.11", etcd_version, "etcd version reported to clients; 3.5.13 and up promises watch progress."
+        SERVE,
+        "3.6.11",
+        etcd_version,
+        "etcd version reported to clients; 3.5.13 and up promises watch progress.",
     )
 
     # May hold a password: never shown.
@@ -211,7 +214,10 @@ class Settings:
     )
 
     compact_interval: float = _flag(
-        KEEP, "0", duration, "Interval between automatic compactions. 0 or less: off, the API server asks for them."
+        KEEP,
+        "0",
+        duration,
+        "Interval between automatic compactions. 0 or less: off, the API server asks for them.",
     )
     compact_interval_jitter: int = _flag(
         KEEP, "0", count(0, 99), "Vary --compact-interval at random by up to this many percent, 0 to 99."
