@@ -8,13 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import grpc
 import pytest
 
+from kine.proto import rpc_pb2 as pb
 from tests.client import Client, prefix_end
 from tests.databases import nats
+from tests.ops import put
 from tests.servers.kine import start_kine
 from tests.servers.process import Instance
 
@@ -24,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(bool(nats.missing()), reason=nats.missing() or "-"),
 ]
 PREFIX = b"/registry/nats/"
+PATIENCE = 60.0  # seconds
 
 
 class Writers:
@@ -198,3 +202,43 @@ def test_the_embedded_server_is_started_again_and_ends_with_kine(tmp_path: Path)
 
 def children(parent: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+@pytest.mark.engines
+def test_a_compaction_goes_on_when_the_server_does_not_answer_for_a_while(tmp_path: Path) -> None:
+    """As where other instances read the whole bucket at their start, on a busy machine."""
+    server = nats.Nats(1)
+    instance = start_kine(server.endpoint("kine"), "http2", tmp_path)
+    node = server.servers[0]
+    try:
+        with Client(instance.address) as client, ThreadPoolExecutor(1) as pool:
+            for start in range(0, 3_000, 100):
+                keys = [b"/k/%d" % number for number in range(start, start + 100)]
+                for _ in range(2):
+                    client.txn([], [put(key) for key in keys])
+            last = client.revision()
+            held = messages(server)
+            request = pb.CompactionRequest(revision=last)
+            compacting = pool.submit(
+                client.call, "KV/Compact", request, pb.CompactionResponse, timeout=PATIENCE
+            )
+            while messages(server) == held:
+                pass
+            node.suspend()
+            # Longer than an answer is waited for, and shorter than the connection is.
+            assert not wait([compacting], timeout=7).done, compacting.exception()
+            node.resume()
+            compacting.result(PATIENCE)
+
+            assert messages(server) <= 3_000 + 10
+            assert client.get(keys[0]).version == 2
+    finally:
+        node.resume()
+        assert instance.stop() == 0
+        server.stop()
+
+
+def messages(server: nats.Nats) -> int:
+    state = server.api("STREAM.INFO.KV_kine")["state"]
+    assert isinstance(state, dict)
+    return int(state["messages"])

@@ -90,6 +90,10 @@ class DeniedError(RefusedError):
         return DeniedError(self._kind, subject)
 
 
+class UnansweredError(UnavailableError):
+    """No answer came in time, and nobody knows why."""
+
+
 class LostError(Exception):
     """No answer: the connection went, or the time was up. What was asked for may have happened."""
 
@@ -98,7 +102,7 @@ class LostError(Exception):
         self._denied = denied  # this question, or another one like it
 
     def translated(self) -> DriverError:
-        return self._denied.translated() if self._denied else UnavailableError("NATS did not answer in time")
+        return self._denied.translated() if self._denied else UnansweredError("NATS did not answer in time")
 
 
 class NobodyError(Exception):

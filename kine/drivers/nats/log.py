@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from nats.aio.msg import Msg
@@ -33,7 +34,7 @@ from kine.drivers.nats.endpoint import Endpoint
 from kine.drivers.nats.failures import LostError, NobodyError, RefusedError
 from kine.drivers.nats.reading import Reader
 from kine.drivers.nats.state import Compaction, State
-from kine.drivers.nats.stream import Stream, answered, told_last_sequence
+from kine.drivers.nats.stream import Stream, answered, answered_in, told_last_sequence
 from kine.drivers.reserved import COMPACT_REV_KEY, HEALTH_KEY
 from kine.drivers.waiting import until_open
 from kine.futures import pass_on
@@ -45,7 +46,8 @@ _BETWEEN = 0.5
 _POLL = 1.0  # seconds without a hint after which it is looked all the same
 _HINT_LASTS = 1.0  # seconds in which what was published should be stored
 _ASSIST = 10.0  # seconds until another's compaction is taken to have been left half done
-_AT_ONCE = 64  # removals under way
+_AT_ONCE = 16  # removals under way: the server does one after the other, and a start reads beside them
+_PATIENCE = 30.0  # seconds for each step of a compaction to be answered
 _OWN = (HEALTH_KEY, COMPACT_REV_KEY)  # in every bucket from the start
 
 
@@ -264,10 +266,10 @@ class NatsLog:
 
     async def _compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
         while True:
-            before = await self._state.compaction()
+            before = await answered_in(_PATIENCE, self._state.compaction)
             if before.revision >= revision:
                 return before.revision
-            doomed = await self._reader.superseded(max(0, before.removed - 1), revision)
+            doomed = await answered_in(_PATIENCE, partial(self._superseded, before, revision))
             intent = Compaction(revision, before.removed, before.sequence)
             try:
                 await self._reader.counted(versions)
@@ -284,6 +286,9 @@ class NatsLog:
             self._reader.last_of = {row: last for row, last in self._reader.last_of.items() if row > revision}
             return revision
 
+    async def _superseded(self, before: Compaction, revision: int) -> dict[str, tuple[int, bool, bool]]:
+        return await self._reader.superseded(max(0, before.removed - 1), revision)
+
     async def _remove(
         self, doomed: dict[str, tuple[int, bool, bool]], revision: int, *, deletions: bool
     ) -> None:
@@ -291,7 +296,7 @@ class NatsLog:
 
         async def remove(subject: str, before: int) -> None:
             async with gate:
-                await answered(self._stream.purge(subject, before))
+                await answered_in(_PATIENCE, partial(self._stream.purge, subject, before))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -309,7 +314,7 @@ class NatsLog:
         deadline = loop.time() + _ASSIST
         while not (found := await self._state.compaction()).done:
             if loop.time() > deadline:
-                doomed = await self._reader.superseded(max(0, found.removed - 1), found.revision)
+                doomed = await self._superseded(found, found.revision)
                 await self._remove(doomed, found.revision, deletions=True)
                 await self._state.record(found._replace(removed=found.revision))
             else:

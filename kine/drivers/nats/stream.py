@@ -20,6 +20,7 @@ from kine.drivers.nats.failures import (
     LostError,
     NobodyError,
     RefusedError,
+    UnansweredError,
 )
 from kine.drivers.nats.record import Message
 
@@ -38,6 +39,7 @@ _ASKED, _UNTIL_FOLLOWED = 5, 0.2  # times, and seconds between: a new leader has
 # A quotation mark within a string is escaped, so these are names.
 _LAST_SEQUENCE = re.compile(rb'"last_seq":\s*(\d+)')
 _REPLICAS = b'"replicas":'
+_AGAIN = 0.2  # seconds until what was not answered is asked again
 LAGGING = 0.02  # seconds until what is not there yet is asked for again
 
 
@@ -307,6 +309,19 @@ async def answered(work: Awaitable[T]) -> T:
         raise error.translated() from None
     except NobodyError:
         raise UnavailableError("JetStream does not answer: it is off, or its cluster has no leader") from None
+
+
+async def answered_in(seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
+    """Likewise, asked again while there is no answer, for that long: the server may be busy with others."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while True:
+        try:
+            return await answered(ask())
+        except UnansweredError:
+            if loop.time() > until:
+                raise
+        await asyncio.sleep(_AGAIN)
 
 
 def _believed(info: dict[str, Any]) -> int | None:
