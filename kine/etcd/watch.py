@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import logging
 from collections import Counter
+from typing import Protocol
 
 from kine.etcd import errors
 from kine.etcd.requests import range_end
@@ -19,7 +20,6 @@ from kine.store.store import Store
 from kine.store.values import varint
 from kine.store.watcher import Events, Watcher
 from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, Stream
-from kine.transport.budget import Account
 from kine.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,15 @@ _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _EMPTY_RANGE = "mvcc: watcher range is empty"
 _WATCH_BYTES = 1024  # that a watch takes besides its key and range
 _TICKED = 500  # watchers looked at in one turn of the loop
+
+
+class Kept(Protocol):
+    """What a connection may have kept for it."""
+
+    def keep(self, size: int) -> bool:
+        """False where that is too much."""
+
+    def give_up(self, size: int) -> None: ...
 
 
 class Watch:
@@ -87,7 +96,7 @@ class Session:
         store: Store,
         headers: Headers,
         stream: Stream,
-        account: Account | None,
+        account: Kept | None,
         max_response_bytes: int,
     ) -> None:
         self._service = service
