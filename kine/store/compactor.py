@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kine.drivers.base import DriverError
 from kine.store.errors import CompactedError, FutureRevisionError
 from kine.store.questions import Questions
+from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.drivers.base import Log
@@ -72,7 +73,7 @@ class Compactor:
         self._policy = policy
         self._observe = observe
         self._one = asyncio.Lock()
-        self._asked: set[asyncio.Task[None]] = set()
+        self._asked = Tasks()
         self._next: asyncio.Task[None] | None = None  # begins when the one under way has ended
         self._next_revision = 0
         # Versions of survivors that the database has not recorded yet, by id: kept over a failed step.
@@ -90,16 +91,12 @@ class Compactor:
             # that were given up halfway, time after time, would never catch up with the writes.
             self._next_revision = max(self._next_revision, revision)
             if self._next is None:
-                self._next = asyncio.create_task(self._compact_next(), name="compaction")
-                self._asked.add(self._next)
-                self._next.add_done_callback(self._asked.discard)
+                self._next = self._asked.start(self._compact_next(), "compaction")
             await asyncio.shield(self._next)
 
     async def close(self) -> None:
         """Gives up what clients have asked for."""
-        for task in self._asked:
-            task.cancel()
-        await asyncio.gather(*self._asked, return_exceptions=True)
+        await self._asked.cancel()
 
     async def run(self) -> None:
         """Compacts to where the revision was an interval ago, as the API server and Go kine do."""

@@ -20,7 +20,7 @@ import heapq
 import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic  # the event loop's own clock stands still for milliseconds
 from typing import TYPE_CHECKING, Protocol
@@ -36,6 +36,7 @@ from kine.store.errors import (
 from kine.store.keys import name_of
 from kine.store.plan import Plan
 from kine.store.questions import Questions
+from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.drivers.base import Lease as Record
@@ -108,7 +109,7 @@ class Leases:
         # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
         self._due: list[tuple[float, int, bytes, int]] = []
         self._wake = asyncio.Event()
-        self._work: set[asyncio.Task[None]] = set()
+        self._work = Tasks()
 
     # ---- what rows say
 
@@ -314,7 +315,7 @@ class Leases:
                 if lease_id:
                     self._lease_due(lease_id, now)
                 elif self._orphans.get(key) == revision:
-                    self._start(self._expire_orphan(key, revision))
+                    self._work.start(self._expire_orphan(key, revision))
             delay = self._due[0][0] - now if self._due else None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay)
@@ -326,7 +327,7 @@ class Leases:
         if lease.deadline > now:
             self._push(lease.deadline, lease_id)
         else:
-            self._start(self._expire(lease))
+            self._work.start(self._expire(lease))
 
     async def _expire(self, lease: Lease) -> None:
         try:
@@ -376,15 +377,9 @@ class Leases:
         """
         task = lease.finishing
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = lease.finishing = asyncio.ensure_future(self._finish_once(lease))
-            self._work.add(task)
-            task.add_done_callback(self._finished)
+            task = lease.finishing = self._work.start(self._finish_once(lease))
+            task.add_done_callback(_seen)
         await asyncio.shield(task)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._work.discard(task)
-        if not task.cancelled():
-            task.exception()  # raised where it is awaited, if anybody still does
 
     async def _finish_once(self, lease: Lease) -> None:
         lease.ended = True  # it takes no more puts
@@ -440,10 +435,10 @@ class Leases:
         if self._due[0][0] == deadline:
             self._wake.set()
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # raised where it is awaited, if anybody still does
 
 
 def _margin(ttl: int) -> float:

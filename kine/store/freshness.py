@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import Log, UnavailableError
 from kine.futures import settle
+from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.store.index import Index
@@ -44,7 +45,7 @@ class Freshness:
         self._question: asyncio.Future[int] | None = None
         self._soon = False
         self._shared = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def lacking(self) -> int | None:
         """None if the index holds all that is committed now; else what `wait` is to be given.
@@ -59,7 +60,7 @@ class Freshness:
     def wait(self, lacking: int, told: Told) -> None:
         """Calls `told`, later, once the index holds everything committed before this call."""
         if lacking:
-            self._start(self._reached(lacking, [told]))
+            self._tasks.start(self._reached(lacking, [told]))
             return
         self._next.append(told)
         if self._asked is None and not self._soon:
@@ -102,9 +103,9 @@ class Freshness:
         elif self._seen <= (newest := answer.result()) <= self._index.revision:
             _tell(asked, None)
         elif newest >= self._seen:
-            self._start(self._reached(newest, asked))
+            self._tasks.start(self._reached(newest, asked))
         else:
-            self._start(self._doubted(asked))
+            self._tasks.start(self._doubted(asked))
 
     async def _reached(self, revision: int, waiting: list[Told]) -> None:
         await _done(self._follower.reach(revision), waiting)
@@ -117,11 +118,6 @@ class Freshness:
             await self._follower.reach(await self._driver.newest())
 
         await _done(look(), waiting)
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def _done(work: Awaitable[None], waiting: list[Told]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from time import thread_time
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +30,7 @@ from kine.store.errors import StoreError, TimedOutError
 from kine.store.index import in_range
 from kine.store.plan import MissingValuesError
 from kine.store.request import Done, Frames, Request
+from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.drivers.base import NewRow, Outcome
@@ -110,7 +111,7 @@ class Writer:
         self._observe = observe
         self.no_space = False  # the database was full at the last write
         self._stopping = False
-        self._aside: set[asyncio.Task[None]] = set()
+        self._aside = Tasks()
         self._failing = ""  # the reason told last, until a write succeeds
 
     def __len__(self) -> int:
@@ -132,8 +133,7 @@ class Writer:
                     self._queue.end_commit()
             else:
                 await asyncio.sleep(0)
-        while self._aside:
-            await asyncio.wait(self._aside)
+        await self._aside.ended()
 
     def stop(self) -> None:
         """`run` returns once the queue is empty."""
@@ -342,7 +342,7 @@ class Writer:
         try:
             request.plan = request.decide()
         except MissingValuesError as missing:
-            self._set_aside(self._fetch(request, missing.entries))
+            self._aside.start(self._fetch(request, missing.entries))
             return False
         except StoreError as error:
             outcome: Done | StoreError = error
@@ -355,7 +355,7 @@ class Writer:
                 return True
             outcome = Done(request.plan, (), self._index.revision)
         if self._freshness.lacking() is not None:
-            self._set_aside(self._confirm(request))
+            self._aside.start(self._confirm(request))
         elif isinstance(outcome, Done):
             request.succeed(outcome)
         else:
@@ -385,11 +385,6 @@ class Writer:
         else:
             self._again([request])
             self._queue.wake()
-
-    def _set_aside(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
 
 
 # Errors that one write may bring about, and the others of its group must not suffer for.

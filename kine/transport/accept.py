@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from kine.observe.logging import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # connections accepted in a turn of the loop: who makes room is found among those before
-_BREATHER = 0.2  # seconds, when the system gives no more connections
+BREATHER = 0.2  # seconds, when the system gives no more connections
 _SELDOM = 10.0  # seconds from one line of the log to the next of its kind
 
 
@@ -41,6 +41,22 @@ class Seldom:
         self._due = now + _SELDOM
         left_out, self._left_out = self._left_out, 0
         log.warning(message, extra=fields(**about, left_out=left_out))
+
+
+class ExhaustedError(Exception):
+    """The system gives no more connections: it is out of descriptors, as a rule."""
+
+
+def accepted(listener: socket.socket, most: int) -> Iterator[tuple[socket.socket, object]]:
+    """Connections that wait there, and from where, at most so many. Raises ExhaustedError."""
+    for _ in range(most):
+        try:
+            connection = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            raise ExhaustedError(error.strerror) from None
+        yield connection
 
 
 class Acceptor:
@@ -93,24 +109,20 @@ class Acceptor:
                 self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
-            try:
-                connection, peer = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # out of descriptors, as a rule
-                self._exhausted.warn("cannot accept a connection", error=error.strerror)
-                for each in self._listeners:
-                    self._loop.remove_reader(each.fileno())
-                self._loop.call_later(_BREATHER, self._listen)
-                return
-            if not self._admit():
-                connection.close()
-                continue
-            connection.setblocking(False)
-            task = self._loop.create_task(self._begin(connection, peer))
-            self._pending[task] = connection
-            task.add_done_callback(self._over)
+        try:
+            for connection, peer in accepted(listener, _AT_ONCE):
+                if not self._admit():
+                    connection.close()
+                    continue
+                connection.setblocking(False)
+                task = self._loop.create_task(self._begin(connection, peer))
+                self._pending[task] = connection
+                task.add_done_callback(self._over)
+        except ExhaustedError as error:
+            self._exhausted.warn("cannot accept a connection", error=str(error))
+            for each in self._listeners:
+                self._loop.remove_reader(each.fileno())
+            self._loop.call_later(BREATHER, self._listen)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)

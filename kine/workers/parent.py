@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from kine import drivers
 from kine.observe.logging import fields
+from kine.transport.accept import BREATHER, ExhaustedError, accepted
 from kine.transport.listen import listen, remove_socket
 from kine.workers import WorkerError, channel
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64  # connections accepted before anything else has its turn
-_BREATHER = 0.2  # seconds, when the system gives no more connections
 _LASTING = 30.0  # seconds after which a worker that ends is replaced at once
 _LONGEST_PAUSE = 30.0  # seconds before another try
 _STOPPING = 10.0  # seconds for workers to stop, which are two at most unless the database keeps them
@@ -256,17 +256,13 @@ class Parent:
         self._listening = kinds
 
     def _accept(self, kind: bytes, listener: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
-            try:
-                connection, _peer = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # out of descriptors, as a rule
-                log.warning("cannot accept a connection: %s", error.strerror)
-                self._listen(self._listening - {kind})
-                self._loop.call_later(_BREATHER, self._dispatch)
-                return
-            self._pass_on(kind, connection)
+        try:
+            for connection, _ in accepted(listener, _AT_ONCE):
+                self._pass_on(kind, connection)
+        except ExhaustedError as error:
+            log.warning("cannot accept a connection: %s", error)
+            self._listen(self._listening - {kind})
+            self._loop.call_later(BREATHER, self._dispatch)
 
     def _pass_on(self, kind: bytes, connection: socket.socket) -> None:
         for worker in self._takers(kind):

@@ -8,9 +8,10 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from kine.tasks import Tasks
 from kine.workers import channel
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Worker:
         self._asking = asyncio.Lock()
         self._told: list[socket.socket] = []
         self._all_told: asyncio.Future[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def watch(self, stop: asyncio.Event) -> None:
         """Sets `stop` when the parent says so, or is gone."""
@@ -105,7 +106,7 @@ class Worker:
         elif (take := self._takes.get(kind)) is not None:
             if kind != channel.ASKED:
                 self._say(channel.TAKEN)
-            self._begin(self._take(kind, take, connection))
+            self._tasks.start(self._take(kind, take, connection))
         else:  # stopping
             connection.close()
 
@@ -116,11 +117,6 @@ class Worker:
             connection.close()
             if kind == channel.CLIENT:
                 self.ended()
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def tell(connection: socket.socket, what: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.pool import Free, Generation, Pool, fit
 from kine.drivers.sql.timing import timed
 from kine.identity.base import IdentityError
+from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.drivers.mysql.dsn import Dsn
@@ -103,7 +104,7 @@ class MysqlDatabase:
         self._limit = dsn.lock_timeout * 2 + _GRACE
         self._threads = ThreadPoolExecutor(_THREADS, "mysql")
         self._pool = Pool(_Held, options)
-        self._parting: set[asyncio.Task[None]] = set()
+        self._parting = Tasks()
         self._generation = Generation()
         self._server = Server()
         self._packet = self._server.max_packet
@@ -151,7 +152,7 @@ class MysqlDatabase:
         return issued or ""
 
     async def close(self) -> None:
-        await asyncio.gather(*self._parting)
+        await self._parting.ended()
         await asyncio.to_thread(self._pool.close)
         self._threads.shutdown(wait=False)
         if self._credentials is not None:
@@ -434,9 +435,7 @@ class MysqlDatabase:
 
     def _part(self, connection: Connection, under_way: Future[Any] | None) -> None:
         """Ends a connection in whose statement, if it has not ended, a thread still waits."""
-        parting = asyncio.create_task(self._parted(connection, under_way), name="mysql goodbye")
-        self._parting.add(parting)
-        parting.add_done_callback(self._parting.discard)
+        self._parting.start(self._parted(connection, under_way), "mysql goodbye")
 
     async def _parted(self, connection: Connection, under_way: Future[Any] | None) -> None:
         if under_way is not None:

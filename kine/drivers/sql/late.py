@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kine.drivers.base import NewRow
 from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.failures import Kind, StatementError
+from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.drivers.sql.database import Database
@@ -32,7 +33,7 @@ class Late:
         self.passed = gaps.Passed()
         self._waiting: asyncio.Task[None] | None = None
         self._ids: list[int] = []
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking = Tasks()
 
     def give_up(self, run: range) -> None:
         """These ids could not be filled: somebody holds one of them."""
@@ -43,19 +44,14 @@ class Late:
             else:
                 self._ids.append(row_id)
         if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._wait(), name="late rows")
+            self._waiting = self._looking.start(self._wait(), "late rows")
 
     def look_into(self, leap: range) -> None:
         """These ids are passed as never given to anyone. Should a row come there after all, it is moved."""
-        task = asyncio.create_task(self._look_into(leap), name="leap")
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
+        self._looking.start(self._look_into(leap), "leap")
 
     async def close(self) -> None:
-        tasks = [*self._looking, *([self._waiting] if self._waiting is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._looking.cancel()
 
     async def _look_into(self, leap: range) -> None:
         for pause in _LOOKS:
