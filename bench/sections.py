@@ -78,7 +78,7 @@ def about(report: Report) -> list[str]:
         [peer.name, peer.version, peer.durability or "not stated", f"`{peer.command or peer.url}`"]
         for peer in report.peers
     ]
-    return [*lines, *table(("server", "version", "durability", "started as"), rows, left=4)]
+    return [*lines, *table(("server", "etcd version it reports", "durability", "started as"), rows, left=4)]
 
 
 def overview(report: Report) -> list[str]:
