@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SELDOM = 10.0  # seconds between lines of the log
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -76,6 +78,8 @@ class Compactor:
         self._asked = Tasks()
         self._next: asyncio.Task[None] | None = None  # begins when the one under way has ended
         self._next_revision = 0
+        self._unlogged: int | None = None  # the revision that the next log line begins with
+        self._log_due = 0.0  # event-loop time
         # Versions of survivors that the database has not recorded yet, by id: kept over a failed step.
         self._versions: dict[int, int] = {}
 
@@ -138,11 +142,20 @@ class Compactor:
                 await asyncio.sleep(0)
             if reached > start:
                 await self._driver.compacted()
-                log.info("compacted revisions %d to %d", start, reached)
+                self._log(start, reached)
         except BaseException:
             self._observe("error")
             raise
         self._observe("success")
+
+    def _log(self, start: int, reached: int) -> None:
+        """At most a line in ten seconds, however often clients compact: it has all that was done since."""
+        if self._unlogged is None:
+            self._unlogged = start
+        now = asyncio.get_running_loop().time()
+        if now >= self._log_due:
+            log.info("compacted revisions %d to %d", self._unlogged, reached)
+            self._unlogged, self._log_due = None, now + _SELDOM
 
     def _end_of_step(self, reached: int) -> int:
         """After so many changes: of ids, a leap may leave out millions."""

@@ -92,6 +92,18 @@ def test_compact_in_a_loop_is_joined(start_target: StartTarget) -> None:
     assert statements(target, "Compact") - begun <= 20
 
 
+def test_compact_in_a_loop_does_not_flood_the_log(start_target: StartTarget) -> None:
+    target = start_target("--compact-min-retain=0")
+    client = target.client()
+    last = 0
+    for number in range(60):
+        last = client.put(b"/key", b"%d" % number).header.revision
+        client.compact(last)
+    log = target.instance.log.read_text()
+    assert 1 <= log.count("compacted revisions") <= 30
+    assert client.hash_kv().compact_revision == last
+
+
 def _varint(number: int) -> bytes:
     out = bytearray()
     while number > 127:
