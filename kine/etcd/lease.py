@@ -12,6 +12,7 @@ from kine.store.expiry import MAX_TTL
 from kine.store.questions import Questions
 from kine.store.store import Store
 from kine.transport.base import Answer, Call, Pieces, Stream
+from kine.turns import Places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BLOCK = 2_000  # leases, or keys of one, that are encoded in one turn of the event loop
+_AT_ONCE = 16  # calls that ask the database
 _LARGE = 64 * 1024  # bytes of an answer that asks for room
 
 
@@ -29,6 +31,8 @@ class Lease:
         # However many ask, each is encoded by one task, and sent from the same bytes.
         self._lists = Questions(self._encoded_list)
         self._keys = Questions(self._encoded_keys)
+        # Each asks the database, or writes: what one client asks for must not stand before others' writes.
+        self._few = Places(_AT_ONCE)
 
     def _header(self) -> bytes:
         return self._headers.at(self._store.index.revision)
@@ -37,17 +41,21 @@ class Lease:
         message = rpc.LeaseGrantRequest.FromString(request)
         if message.TTL > MAX_TTL:
             raise errors.lease_ttl_too_large()
-        lease = await self._store.leases.grant(message.TTL, message.ID)
+        async with self._few.one(call.account):
+            lease = await self._store.leases.grant(message.TTL, message.ID)
         return self._header() + rpc.LeaseGrantResponse(ID=lease.id, TTL=lease.ttl).SerializeToString()
 
     async def revoke(self, request: bytes, call: Call) -> bytes:
-        await self._store.leases.revoke(rpc.LeaseRevokeRequest.FromString(request).ID)
+        lease_id = rpc.LeaseRevokeRequest.FromString(request).ID
+        async with self._few.one(call.account):
+            await self._store.leases.revoke(lease_id)
         return self._header()
 
     async def keep_alive(self, stream: Stream, call: Call) -> None:
         while (lease_id := _renewed(await stream.receive())) is not None:
             try:
-                ttl = (await self._store.leases.renew(lease_id)).ttl
+                async with self._few.one(call.account):
+                    ttl = (await self._store.leases.renew(lease_id)).ttl
             except LeaseNotFoundError:
                 ttl = 0  # that is how etcd says it on this stream
             answer = rpc.LeaseKeepAliveResponse(ID=lease_id, TTL=ttl)
@@ -59,7 +67,8 @@ class Lease:
         await self._store.refresh()
         keys: list[bytes] = []
         try:
-            lease = await leases.find(message.ID)
+            async with self._few.one(call.account):
+                lease = await leases.find(message.ID)
         except LeaseNotFoundError:
             answer = rpc.LeaseTimeToLiveResponse(ID=message.ID, TTL=-1)
         else:

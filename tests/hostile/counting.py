@@ -138,7 +138,11 @@ if __name__ == "__main__":
     messages = Turns("hostile_stream_messages_per_turn", "Messages of streams in one turn of the loop")
     received(calls.GrpcStream, messages)
     received(grpc.GrpcStream, messages)
-    called(shell.Shell, Turns("hostile_calls_per_turn", "Unary calls of HTTP/2 in one turn of the loop"))
+    unary = Turns("hostile_calls_per_turn", "Unary calls of HTTP/2 in one turn of the loop")
+    called(shell.Shell, unary)
+    Gauge("hostile_calls", "Likewise, since the start", registry=metrics.registry).set_function(
+        lambda: unary.total
+    )
     plans = Turns("hostile_plans_per_turn", "General transactions decided upon in one turn of the loop")
     Gauge("hostile_plans", "Likewise, since the start", registry=metrics.registry).set_function(
         lambda: plans.total

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LIST, TIME_TO_LIVE = "/etcdserverpb.Lease/LeaseLeases", "/etcdserverpb.Lease/LeaseTimeToLive"
 CONNECTIONS, CALLS = 3, 150
 IDS = range(1, 2 * CALLS, 2)
+GRANT, GRANTS = "/etcdserverpb.Lease/LeaseGrant", 2_000
 FOREVER = 9_000_000_000
 BLOCK = 100  # leases or keys encoded in one turn of the event loop
 
@@ -73,3 +74,23 @@ def test_keys_of_a_lease_are_those_of_the_call(target: Target) -> None:
         client.put(b"/leased/%06d" % number, b"v", lease=lease)
         if number % BLOCK in (0, BLOCK - 1):
             assert len(client.time_to_live(lease, keys=True).keys) == number + 1
+
+
+def test_one_write_among_thousands_of_grants_of_another_client(target: Target) -> None:
+    if target.transport == "grpcio":
+        pytest.skip("it begins calls of all methods but KV's in the order in which they came")
+    client = target.client()
+    grant = pb.LeaseGrantRequest(TTL=FOREVER).SerializeToString()
+    all_of_them = CONNECTIONS * GRANTS
+    with ExitStack() as opened:
+        wires = [opened.enter_context(target.wire()) for _ in range(CONNECTIONS)]
+        for wire in wires:
+            wire.send(*(request(stream, GRANT, grant) for stream in range(1, 2 * GRANTS, 2)))
+        await_that(lambda: target.metric("hostile_calls") >= all_of_them)
+        client.put(b"/ours", b"v")
+        client.grant(FOREVER)
+        granted = target.metric("kine_leases")
+        for wire in wires:
+            wire.answers(GRANTS)
+    assert granted < all_of_them * 3 / 4
+    assert target.metric("kine_leases") == all_of_them + 1
