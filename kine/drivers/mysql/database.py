@@ -34,6 +34,7 @@ from kine.drivers.mysql.connection import (
     written,
 )
 from kine.drivers.mysql.failures import ACCOUNT, TURNED, translated
+from kine.drivers.mysql.guarantees import check_tables
 from kine.drivers.mysql.setup import Server, prepare
 from kine.drivers.sql import gaps, statements
 from kine.drivers.sql.database import Batch, FencedError, WentBackError, idle_limit
@@ -185,6 +186,14 @@ class MysqlDatabase:
             behind: int | None = await call(_advance_allocator, floor)
         self._past = max(self._past, floor)
         return behind
+
+    async def unsafe(self) -> str:
+        try:
+            async with self._checkout("Tables") as call:
+                await call(check_tables)
+        except DriverError as error:
+            return str(error)
+        return ""
 
     async def size(self) -> Size:
         [(allocated, in_use)] = await self._read("GetSize", _SIZE.encode())

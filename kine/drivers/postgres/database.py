@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncConnection
 
-from kine.drivers.base import InvalidKeyError, NewRow, Options, Size
+from kine.drivers.base import DriverError, InvalidKeyError, NewRow, Options, Size
 from kine.drivers.postgres import statements
 from kine.drivers.postgres.binary import TEXT, Form
 from kine.drivers.postgres.connection import REPLICA, Deadline, Held, connect
 from kine.drivers.postgres.failures import FORGOTTEN, NO_PRIVILEGE, OLD_PLAN, TURNED, translated
+from kine.drivers.postgres.guarantees import check_tables
 from kine.drivers.postgres.insertion import insertion, text
 from kine.drivers.postgres.line import Line
 from kine.drivers.postgres.listen import Listener
@@ -221,6 +222,14 @@ class PostgresDatabase:
             )
             return None
         return int(moved[0][1]) if moved else None
+
+    async def unsafe(self) -> str:
+        try:
+            async with self._checkout("Tables", _READ_LIMIT) as connection:
+                await check_tables(connection)
+        except DriverError as error:
+            return str(error)
+        return ""
 
     async def size(self) -> Size:
         [(allocated,)] = await self._read("GetSize", statements.SIZE, ())

@@ -112,6 +112,9 @@ class Database(Protocol):
     def snapshot(self) -> AbstractAsyncContextManager[Session]:
         """A reading transaction that sees one moment, however long it lasts."""
 
+    async def unsafe(self) -> str:
+        """Why no write is safe on the tables as they are now, and what mends it; empty where it is."""
+
     async def size(self) -> Size: ...
 
     async def defragment(self) -> None: ...

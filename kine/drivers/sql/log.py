@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_LOOK_EVERY = 1.0  # seconds, at least, between looks at the tables
 _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement
 _ADVICE = "; check that it runs, and the endpoint's host and port"
@@ -64,6 +65,8 @@ class SqlLog:
         self._missing: range | None = None
         self._missing_since = 0.0
         self._compacted = -1  # where our last compaction ended
+        self._unsafe = ""  # why no write is taken
+        self._look_again = 0.0  # event-loop time
         self._closed = False
         self.on_wait: Callable[[str], None] = lambda why: None
         database.on_wait = lambda why: self.on_wait(why)
@@ -113,7 +116,27 @@ class SqlLog:
                 await session.run(statements.DELETE, (row_id,))
 
     def exhausted(self, revision: int) -> str:
-        return USED_UP if revision == self._database.highest_id else ""
+        return USED_UP if revision == self._database.highest_id else self._unsafe
+
+    # ---- what may be done to the tables meanwhile
+
+    async def _look_at_tables(self) -> None:
+        """They can be altered under a running server, which no write tells. Raises StatementError."""
+        now = asyncio.get_running_loop().time()
+        if now < self._look_again:
+            return
+        before, self._unsafe = self._unsafe, await self._database.unsafe()
+        self._look_again = now + _LOOK_EVERY
+        if self._unsafe and self._unsafe != before:
+            log.error("no write is taken any more: %s", self._unsafe)
+        elif before and not self._unsafe:
+            log.warning("writes are taken again: the tables are as they should be")
+
+    async def _refuse_unsafe(self) -> None:
+        if self._unsafe:
+            await self._answered(self._retried(self._look_at_tables, twice=True))
+        if self._unsafe:
+            raise UnavailableError(self._unsafe)
 
     # ---- reading
 
@@ -248,12 +271,15 @@ class SqlLog:
     async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
         if self._closed:
             raise UnavailableError("the database is closed")
+        await self._refuse_unsafe()
         return await self._appender.append(writes, head)
 
     def check(self, row: NewRow) -> None:
         self._database.check(row)
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
+        await self._answered(self._retried(self._look_at_tables, twice=True))
+        await self._refuse_unsafe()
         try:
             recorded = await self._answered(
                 self._retried(self._compact, revision, versions, True, twice=True)
@@ -323,6 +349,7 @@ class SqlLog:
         return Lease._make(rows[0]) if rows else None
 
     async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
+        await self._refuse_unsafe()
         try:
             await self._retried(self._each, "LeaseGrant", statements.GRANT, [(lease_id, ttl, renewals)])
         except StatementError as error:
@@ -356,6 +383,7 @@ class SqlLog:
     # ---- keeping house
 
     async def size(self) -> Size:
+        await self._answered(self._retried(self._look_at_tables, twice=True))
         return await self._answered(self._database.size())
 
     async def defragment(self) -> None:
