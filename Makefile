@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 3
 
 # What stands behind `##` is what `make help` prints.
-.PHONY: help run test test-fast test-engines test-faults mutants soak lint types proto tables bench docs clean
+.PHONY: help run test test-fast test-engines test-faults mutants soak lint types proto tables bench docs pages clean
 
 run: $(VENV)/.run  ## serve the etcd API on 127.0.0.1:2379, metrics on port 8080; KINE_ARGS="--debug"
 	$(BIN)/kine --listen-address 127.0.0.1:2379 $(KINE_ARGS)
@@ -87,6 +87,12 @@ $(VENV)/.test: $(VENV)/.packages tests/install.sh
 	BIN=$(BIN) bash tests/install.sh
 	! command -v krb5-config >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[kerberos]'
 	touch $@
+
+pages: $(VENV)/.packages  ## write the generated parts of the pages: flags, commands, messages, figures
+	$(BIN)/python docs/flags.py
+	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/messages.py
+	$(BIN)/python -m bench figures
 
 tables: $(VENV)/.test  ## generate the statements that make the tables
 	$(BIN)/python -m kine.drivers.sql.schema
