@@ -6,7 +6,8 @@ import glob
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -105,3 +106,22 @@ class Postgres:
 
     def stop(self) -> None:
         self.server.stop(signal.SIGQUIT)
+
+
+def start_trusting(user: str) -> Postgres:
+    """One that asks `user`, who may make databases, for no password: what stands before it does."""
+    server = Postgres()
+    (server.directory / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
+    with server.admin() as admin:
+        admin.execute("SELECT pg_reload_conf()")
+        admin.execute(f"CREATE ROLE {user} LOGIN CREATEDB")
+    return server
+
+
+@contextmanager
+def trusting(user: str) -> Iterator[Postgres]:
+    server = start_trusting(user)
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -11,8 +11,8 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Callable
 
+from kine.tasks import Tasks
 from tests.identity.gate import Gate, _pipe
 
 _SSL = 0x800
@@ -25,19 +25,9 @@ _REFUSAL = b"\xff" + struct.pack("<H", 1045) + b"#28000Access denied for user"
 
 
 class MysqlGate(Gate):
-    def __init__(
-        self,
-        server_port: int,
-        tls: ssl.SSLContext | None,
-        judge: Callable[[str, str], bool],
-        *,
-        clear: bool = False,
-    ) -> None:
-        super().__init__(server_port, tls, judge, clear=clear)
-        self._tasks: set[asyncio.Task[None]] = set()
-
     async def _listen(self) -> int:
-        listening = socket.create_server(("127.0.0.1", 0))
+        self._tasks = Tasks()
+        listening = socket.create_server((self._address, self.port))
         listening.setblocking(False)
         self._accepting = asyncio.create_task(self._accept(listening))
         return int(listening.getsockname()[1])
@@ -50,8 +40,7 @@ class MysqlGate(Gate):
         while True:
             accepted, _ = await self._loop.sock_accept(listening)
             accepted.setblocking(False)
-            self._tasks.add(task := asyncio.create_task(self._greet(accepted)))
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._greet(accepted))
 
     async def _greet(self, accepted: socket.socket) -> None:
         """Not by a stream: the client's TLS follows its request unasked, and a stream would swallow it."""

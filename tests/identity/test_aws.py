@@ -238,14 +238,8 @@ def test_endpoint_that_would_leak_or_lack_a_token_is_refused(endpoint: str, fix:
 def trusting_server() -> Iterator[postgres.Postgres]:
     if reason := postgres.missing():
         pytest.skip(reason)
-    server = postgres.Postgres()
-    rules = server.directory / "data" / "pg_hba.conf"
-    rules.write_text("host all all 127.0.0.1/32 trust\n")
-    with server.admin() as admin:
-        admin.execute("SELECT pg_reload_conf()")
-        admin.execute(f"CREATE ROLE {USER} LOGIN CREATEDB")
-    yield server
-    server.stop()
+    with postgres.trusting(USER) as server:
+        yield server
 
 
 class Clock:

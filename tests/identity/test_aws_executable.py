@@ -18,7 +18,7 @@ from tests.identity import aws_stub, sigv4
 from tests.identity.aws_stub import Stub
 from tests.identity.gate import Gate
 from tests.identity.test_aws import USER
-from tests.identity.test_aws_serving import bare, judged, trusting
+from tests.identity.test_aws_serving import bare, judged
 from tests.servers.kine import start_kine
 from tests.tls import serving
 
@@ -36,9 +36,8 @@ ROLE = "arn:aws:iam::123456789012:role/kine"
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[postgres.Postgres]:
-    server = trusting()
-    yield server
-    server.stop()
+    with postgres.trusting(USER) as server:
+        yield server
 
 
 @pytest.fixture

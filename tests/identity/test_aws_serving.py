@@ -74,10 +74,11 @@ def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Gate,
     if request.param == "postgres":
         if reason := postgres.missing():
             pytest.skip(reason)
-        server = trusting()
-        with Gate(server.port, context, judged(lambda: found)) as found:
+        with (
+            postgres.trusting(USER) as server,
+            Gate(server.port, context, judged(lambda: found)) as found,
+        ):
             yield found, f"postgres://{USER}@127.0.0.1:{found.port}/{server.new_database()}"
-        server.stop()
     else:
         if reason := mysql.missing():
             pytest.skip(reason)
@@ -240,6 +241,8 @@ HOSTS = "KINE_TEST_HOSTS"  # the file that is /etc/hosts within
 
 def within(test: str, folder: Path) -> bool:
     """Whether the test runs where it may take any address and name; if not, it has run there now."""
+    if reason := postgres.missing():
+        pytest.skip(reason)
     if HOSTS in os.environ:
         return True
     if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("ip") is None:
@@ -269,11 +272,11 @@ def test_roles_of_task_pod_and_machine_are_found_at_their_services_own_addresses
 ) -> None:
     if not within(request.node.nodeid, tmp_path):
         return
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    server = trusting()
     (tmp_path / "pod").write_text(SECRETS[1])
-    with Gate(server.port, serving(tmp_path), judged(lambda: gate)) as gate:
+    with (
+        postgres.trusting(USER) as server,
+        Gate(server.port, serving(tmp_path), judged(lambda: gate)) as gate,
+    ):
         for name, (address, variables) in AGENTS.items():
             with bare.context() as within_it, Stub(aws_stub.metadata(), (address, 80)) as stub:
                 if name != "EC2":
@@ -287,16 +290,6 @@ def test_roles_of_task_pod_and_machine_are_found_at_their_services_own_addresses
                 assert instance.stop() == 0
                 assert stub.asked
                 assert len(gate.presented) > given
-    server.stop()
-
-
-def trusting() -> postgres.Postgres:
-    server = postgres.Postgres()
-    (server.directory / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
-    with server.admin() as admin:
-        admin.execute("SELECT pg_reload_conf()")
-        admin.execute(f"CREATE ROLE {USER} LOGIN CREATEDB")
-    return server
 
 
 @pytest.mark.engines
@@ -306,21 +299,18 @@ def test_connections_follow_the_name_to_another_host(
     """As RDS fails over: the name leads elsewhere, and who held the address swallows what comes."""
     if not within(request.node.nodeid, tmp_path):
         return
-    if reason := postgres.missing():
-        pytest.skip(reason)
     name = f"db.c0ffee.{REGION}.rds.amazonaws.com"
     hosts = Path(os.environ[HOSTS])
     hosts.write_text(f"127.0.0.1 {name}\n")
     bare.setenv("AWS_ACCESS_KEY_ID", sigv4.ACCESS_KEY)
     bare.setenv("AWS_SECRET_ACCESS_KEY", sigv4.SECRET_KEY)
-    server = trusting()
     context = serving(tmp_path, name)
 
     def judge(user: str, password: str) -> bool:
         return sigv4.good(password, name, port, user, REGION, datetime.now(UTC))
 
     port = 0
-    with ExitStack() as former:
+    with postgres.trusting(USER) as server, ExitStack() as former:
         port = former.enter_context(Gate(server.port, context, judge)).port
         instance = start(f"postgres://{USER}@{name}:{port}/{server.new_database()}?connect_timeout=2")
         with Client(instance.address) as client:
@@ -332,7 +322,6 @@ def test_connections_follow_the_name_to_another_host(
                 assert client.range(b"/iam/a").kvs[0].value == b"2"
                 assert second.presented
         assert instance.stop() == 0
-    server.stop()
 
 
 @pytest.mark.engines

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,23 +69,22 @@ def cache() -> Iterator[Path]:
         yield Path(path)
 
 
-@pytest.fixture
-def root(kine: Path) -> Iterator[Root]:
-    with (
-        tempfile.TemporaryDirectory(prefix="kine-root-", dir="/var/tmp") as path,
-        empty_root(Path(path)) as made,
-    ):
+@contextmanager
+def installed(kine: Path, make: Callable[[Path], AbstractContextManager[Root]]) -> Iterator[Root]:
+    with tempfile.TemporaryDirectory(prefix="kine-root-", dir="/var/tmp") as path, make(Path(path)) as made:
         made.install(kine, "/kine")
         yield made
 
 
 @pytest.fixture
+def root(kine: Path) -> Iterator[Root]:
+    with installed(kine, empty_root) as made:
+        yield made
+
+
+@pytest.fixture
 def alpine(kine: Path) -> Iterator[Root]:
-    with (
-        tempfile.TemporaryDirectory(prefix="kine-root-", dir="/var/tmp") as path,
-        musl_root(Path(path)) as made,
-    ):
-        made.install(kine, "/kine")
+    with installed(kine, musl_root) as made:
         yield made
 
 

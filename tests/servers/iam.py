@@ -35,11 +35,7 @@ class Checked:
 
 @cache
 def checked() -> Checked:
-    server = postgres.Postgres()
-    (server.directory / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
-    with server.admin() as admin:
-        admin.execute("SELECT pg_reload_conf()")
-        admin.execute(f"CREATE ROLE {USER} LOGIN CREATEDB")
+    server = postgres.start_trusting(USER)
     folder = new_directory("iam", None)
     context = serving(folder)
 
