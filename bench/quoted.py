@@ -25,6 +25,7 @@ _NAMES = {
     "delete": "deletes /s",
     "get": "gets /s",
     "list": "lists of 10,000 keys /s",
+    "relist": "lists of 10,000 keys after a put /s",
     "page": "pages of 500 keys /s",
     "count": "counts of 10,000 keys /s",
     "create-1": "creates /s, one client",
