@@ -44,3 +44,24 @@ def test_links_out_of_the_site_lead_to_the_repository(link: str, led: str) -> No
     hook = runpy.run_path(str(DOCS / "site_links.py"))["on_page_markdown"]
 
     assert hook(link, page=SimpleNamespace(file=SimpleNamespace(src_path="operations.md"))) == led
+
+
+_STATEMENT = re.compile(
+    r"sequenceDiagram|participant \w+ as [^#;]+|\w+(?:-->>|->>)\w+: [^#;]+|Note over \w+: [^#;]+|(?:alt|opt|loop|else)(?: [^#;]+)?|end"
+)
+
+
+def test_sequence_diagrams_are_well_formed() -> None:
+    """As mermaid reads them: a semicolon or a hash ends a statement."""
+    text = (DOCS / "architecture.md").read_text()
+    diagrams = re.findall(r"```mermaid\n(sequenceDiagram\n.*?)```", text, re.DOTALL)
+
+    assert len(diagrams) == 4
+    for diagram in diagrams:
+        lines = [line.strip() for line in diagram.splitlines() if line.strip()]
+        assert [line for line in lines if not _STATEMENT.fullmatch(line)] == []
+        opened = sum(line.split()[0] in ("alt", "opt", "loop") for line in lines)
+        assert opened == lines.count("end")
+        actors = {line.split()[1] for line in lines if line.startswith("participant")}
+        used = {name for line in lines for name in re.findall(r"^(\w+)-->?>(\w+)", line) for name in name}
+        assert used <= actors
