@@ -47,7 +47,8 @@ def test_links_out_of_the_site_lead_to_the_repository(link: str, led: str) -> No
 
 
 _STATEMENT = re.compile(
-    r"sequenceDiagram|participant \w+ as [^#;]+|\w+(?:-->>|->>)\w+: [^#;]+|Note over \w+: [^#;]+|(?:alt|opt|loop|else)(?: [^#;]+)?|end"
+    r"sequenceDiagram|participant \w+ as [^#;]+|\w+(?:-->>|->>)\w+: [^#;]+|Note over \w+: [^#;]+"
+    r"|(?:alt|opt|loop|else)(?: [^#;]+)?|end"
 )
 
 
