@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, nullcontext
 
 from kine.etcd import errors, wire
@@ -18,7 +18,18 @@ from kine.etcd.requests import (
 )
 from kine.etcd.wire import Headers
 from kine.proto import rpc_pb2 as rpc
-from kine.store.ops import DeleteResult, Op, PutResult, Range, RangeResult, Swap, Txn, TxnResult
+from kine.store.ops import (
+    LARGEST_ANSWER,
+    DeleteResult,
+    Op,
+    PutResult,
+    Range,
+    RangeResult,
+    Result,
+    Swap,
+    Txn,
+    TxnResult,
+)
 from kine.store.reads import Unread
 from kine.store.store import Store, has_ranges
 from kine.transport.base import Answer, Call, Stream
@@ -60,7 +71,7 @@ class Kv:
     # ---- see `kine.store.reading.RangeCodec`; `failed` is below
 
     async def ranged_later(self, call: Call, op: Range, waiting: Awaitable[RangeResult]) -> Answer:
-        if op.end is None or call.hold is None:
+        if call.hold is None:
             result = await waiting
             return wire.range_answer(self._headers.at(result.revision), result)
         # What is being read and put together counts as queued, until it is.
@@ -99,23 +110,43 @@ class Kv:
                 if stream.full:
                     await stream.drain()
 
-    async def put(self, request: bytes, call: Call) -> bytes:
-        op = decode_put(rpc.PutRequest.FromString(request))
-        result = await self._one(op, request, call)
-        assert isinstance(result, PutResult)
-        return wire.put_response(self._headers.at(result.revision), result)
+    def put(self, request: bytes, call: Call) -> Awaitable[Answer]:
+        return self._one(decode_put(rpc.PutRequest.FromString(request)), request, call)
 
-    async def delete_range(self, request: bytes, call: Call) -> bytes:
-        op = decode_delete(rpc.DeleteRangeRequest.FromString(request))
-        result = await self._one(op, request, call)
-        assert isinstance(result, DeleteResult)
-        return wire.delete_response(self._headers.at(result.revision), result)
+    def delete_range(self, request: bytes, call: Call) -> Awaitable[Answer]:
+        return self._one(decode_delete(rpc.DeleteRangeRequest.FromString(request)), request, call)
 
-    async def _one(self, op: Op, request: bytes, call: Call) -> object:
+    def _one(self, op: Op, request: bytes, call: Call) -> Awaitable[Answer]:
         """A change by itself is a transaction of one operation."""
         self._check_size(request)
-        done = await self._store.txn(Txn([], [op], [], alone=True, client=call.account))
-        return done.results[0]
+        txn = Txn([], [op], [], alone=True, client=call.account)
+        return self._counted(txn, LARGEST_ANSWER, call, self._one_answer)
+
+    def _one_answer(self, done: TxnResult) -> Answer:
+        result = done.results[0]
+        header = self._headers.at(result.revision)
+        if isinstance(result, PutResult):
+            return wire.put_response(header, result)
+        assert isinstance(result, DeleteResult)
+        return wire.delete_response(header, result)
+
+    def _txn_answer(self, done: TxnResult) -> Answer:
+        return wire.txn_answer(self._headers.at(done.revision), done)
+
+    async def _counted(
+        self, txn: Txn, most: int, call: Call, answer: Callable[[TxnResult], Answer]
+    ) -> Answer:
+        """The values that it reads count as queued from before they are read until it is answered."""
+        expected = self._store.expected_of(txn)
+        if has_ranges(txn):
+            expected = max(expected, self._max_txn_answer // 2)
+        if expected > _LARGE and call.hold is not None:
+            async with call.hold(expected):
+                return answer(await self._store.txn(txn, most))
+        done = await self._store.txn(txn, most)
+        if call.room is not None and (size := _size(done)) > _LARGE:  # they have grown meanwhile
+            await call.room(size)
+        return answer(done)
 
     def txn(self, request: bytes, call: Call) -> Awaitable[Answer]:
         message = rpc.TxnRequest.FromString(request)
@@ -126,19 +157,34 @@ class Kv:
             return self._txn(message, request, call)
         self._check_size(request)
         op.client = call.account
-        return self._leased(op) if op.lease else self._store.swap(op, self)
+        return self._leased(op, call) if op.lease else self._store.swap(op, self, call)
 
-    async def _leased(self, op: Swap) -> bytes:
+    async def _leased(self, op: Swap, call: Call) -> Answer:
         await self._store.find_lease(op.lease)
-        return await self._store.swap(op, self)
+        return await self._store.swap(op, self, call)
 
     # ---- see `kine.store.swap.Codec`
 
     def swapped(self, op: Swap, revision: int) -> bytes:
         return wire.swap_response(self._headers.at(revision), revision, deleted=op.value is None)
 
-    def refused(self, result: TxnResult) -> bytes:
-        return wire.txn_response(self._headers.at(result.revision), result)
+    def refused(self, call: Call, result: TxnResult) -> Answer | Awaitable[Answer]:
+        if call.room is not None and (size := _size(result)) > _LARGE:
+            return self._refused_large(call.room(size), result)
+        return self._txn_answer(result)
+
+    async def _refused_large(self, room: Awaitable[None], result: TxnResult) -> Answer:
+        await room
+        return self._txn_answer(result)
+
+    async def refused_later(self, call: Call, op: Range, waiting: Awaitable[RangeResult]) -> Answer:
+        try:
+            async with call.hold(self._store.expected(op)) if call.hold is not None else nullcontext():
+                found = await waiting
+                return self._txn_answer(TxnResult(found.revision, False, [found]))
+        finally:
+            if isinstance(waiting, Unread):
+                waiting.close()  # where nobody has come to await it
 
     def failed(self, error: Exception) -> Exception:
         return errors.rpc_error(error) if isinstance(error, errors.KNOWN) else error
@@ -148,12 +194,7 @@ class Kv:
             await self._store.turns.next(call.account)
         txn = decode_txn(message, call.account)
         self._check_size(request)
-        if call.hold is None or not has_ranges(txn):
-            result = await self._store.txn(txn, self._max_txn_answer)
-            return wire.txn_answer(self._headers.at(result.revision), result)
-        async with call.hold(self._max_txn_answer // 2):
-            result = await self._store.txn(txn, self._max_txn_answer)
-            return wire.txn_answer(self._headers.at(result.revision), result)
+        return await self._counted(txn, self._max_txn_answer, call, self._txn_answer)
 
     async def compact(self, request: bytes, call: Call) -> bytes:
         await self._store.compact(rpc.CompactionRequest.FromString(request).revision)
@@ -162,3 +203,14 @@ class Kv:
     def _check_size(self, request: bytes) -> None:
         if len(request) > self._max_request_bytes:
             raise errors.request_too_large()
+
+
+def _size(result: Result) -> int:
+    """Bytes of the values in it."""
+    if isinstance(result, RangeResult):
+        return result.size or sum(map(len, result.frames))
+    if isinstance(result, PutResult):
+        return len(result.prev or b"")
+    if isinstance(result, DeleteResult):
+        return sum(map(len, result.prev))
+    return sum(map(_size, result.results))

@@ -35,6 +35,7 @@ _AT_ONCE = 16  # long ranges that are sorted or filtered
 _PORTION = 8 * 1024 * 1024  # bytes of rows that are read at once, by what is known of their size
 _LEAST_ROWS = 16
 _USUAL = 32 * 1024  # bytes of a row, while nothing is known
+_LARGEST = 1536 * 1024  # bytes of a row at most, likewise
 _MANY = 500  # keys; fewer are not added up before they are joined
 _ORDERS = {
     SortTarget.VERSION: attrgetter("version"),
@@ -114,6 +115,15 @@ class Reads:
         """About how many bytes the range will take."""
         count = self._index.count(op.key, op.end, self._index.revision)
         return (min(op.limit, count) if op.limit > 0 else count) * self._usual()
+
+    def expected_of(self, key: bytes, revision: int = 0) -> int:
+        """About how many bytes the key's value takes: what is not cached may be as large as any so far."""
+        index = self._index
+        entry = index.at(key, revision) if revision > 0 else index.live(key)
+        if entry is None:
+            return 0
+        cached = self._values.get(entry.mod)
+        return len(cached) if cached is not None else self._values.largest or _LARGEST
 
     def _usual(self) -> int:
         values = self._values

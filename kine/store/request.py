@@ -34,6 +34,10 @@ class Request:
         self.pinned: Frames | None = None
         self.until = 0.0  # event-loop time at which it is given up; set when it is first tried again
 
+    def wait(self) -> None:
+        """It will be decided upon again: until then its keys are enough, not the values that go into rows."""
+        self.plan = Plan(keys=self.plan.keys)
+
     def decide(self) -> Plan:
         """Raises StoreError, MissingValuesError."""
         return self.planner(self.pinned or {})

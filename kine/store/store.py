@@ -44,6 +44,8 @@ from kine.store.lists import Lists
 from kine.store.loading import Loader, Progress, bootstrap
 from kine.store.ops import (
     LARGEST_ANSWER,
+    CompareTarget,
+    Delete,
     Op,
     Put,
     Range,
@@ -259,7 +261,26 @@ class Store:
 
     def expected(self, op: Range) -> int:
         """About how many bytes the range's answer will take."""
-        return self._reads.expected(op)
+        if op.end is not None:
+            return self._reads.expected(op)
+        return 0 if op.count_only or op.keys_only else self._reads.expected_of(op.key, op.revision)
+
+    def expected_of(self, txn: Txn) -> int:
+        """About how many bytes of values the transaction will read, to be decided upon and to answer."""
+        read = 0
+        for compare in txn.compares:
+            if compare.target == CompareTarget.VALUE:
+                read += self.expected(Range(compare.key, compare.end))
+        return read + max(sum(map(self._expected_by, ops)) for ops in (txn.success, txn.failure))
+
+    def _expected_by(self, op: Op) -> int:
+        if isinstance(op, Put):
+            return self._reads.expected_of(op.key) if op.prev_kv or op.ignore_value else 0
+        if isinstance(op, Delete):
+            return self.expected(Range(op.key, op.end)) if op.prev_kv else 0
+        if isinstance(op, Range):
+            return self.expected(op)
+        return self.expected_of(op)
 
     def read(
         self,
@@ -328,13 +349,13 @@ class Store:
             # It has landed; what it should tell besides cannot be read. That is no refusal.
             raise TimedOutError from error
 
-    def swap(self, op: Swap, codec: Codec[T]) -> asyncio.Future[T]:
+    def swap(self, op: Swap, codec: Codec[C, T], context: C) -> asyncio.Future[T]:
         """A future for what the codec makes of the outcome, errors included.
 
         Raises TooManyRequestsError at once. A lease must be known.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(Swapping(op, self.index, self._reads, self.leases.ttl_of, codec, future))
+        self._queue.put(Swapping(op, self.index, self._reads, self.leases.ttl_of, codec, context, future))
         return future
 
     async def _rehearse(self, txn: Txn, most: int) -> None:

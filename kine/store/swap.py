@@ -21,7 +21,7 @@ from kine.store.ops import (
     TxnResult,
 )
 from kine.store.plan import Branch, Plan
-from kine.store.reads import GoneError
+from kine.store.reads import GoneError, Unread
 from kine.store.request import Done, Request
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kine.store.plan import TtlOf
     from kine.store.reads import Reads
 
+C = TypeVar("C", contravariant=True)
 T = TypeVar("T", covariant=True)
 
 _RANGES: list[tuple[bytes, bytes]] = []  # of all these plans, and never changed
@@ -36,12 +37,15 @@ _MADE = Branch(True, [])
 _REFUSED = Branch(False, [])
 
 
-class Codec(Protocol[T]):
-    """What becomes of the outcome."""
+class Codec(Protocol[C, T]):
+    """What becomes of the outcome, for whoever has asked for it in some context."""
 
     def swapped(self, op: Swap, revision: int) -> T: ...
 
-    def refused(self, result: TxnResult) -> T: ...
+    def refused(self, context: C, result: TxnResult) -> T | Awaitable[T]: ...
+
+    def refused_later(self, context: C, op: Range, waiting: Awaitable[RangeResult]) -> Awaitable[T]:
+        """With a value that is read while one waits. Errors of the reading are the store's."""
 
     def failed(self, error: Exception) -> Exception: ...
 
@@ -49,7 +53,7 @@ class Codec(Protocol[T]):
 class Swapping(Request):
     """A swap on its way. Its future is not for the outcome but for what the codec makes of it."""
 
-    __slots__ = ("_codec", "_index", "_op", "_reads", "_ttl_of")
+    __slots__ = ("_codec", "_context", "_index", "_op", "_reads", "_ttl_of")
 
     def __init__(
         self,
@@ -57,7 +61,8 @@ class Swapping(Request):
         index: Index,
         reads: Reads,
         ttl_of: TtlOf,
-        codec: Codec[object],
+        codec: Codec[C, object],
+        context: C,
         future: asyncio.Future[Any],
     ) -> None:
         super().__init__(_never, future, op.client)
@@ -65,7 +70,8 @@ class Swapping(Request):
         self._index = index
         self._reads = reads
         self._ttl_of = ttl_of
-        self._codec = codec
+        self._codec: Codec[Any, object] = codec
+        self._context = context
 
     def decide(self) -> Plan:
         op = self._op
@@ -93,7 +99,7 @@ class Swapping(Request):
         if done.ids:
             future.set_result(self._codec.swapped(self._op, done.ids[-1]))
         elif not self._op.tell:
-            future.set_result(self._codec.refused(TxnResult(done.revision, False, [])))
+            self._refused(TxnResult(done.revision, False, []))
         else:
             self._tell(done.revision)
 
@@ -105,16 +111,27 @@ class Swapping(Request):
         """What is there instead."""
         answer = self._reads.range(Range(self._op.key), revision, revision)
         if isinstance(answer, RangeResult):
-            self.future.set_result(self._codec.refused(TxnResult(revision, False, [answer])))
+            self._refused(TxnResult(revision, False, [answer]))
             return
-        pass_on(self._refusal(revision, answer), self.future, self._codec.failed)
+        waiting = Unread(answer, self._read)
+        pass_on(
+            self._codec.refused_later(self._context, Range(self._op.key), waiting),
+            self.future,
+            self._codec.failed,
+        )
 
-    async def _refusal(self, revision: int, reading: Awaitable[RangeResult]) -> object:
+    def _refused(self, result: TxnResult) -> None:
+        answer = self._codec.refused(self._context, result)
+        if isinstance(answer, Awaitable):
+            pass_on(answer, self.future, self._codec.failed)
+        else:
+            self.future.set_result(answer)
+
+    async def _read(self, reading: Awaitable[RangeResult]) -> RangeResult:
         try:
-            found = await reading
+            return await reading
         except GoneError:
             raise CompactedError(self._index.compact_revision) from None
-        return self._codec.refused(TxnResult(revision, False, [found]))
 
 
 def _never(pinned: object) -> Plan:

@@ -91,7 +91,7 @@ def stored_value(encoded: bytes) -> bytes:
 class Values:
     """Frames by revision, within a budget of bytes."""
 
-    __slots__ = ("_frames", "_lent", "_order", "budget", "hits", "misses", "size")
+    __slots__ = ("_frames", "_lent", "_order", "budget", "hits", "largest", "misses", "size")
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -99,6 +99,7 @@ class Values:
         self._frames: dict[int, bytes] = {}
         self._order: deque[int] = deque()  # revisions as they came, some of them gone from _frames
         self.size = 0
+        self.largest = 0  # bytes of the largest frame there ever was
         self.hits = 0
         self.misses = 0
 
@@ -132,7 +133,10 @@ class Values:
             return
         frames[revision] = encoded
         self._order.append(revision)
-        self.size += len(encoded) + _OVERHEAD
+        size = len(encoded)
+        self.size += size + _OVERHEAD
+        if size > self.largest:
+            self.largest = size
         if self.size + self._lent > self.budget:
             self._fit()
 

@@ -171,6 +171,7 @@ class Writer:
                 rows += 1
                 size += len(row.name) + len(row.value or b"")
         for request in reversed(later):
+            request.wait()
             queue.put_back(request.client, request)
         return group
 
@@ -322,6 +323,7 @@ class Writer:
             if not request.until:
                 request.until = now + _PATIENCE
             if now < request.until:
+                request.wait()
                 self._waiting.put_back(request.client, request)
             else:
                 request.fail(TimedOutError())

@@ -12,10 +12,10 @@ refused what would make its part larger than half of what is free then, or than 
 So one client has a third of the limit at most, and a newcomer a little, however many take all they can.
 
 Invariant, after every call: `Budget.queued` is the sum of its accounts' `queued`, and `Budget.kept` of their
-`kept`, no figure is below zero, no account has more reserved than queued, and a closed one holds nothing;
-`kept` is at most the limit and, for each account, `ALWAYS`. From it follows the bound: a client whose account
-is `over` is not listened to, so the server holds at most its limit and, for each connection, the answers to
-what was taken in before, or one answer that is larger than fits.
+`kept`, no figure is below zero, no account has more reserved than queued, nor more unpacked than reserved,
+and a closed one holds nothing; `kept` is at most the limit and, for each account, `ALWAYS`. From it follows
+the bound: a client whose account is `over` is not listened to, so the server holds at most its limit and, for
+each connection, the answers to what was taken in before, or one answer that is larger than fits.
 
 An account is over when it holds more than its share, or holds anything while all together hold more than
 the limit. A client that takes its answers holds nothing, and is served whatever others do.
@@ -49,13 +49,14 @@ class Budget:
 
     __slots__ = (
         "accounts", "closed_slow", "kept", "limit", "look_above", "queued", "received", "refused", "share",
-        "shed", "waiting",
+        "shed", "unpacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.share = max(1, limit // SHARES)
         self.queued = 0
+        self.unpacked = 0  # of these, for requests
         self.received = 0  # bytes of requests, half of them or whole
         self.kept = 0
         self.refused = 0  # streams, messages and watches, as there was no room to keep them
@@ -103,7 +104,7 @@ class Account:
 
     __slots__ = (
         "_begun", "_budget", "_owed", "_taken_then", "client",
-        "closed", "kept", "queued", "received", "reserved", "taken", "wanted",
+        "closed", "kept", "queued", "received", "reserved", "taken", "unpacked", "wanted",
     )  # fmt: skip
 
     def __init__(self, budget: Budget, client: Client) -> None:
@@ -113,6 +114,7 @@ class Account:
         self.received = 0
         self.kept = 0
         self.reserved = 0  # of these, for what is being made: nothing that the client could take yet
+        self.unpacked = 0  # of these, for requests
         self.taken = 0  # bytes that have left, ever
         self.wanted = 0  # bytes of the answer that waits for room; 0: none does
         self.closed = False
@@ -145,6 +147,19 @@ class Account:
             self.reserved -= size
             self.taken -= size  # for it was not
             self.remove(size)
+
+    def unpack(self, size: int) -> None:
+        """Reserves what a request has become. It goes once answered, so no answer waits for it to go."""
+        if not self.closed:
+            self.unpacked += size
+            self._budget.unpacked += size
+            self.reserve(size)
+
+    def drop_unpacked(self, size: int) -> None:
+        if not self.closed:
+            self.unpacked -= size
+            self._budget.unpacked -= size
+            self.release(size)
 
     def take_in(self, size: int) -> None:
         """Bytes of a request have come. `let_go` takes them away; `crowded` is to be looked at."""
@@ -189,8 +204,9 @@ class Account:
         budget.waiting.pop(self, None)
         self.let_go(self.received)
         self.give_up(self.kept)
+        budget.unpacked -= self.unpacked
         self.remove(self.queued)
-        self.reserved = 0
+        self.reserved = self.unpacked = 0
         self.closed = True
         budget.accounts.discard(self)
 
@@ -211,7 +227,7 @@ class Account:
     def fits(self, size: int) -> bool:
         """May an answer of so many bytes be made? One of any size may, where half of the room is free."""
         budget = self._budget
-        own, everyones = self.queued, budget.queued
+        own, everyones = self.queued - self.unpacked, budget.queued - budget.unpacked
         return (own + size <= budget.share or own <= budget.share // 2) and (
             everyones + size <= budget.limit or everyones <= budget.limit // 2
         )

@@ -250,11 +250,11 @@ def _unary(path: str, handler: UnaryHandler, clients: Clients, turns: Turns, mos
                 request = await client.read(context.read, most)
                 response = handler(request, _call(path, context, client))
                 if not isinstance(response, bytes | Pieces):
-                    account.reserve(len(request))
+                    account.unpack(len(request))
                     try:
                         response = await response
                     finally:
-                        account.release(len(request))
+                        account.drop_unpacked(len(request))
                 whole = response if isinstance(response, bytes) else response.joined()
             except Exception as error:
                 visible = _visible(path, error)

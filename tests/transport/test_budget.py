@@ -49,6 +49,7 @@ class Budgets(RuleBasedStateMachine):
         self.accounts: list[tuple[Account, Connection]] = []
         self.held: list[int] = []  # by account, as the model has it
         self.reserved: list[int] = []
+        self.unpacked: list[int] = []
         self.kept: list[int] = []
         self.now = 0.0
 
@@ -58,6 +59,7 @@ class Budgets(RuleBasedStateMachine):
             self.accounts.append(opened(self.budget))
             self.held.append(0)
             self.reserved.append(0)
+            self.unpacked.append(0)
             self.kept.append(0)
 
     @rule(which=st.integers(0, 7), size=SIZES)
@@ -78,7 +80,7 @@ class Budgets(RuleBasedStateMachine):
         if which < len(self.accounts):
             account = self.accounts[which][0]
             account.close()
-            self.held[which] = self.reserved[which] = self.kept[which] = 0
+            self.held[which] = self.reserved[which] = self.unpacked[which] = self.kept[which] = 0
             assert account.keep(LIMIT)
             account.give_up(LIMIT)
             account.add(1)  # what a call that ends late does
@@ -96,9 +98,26 @@ class Budgets(RuleBasedStateMachine):
     @rule(which=st.integers(0, 7))
     def release(self, which: int) -> None:
         if which < len(self.accounts):
-            self.accounts[which][0].release(self.reserved[which])
-            self.held[which] -= self.reserved[which]
-            self.reserved[which] = 0
+            released = self.reserved[which] - self.unpacked[which]
+            self.accounts[which][0].release(released)
+            self.held[which] -= released
+            self.reserved[which] -= released
+
+    @rule(which=st.integers(0, 7), size=SIZES)
+    def unpack(self, which: int, size: int) -> None:
+        if which < len(self.accounts) and not self.accounts[which][0].closed:
+            self.accounts[which][0].unpack(size)
+            self.held[which] += size
+            self.reserved[which] += size
+            self.unpacked[which] += size
+
+    @rule(which=st.integers(0, 7))
+    def drop_unpacked(self, which: int) -> None:
+        if which < len(self.accounts):
+            self.accounts[which][0].drop_unpacked(self.unpacked[which])
+            self.held[which] -= self.unpacked[which]
+            self.reserved[which] -= self.unpacked[which]
+            self.unpacked[which] = 0
 
     @rule(which=st.integers(0, 7), size=SIZES)
     def keep(self, which: int, size: int) -> None:
@@ -133,6 +152,8 @@ class Budgets(RuleBasedStateMachine):
         assert [account.queued for account, _ in self.accounts] == self.held
         assert [account.reserved for account, _ in self.accounts] == self.reserved
         assert self.budget.queued == sum(self.held)
+        assert [account.unpacked for account, _ in self.accounts] == self.unpacked
+        assert self.budget.unpacked == sum(self.unpacked)
         assert [account.kept for account, _ in self.accounts] == self.kept
         assert self.budget.kept == sum(self.kept) <= LIMIT + 8 * ALWAYS
         assert self.budget.accounts == {account for account, _ in self.accounts if not account.closed}
@@ -221,6 +242,13 @@ def test_client_that_waits_goes_on_once_others_have_taken_theirs() -> None:
 
 def test_answer_of_any_size_fits_where_half_is_free() -> None:
     account, _ = opened(Budget(LIMIT), LIMIT // SHARES // 2)
+
+    assert account.fits(100 * LIMIT)
+
+
+def test_answers_of_any_size_fit_while_only_requests_are_held() -> None:
+    account, _ = opened(Budget(LIMIT))
+    account.unpack(2 * LIMIT)
 
     assert account.fits(100 * LIMIT)
 

@@ -103,7 +103,7 @@ class Intake:
             self.give_back(stream.receive.held)
             stream.receive.held = 0
         if stream.grown:
-            self._account.release(stream.grown)
+            self._account.drop_unpacked(stream.grown)
             stream.grown = 0
         if stream.kept:
             self._account.give_up(stream.kept)

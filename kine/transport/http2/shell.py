@@ -447,7 +447,7 @@ class Shell(asyncio.Protocol):
         grown = len(message) + PREFIX - size
         if grown > 0:
             stream.grown = grown
-            self.account.reserve(grown)
+            self.account.unpack(grown)
         self._unary(stream, route, message)
 
     def _call(self, stream: Stream) -> Call:
