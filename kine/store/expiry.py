@@ -20,8 +20,9 @@ import heapq
 import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic  # the event loop's own clock stands still for milliseconds
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,7 +37,9 @@ from kine.store.errors import (
 from kine.store.keys import name_of
 from kine.store.plan import Plan
 from kine.store.questions import Questions
+from kine.store.sorting import sorted_in_turns
 from kine.tasks import Tasks
+from kine.turns import Places
 
 if TYPE_CHECKING:
     from kine.drivers.base import Lease as Record
@@ -53,6 +56,8 @@ _RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to th
 _RECOUNT = 2.0  # seconds, at least, between two counts of the leases that there are
 _PAST = 4096  # leases
 _AT_ONCE = 256  # keys of one lease
+_EXPIRING = 16  # leases, and keys with a TTL of their own, that are expired at once
+_LOOKED_AT = 1_000  # that may be due, in one turn of the event loop
 _LISTED = 10_000  # records looked at in one turn of the event loop
 _MARGIN = 1.0  # seconds besides, for a renewal that is being recorded
 _RETRY = 1.0  # seconds, when the database does not answer
@@ -109,6 +114,7 @@ class Leases:
         # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
         self._due: list[tuple[float, int, bytes, int]] = []
         self._wake = asyncio.Event()
+        self._expiring = Places(_EXPIRING)
         self._work = Tasks()
 
     # ---- what rows say
@@ -310,24 +316,39 @@ class Leases:
         while True:
             self._wake.clear()
             now = monotonic()
+            looked_at = 0
             while self._due and self._due[0][0] <= now:
                 _, lease_id, key, revision = heapq.heappop(self._due)
                 if lease_id:
-                    self._lease_due(lease_id, now)
+                    await self._lease_due(lease_id, now)
                 elif self._orphans.get(key) == revision:
-                    self._work.start(self._expire_orphan(key, revision))
+                    await self._begin(partial(self._expire_orphan, key, revision))
+                looked_at += 1
+                if not looked_at % _LOOKED_AT:
+                    await self._turns.next(self)
             delay = self._due[0][0] - now if self._due else None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay)
 
-    def _lease_due(self, lease_id: int, now: float) -> None:
+    async def _lease_due(self, lease_id: int, now: float) -> None:
         lease = self._leases.get(lease_id)
         if lease is None:
             return
         if lease.deadline > now:
             self._push(lease.deadline, lease_id)
         else:
-            self._work.start(self._expire(lease))
+            await self._begin(partial(self._expire, lease))
+
+    async def _begin(self, expire: Callable[[], Coroutine[None, None, None]]) -> None:
+        """In its turn: tens of thousands may be due at once, and all writes would stand behind them."""
+        await self._expiring.acquire()
+        self._work.start(self._in_its_place(expire))
+
+    async def _in_its_place(self, expire: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await expire()
+        finally:
+            self._expiring.release()
 
     async def _expire(self, lease: Lease) -> None:
         try:
@@ -407,11 +428,16 @@ class Leases:
 
             return planner
 
-        while lease.keys:
-            keys = sorted(lease.keys)[:_AT_ONCE]
-            done = await asyncio.gather(*(self._submit(planner_of(key)) for key in keys))
-            if not any(one.ids for one in done):
-                break
+        deleted = True
+        while lease.keys and deleted:
+            deleted = False
+            keys = await sorted_in_turns(
+                tuple(lease.keys), bytes, len, partial(self._turns.next, self), reverse=False
+            )
+            for start in range(0, len(keys), _AT_ONCE):
+                block = keys[start : start + _AT_ONCE]
+                done = await asyncio.gather(*(self._submit(planner_of(key)) for key in block))
+                deleted = deleted or any(one.ids for one in done)
 
     def _try_again(
         self, what: str, error: Exception, lease_id: int, key: bytes = b"", revision: int = 0

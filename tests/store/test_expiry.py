@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from kine.drivers.base import Log, Options, Row
-from kine.drivers.memory import connect
+from kine.drivers.memory import MemoryLog, _Rows, connect
+from kine.proto import rpc_pb2 as pb
+from kine.store import expiry
 from kine.store.errors import LeaseNotFoundError
 from kine.store.expiry import Lease, Leases
 from kine.store.index import Entry, Index
 from kine.store.request import Done, Planner
 from kine.turns import Turns
+from tests import instances
+from tests.instances import until
 
 
 @pytest.fixture
@@ -163,3 +167,69 @@ async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_star
     async with running(leases):
         while await log.lease(5) is not None:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
+
+
+class Expiring(MemoryLog):
+    """Goes on with the expiry of leases when the test says; counts those it has begun."""
+
+    def __init__(self) -> None:
+        super().__init__(_Rows())
+        self.begun = 0
+        self.go_on = asyncio.Event()
+
+    async def expire(self, lease_id: int, renewals: int) -> bool:
+        self.begun += 1
+        await self.go_on.wait()
+        return await super().expire(lease_id, renewals)
+
+
+async def test_leases_that_are_due_at_once_expire_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "MIN_TTL", 0)
+    log = Expiring()
+    await log.open()
+    held = Held()
+    held.go_on.set()
+    leases = Leases(log, Index(), held.submit, held.refresh, Turns())
+    for _ in range(200):
+        await leases.grant(0)
+    async with running(leases):
+        await until(lambda: log.begun > 0)
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        begun = log.begun
+        log.go_on.set()
+        await until(lambda: len(leases) == 0)
+    await log.close()
+
+    assert begun <= 16
+    assert log.begun == 200
+
+
+class Counted(set[bytes]):
+    """How many of its items were looked at in all."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for item in super().__iter__():
+            self.looked_at += 1
+            yield item
+
+
+async def test_keys_of_a_lease_are_looked_at_once_to_be_deleted() -> None:
+    number = 3_000
+    async with instances.running(instances.new_memory()) as instance:
+        granted = await instance.call(pb.LeaseGrantRequest(TTL=60))
+        for start in range(0, number, 100):
+            puts = [
+                pb.PutRequest(key=b"/l/%d" % each, lease=granted.ID) for each in range(start, start + 100)
+            ]
+            await instance.call(pb.TxnRequest(success=[pb.RequestOp(request_put=put) for put in puts]))
+        lease = await instance.store.leases.find(granted.ID)
+        lease.keys = counted = Counted(lease.keys)
+        counted.looked_at = 0
+        await instance.call(pb.LeaseRevokeRequest(ID=granted.ID))
+        left = await instance.get(b"/l/", range_end=b"/l0")
+
+    assert left.count == 0
+    assert counted.looked_at <= 2 * number
