@@ -36,19 +36,8 @@ class Recorded:
     """How far any instance has compacted, as the database has it: applied here as soon as that is known."""
 
     def __init__(self, driver: Log, applier: Applier) -> None:
-        self._driver = driver
         self._applier = applier
         self._question: Questions[None, int] = Questions(lambda _: driver.recorded())
-
-    def known(self) -> bool:
-        """Whether it could be told at once; it is applied then."""
-        recorded = self._driver.peek_recorded()
-        if recorded is None:
-            return False
-        index = self._applier.index
-        if recorded > index.compact_revision:
-            self._applier.forget(min(recorded, index.revision))
-        return True
 
     async def learn(self) -> None:
         """Raises DriverError."""

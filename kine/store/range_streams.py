@@ -7,8 +7,8 @@ end it: what that takes away of the revision being told is kept first, as long a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import NamedTuple, Protocol
 
 from kine.store.errors import AnswerTooLargeError, CompactedError
 from kine.store.index import Entry, Index, in_range
@@ -55,6 +55,12 @@ class _View:
         self.kept: dict[bytes, tuple[Entry, bytes | None]] = {}
 
 
+class ReadWhole(Protocol):
+    """In so many bytes at most, tried again when compaction overtakes it."""
+
+    def __call__(self, op: Range, most: int) -> RangeResult | Awaitable[RangeResult]: ...
+
+
 class RangeStreams:
     def __init__(
         self,
@@ -62,26 +68,26 @@ class RangeStreams:
         values: Values,
         reads: Reads,
         fetch: FetchValues,
-        read_whole: Callable[[Range, int], RangeResult | Awaitable[RangeResult]],
         turns: Turns,
     ) -> None:
         self._index = index
         self._values = values
         self._reads = reads
         self._fetch = fetch
-        self._read_whole = read_whole  # in so many bytes at most, tried again when compaction overtakes it
         self._turns = turns
         self._views: set[_View] = set()
         self._reading = Places(_AT_ONCE)
 
-    async def parts(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
+    async def parts(self, op: Range, most: int, read_whole: ReadWhole) -> AsyncGenerator[Part, None]:
         """A range in order of keys, without filters; each part of `most` bytes, or of one key that is larger.
+
+        A small one is read by `read_whole`.
 
         Raises StoreError, DriverError; CompactedError midway where what is left can no longer be read.
         """
         if op.end is None or op.count_only or self._reads.expected(op) <= _WHOLE:
             try:
-                answer = self._read_whole(op, 2 * _WHOLE)
+                answer = read_whole(op, 2 * _WHOLE)
                 result = answer if isinstance(answer, RangeResult) else await answer
             except AnswerTooLargeError:
                 pass  # its values are larger than those that are known

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from kine.drivers.base import (
@@ -49,15 +50,15 @@ from kine.store.ops import (
     Op,
     Put,
     Range,
+    RangeResult,
     Swap,
     Txn,
     TxnResult,
 )
 from kine.store.plan import MissingValuesError, Plan, check_revision, plan
 from kine.store.range_streams import Part, RangeStreams
-from kine.store.ranges import Ranges, revision_of
 from kine.store.reading import RangeCodec, Reading
-from kine.store.reads import GoneError, Reads
+from kine.store.reads import GoneError, Reads, Unread
 from kine.store.request import Done, Frames, Planner
 from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
@@ -71,6 +72,7 @@ log = logging.getLogger(__name__)
 C = TypeVar("C")
 T = TypeVar("T")
 
+_PATIENCE = 30.0  # seconds for which a read that compaction overtakes is tried again
 _EVERYTHING_BLOCK = 4_000  # keys
 
 
@@ -114,13 +116,8 @@ class Store:
             self.index, self.values, self.lists, driver.values, self._recorded.learn, self.turns
         )
         self._answers = Answers(self.index, self._reads)
-        self.range = Ranges(
-            self.index, self._reads
-        ).range  # itself, as a call in between would cost each read
         self.hub = Hub(self.index, self.values, self._reads, self.turns)
-        self._streams = RangeStreams(
-            self.index, self.values, self._reads, driver.values, self.range, self.turns
-        )
+        self._streams = RangeStreams(self.index, self.values, self._reads, driver.values, self.turns)
 
         self._loader = Loader(driver, self._applier, self.hub, self._streams)
         self._tailer = Tailer(
@@ -240,7 +237,7 @@ class Store:
 
         `past`: compactions too, which only those need to know who ask for a revision.
         """
-        if past and not self._recorded.known():
+        if past and not self.knows_compaction():
             return asyncio.gather(self._recorded.learn(), self._freshness.refresh())
         return self._freshness.refresh()
 
@@ -251,13 +248,29 @@ class Store:
 
     def knows_compaction(self) -> bool:
         """Whether it could be told at once how far any instance has compacted; it is applied then."""
-        return self._recorded.known()
+        recorded = self._driver.peek_recorded()
+        if recorded is None:
+            return False
+        if recorded > self.index.compact_revision:
+            self._applier.forget(min(recorded, self.index.revision))
+        return True
 
     # ---- reads
 
+    def range(self, op: Range, most: int = LARGEST_ANSWER) -> RangeResult | Awaitable[RangeResult]:
+        """As of what is applied here; at once where it can. Raises StoreError, DriverError."""
+        index = self.index
+        if op.revision > 0:
+            check_revision(op, index)
+        revision = _revision(op, index)
+        answer = self._reads.range(op, revision, index.revision, most)
+        if type(answer) is RangeResult:
+            return answer
+        return Unread(answer, partial(self._range_retried, op=op, most=most))  # type: ignore[arg-type]
+
     def stream(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
         """As of what is applied here, in parts: see `RangeStreams.parts`. Raises StoreError, DriverError."""
-        return self._streams.parts(op, most)
+        return self._streams.parts(op, most, self.range)
 
     def expected(self, op: Range) -> int:
         """About how many bytes the range's answer will take."""
@@ -320,6 +333,23 @@ class Store:
         except GoneError:
             raise CompactedError(self.index.compact_revision) from None
 
+    async def _range_retried(self, answer: Awaitable[RangeResult], op: Range, most: int) -> RangeResult:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE
+        while True:
+            try:
+                return await answer
+            except GoneError:
+                if loop.time() > until:
+                    raise TimedOutError from None
+                # Compaction came between the index and the rows: look again at what is there now.
+                index = self.index
+                check_revision(op, index)
+                again = self._reads.range(op, _revision(op, index), index.revision, most)
+                if isinstance(again, RangeResult):
+                    return again
+                answer = again
+
     # ---- writes
 
     async def txn(self, txn: Txn, most: int = LARGEST_ANSWER) -> TxnResult:
@@ -367,7 +397,7 @@ class Store:
             meter = Meter(most, self.turns, txn.client)
             for op in ops:
                 if isinstance(op, Range) and op.end is not None:
-                    revision = revision_of(op, self.index)
+                    revision = _revision(op, self.index)
                     try:
                         check_revision(op, self.index)
                         await self._answers.range(op, revision, revision, meter)
@@ -383,7 +413,7 @@ class Store:
     ) -> TxnResult:
         """A transaction without writes: it need not queue behind those of others."""
         pinned: Frames = {}
-        await self.refresh(past=past)
+        await (self.refresh(past=True) if past else self._freshness.refresh())
         while True:
             if compares:  # many keys perhaps, or large values: one transaction in a turn of the loop
                 await self.turns.next(client)
@@ -435,6 +465,11 @@ class Store:
 
     def folder(self) -> str | None:
         return self._driver.folder()
+
+
+def _revision(op: Range, index: Index) -> int:
+    """As in etcd, a negative revision asks for the present, too."""
+    return op.revision if op.revision > 0 else index.revision
 
 
 def has_ranges(txn: Txn) -> bool:
