@@ -21,6 +21,7 @@ from kine.etcd.routes import Bounds, Identity, Services, services
 from kine.proto import rpc_pb2 as pb
 from kine.store.store import Settings, Store
 from kine.transport.base import Call, Pieces, Unary
+from kine.transport.budget import Account, Budget
 
 PATIENCE = 30.0  # seconds, for what comes by itself
 LONG = 3600.0
@@ -110,12 +111,27 @@ class Watching(Pipe):
         return found
 
 
+class NoConnection:
+    """See `kine.transport.budget.Client`."""
+
+    def resume(self) -> None:
+        pass
+
+    def shed(self) -> bool:
+        return False
+
+    def cut_off(self) -> None:
+        pass
+
+
 class Instance:
     def __init__(self, log: Log, store: Store, served: Services) -> None:
         self.log = log
         self.store = store
         self.served = served
         self._streams: list[asyncio.Task[None]] = []
+        self._budget = Budget(2**30)
+        self._accounts: dict[str, Account] = {}
 
     async def call(self, request: Any) -> Any:
         """The answer. Raises `kine.transport.base.RpcError`."""
@@ -138,10 +154,12 @@ class Instance:
     async def get(self, key: bytes, **fields: Any) -> pb.RangeResponse:
         return await self.call(pb.RangeRequest(key=key, **fields))  # type: ignore[no-any-return]
 
-    def watch(self, client: Any = None) -> Watching:
-        """A stream of this client, which shares its turns with its others."""
+    def watch(self, client: str = "") -> Watching:
+        """A stream of this client, which shares its turns with its others; without a name it is nobody's."""
         pipe = Watching()
-        work = self.served.watch.watch(pipe, Call("Watch/Watch", account=client))
+        if client and client not in self._accounts:
+            self._accounts[client] = self._budget.account(NoConnection())
+        work = self.served.watch.watch(pipe, Call("Watch/Watch", account=self._accounts.get(client)))
         self._streams.append(asyncio.ensure_future(work))
         return pipe
 
