@@ -19,7 +19,6 @@ from kine.store.request import Done, Planner
 from kine.turns import Turns
 from tests import instances
 from tests.instances import until
-from tests.ops import put
 
 
 @pytest.fixture
