@@ -73,8 +73,11 @@ class Snapshots:
                     yield block, left
                 yield digest.digest(), 0
         except OSError as error:
-            log.error("a snapshot could not be written: %s", error.strerror)
-            raise BusyError(f"the server cannot write the snapshot to disk: {error.strerror}") from None
+            reason = error.strerror or str(error)
+            if self._store.folder() is None:
+                reason += "; name a writable directory with room in the server's TMPDIR"
+            log.error("a snapshot could not be written: %s", reason)
+            raise BusyError(f"the server cannot write the snapshot to disk: {reason}") from None
         finally:
             self._turn.release()
 

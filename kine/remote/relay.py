@@ -12,6 +12,8 @@ import ssl
 import tempfile
 from typing import TYPE_CHECKING
 
+from kine.drivers.base import UnavailableError
+
 if TYPE_CHECKING:
     from kine.drivers.base import Options
     from kine.remote.endpoint import Endpoint
@@ -36,7 +38,12 @@ class Relay:
     async def start(self) -> None:
         """Raises OSError, ssl.SSLError when a file cannot be used."""
         self._context()
-        self._directory = tempfile.mkdtemp(prefix="kine-")  # mode 0700
+        try:
+            self._directory = tempfile.mkdtemp(prefix="kine-")  # mode 0700
+        except OSError as error:
+            raise UnavailableError(
+                f"no place for a socket of kine's own ({error.strerror}); name a writable directory in TMPDIR"
+            ) from None
         self._server = await asyncio.start_unix_server(self._serve, f"{self._directory}/etcd")
 
     async def stop(self) -> None:

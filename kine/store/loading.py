@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +11,16 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from kine.drivers.base import DriverError, Log, NewRow, OvertakenError, Piecemeal, Row, Write
+from kine.drivers.base import (
+    DriverError,
+    Log,
+    NewRow,
+    OutOfRevisionsError,
+    OvertakenError,
+    Piecemeal,
+    Row,
+    Write,
+)
 from kine.store.index import Entry, Index
 from kine.store.keys import COMPACT_REV_KEY, HEALTH_KEY, HEALTH_VALUE, split_version
 
@@ -156,8 +166,18 @@ async def _read_compact_version(driver: Log, index: Index) -> None:
 
 
 async def bootstrap(driver: Log, applier: Applier, catch_up: Callable[[int], Awaitable[None]]) -> None:
-    """Makes the rows that are missing at a database's first start. Raises DriverError."""
+    """Makes the rows that are missing at a database's first start. Raises DriverError.
+
+    Where no revision is left for them, what is there is served: `Store.exhausted` says why no write is.
+    """
     index = applier.index
+    with contextlib.suppress(OutOfRevisionsError):
+        await _make_own_rows(driver, applier, index, catch_up)
+
+
+async def _make_own_rows(
+    driver: Log, applier: Applier, index: Index, catch_up: Callable[[int], Awaitable[None]]
+) -> None:
     while not (applier.compact_row and index.live(HEALTH_KEY)):
         rows = []
         if not applier.compact_row:

@@ -66,6 +66,16 @@ def test_a_context_file(tmp_path: Path) -> None:
         parse(f"nats://host?contextFile={path}", Options())
 
 
+@pytest.mark.parametrize("name", ["credsFile", "contextFile"])
+def test_a_file_that_cannot_be_used_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "there is none"
+    with pytest.raises(ValueError, match=f"^{name} in the endpoint, {path}: No such file"):
+        parse(f"nats://?{name}={path}&noEmbed", Options())
+    path.mkdir()
+    with pytest.raises(ValueError, match=f"^{name} in the endpoint, {path}: Is a directory"):
+        parse(f"nats://?{name}={path}&noEmbed", Options())
+
+
 @pytest.mark.skipif(bool(nats.missing()), reason=nats.missing() or "-")
 @pytest.mark.parametrize(
     ("configured", "account"),

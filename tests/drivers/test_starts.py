@@ -689,6 +689,38 @@ def test_ids_of_32_bits(kind: str, request: pytest.FixtureRequest, tmp_path: Pat
     assert "32-bit" not in instance.log.read_text()
 
 
+@pytest.mark.parametrize("last", ["/registry/health", "/k/c"], ids=["whole", "without its own rows"])
+@pytest.mark.parametrize("kind", ["postgres", "mysql"])
+def test_ids_of_32_bits_that_are_used_up_above_a_gap(
+    kind: str, last: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """What is there is served, and why nothing can be written is said."""
+    server: Postgres | Mysql = request.getfixturevalue(f"{kind}_server")
+    name = server.new_database()
+    run(server, f"CREATE DATABASE {name}")
+    run(server, NARROW[kind], name)
+    columns = "(id, name, created, deleted, create_revision, prev_revision, lease, value)"
+    rows = ((LAST - 6, "/k/a"), (LAST - 3, "/k/b"), (LAST, last))
+    run(
+        server,
+        f"INSERT INTO kine {columns} VALUES (1, 'compact_rev_key', 1, 0, 0, {LAST - 10}, 0, '');"
+        + "".join(
+            f"INSERT INTO kine {columns} VALUES ({row}, '{key}', 1, 0, 0, 0, 0, '');" for row, key in rows
+        ),
+        name,
+    )
+    if kind == "postgres":
+        run(server, f"SELECT setval('kine_id_seq', {LAST})", name)
+    instance = start_kine(server.endpoint(name), "http2", tmp_path)
+    assert "ids are 32-bit numbers and the last one is used" in readiness(instance.address)
+    with Client(instance.address) as client:
+        assert client.range(b"/k/", b"/k0").count == (2 if last == "/registry/health" else 3)
+        with pytest.raises(grpc.RpcError) as refused:
+            client.put(b"/k/d")
+        assert "the table's ids are 32-bit numbers and the last one is used" in refused.value.details()
+    assert instance.stop() == 0
+
+
 async def test_socket_of_mysql_that_is_not_there_is_named(tmp_path: Path) -> None:
     reason = await first_reason(f"mysql://u:set-up-word@unix({tmp_path}/no.sock)/d")
     assert re.search(f"on the socket {tmp_path}/no.sock.*check that it runs", reason)

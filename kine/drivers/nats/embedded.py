@@ -37,7 +37,7 @@ class EmbeddedServer:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         # As Go kine, whose server takes JetStream's default place.
-        self._directory = Path(endpoint.data_dir or Path(tempfile.gettempdir()) / "nats")
+        self.directory = Path(endpoint.data_dir or Path(tempfile.gettempdir()) / "nats")
         self._runtime: tempfile.TemporaryDirectory[str] | None = None
         self._lock = -1
         self._port = endpoint.port
@@ -66,17 +66,17 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Returns when it listens. Raises DriverError."""
         if not self._endpoint.data_dir and not self._endpoint.server_config:
-            log.warning("the embedded NATS keeps its data in %s: name a dataDir to keep it", self._directory)
+            log.warning("the embedded NATS keeps its data in %s: name a dataDir to keep it", self.directory)
         try:
             if self._endpoint.data_dir:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             else:
-                _make_private(self._directory)
+                _make_private(self.directory)
             self._runtime = self._temporary()
             await self._take()
         except OSError as error:
             raise DriverError(
-                f"the embedded NATS cannot use {error.filename or self._directory}: {error.strerror};"
+                f"the embedded NATS cannot use {error.filename or self.directory}: {error.strerror};"
                 " name another dataDir in the endpoint, or run kine as a user that may use this one"
             ) from None
         await self._spawn()
@@ -86,11 +86,11 @@ class EmbeddedServer:
         try:
             return tempfile.TemporaryDirectory(prefix="kine-nats-")
         except FileNotFoundError:  # /tmp and its like are read-only, or not there
-            return tempfile.TemporaryDirectory(prefix=".kine-nats-", dir=self._directory)
+            return tempfile.TemporaryDirectory(prefix=".kine-nats-", dir=self.directory)
 
     async def _take(self) -> None:
         """The server holds this lock, too: its data are free only once both have ended."""
-        self._lock = os.open(self._directory / "kine.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(self.directory / "kine.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         deadline = asyncio.get_running_loop().time() + _LOCKED
         while True:
             try:
@@ -111,12 +111,12 @@ class EmbeddedServer:
         _forget_ports(runtime)
         endpoint = self._endpoint
         # Without a dataDir a configuration may name the place; twice is refused.
-        place = ["-sd", str(self._directory)] if endpoint.data_dir or not endpoint.server_config else []
+        place = ["-sd", str(self.directory)] if endpoint.data_dir or not endpoint.server_config else []
         with contextlib.ExitStack() as files:
             output = None
             log_file: list[str] = []
             if not endpoint.stdout_logging:
-                path = self._directory / "nats-server.log"
+                path = self.directory / "nats-server.log"
                 output = files.enter_context(path.open("ab"))  # what is wrong with a configuration comes here
                 log_file = ["-l", str(path)]
             self._process = await asyncio.create_subprocess_exec(
@@ -131,7 +131,7 @@ class EmbeddedServer:
                     if self._process.returncode is not None:
                         raise UnavailableError(
                             f"the embedded NATS ended with exit code {self._process.returncode}; its log is"
-                            f" {self._directory / 'nats-server.log'}, or on stdout with stdoutLogging"
+                            f" {self.directory / 'nats-server.log'}, or on stdout with stdoutLogging"
                         )
                     await asyncio.sleep(0.01)
         except TimeoutError:

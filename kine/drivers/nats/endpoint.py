@@ -137,7 +137,7 @@ def _readable(name: str, path: str) -> str:
     try:
         open(path, "rb").close()
     except OSError as error:
-        raise ValueError(f"{name} in the endpoint: {error.strerror}; give a readable file") from None
+        raise ValueError(f"{name} in the endpoint, {path}: {error.strerror}; give a readable file") from None
     return path
 
 
@@ -148,10 +148,12 @@ def _context(path: str) -> dict[str, Any]:
     except ValueError:
         context = None
     if not isinstance(context, dict):
-        raise ValueError("contextFile in the endpoint is not a nats CLI context: a JSON object")
+        raise ValueError(f"contextFile in the endpoint, {path}, is not a nats CLI context: a JSON object")
     unusable = sorted(name for name in _UNUSABLE if context.get(name))
     if unusable:
-        raise ValueError(f"contextFile in the endpoint: {unusable[0]} is not supported; use creds or user")
+        raise ValueError(
+            f"contextFile in the endpoint, {path}: {unusable[0]} is not supported; use creds or user"
+        )
     return context
 
 

@@ -384,8 +384,8 @@ class NatsLog:
     async def defragment(self) -> None:
         """The server compacts its files by itself."""
 
-    def folder(self) -> None:
-        """The data are the server's; an embedded one's directory is its own."""
+    def folder(self) -> str | None:
+        return str(self._server.directory) if self._server is not None else None
 
     async def _timed(self, name: str, work: Awaitable[T]) -> T:
         start = time.perf_counter()
