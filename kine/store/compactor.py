@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kine.drivers.base import DriverError
 from kine.store.errors import CompactedError, FutureRevisionError
@@ -45,23 +45,48 @@ class Recorded:
         self._applier.forget(min(recorded, self._applier.index.revision))
 
 
+class Forgetting(Protocol):
+    """See `kine.store.applying`."""
+
+    @property
+    def index(self) -> Index: ...
+
+    def forget(self, revision: int) -> list[Entry]:
+        """Compacts the index and what hangs on it; what is left of the keys concerned."""
+
+
+class Saving(Protocol):
+    """See `kine.store.range_streams`."""
+
+    async def save(self) -> None:
+        """Reads what is needed still of what the index has forgotten."""
+
+
+class Space(Protocol):
+    """See `kine.store.writer`."""
+
+    @property
+    def no_space(self) -> bool:
+        """The database is full."""
+
+
 class Compactor:
     def __init__(
         self,
         driver: Log,
-        index: Index,
-        forget: Callable[[int], list[Entry]],
         policy: Policy,
+        *,
+        applier: Forgetting,
+        streams: Saving,
+        writer: Space,
         observe: Callable[[str], None],
-        no_space: Callable[[], bool],
-        save: Callable[[], Awaitable[None]],
     ) -> None:
-        self._no_space = no_space  # the database is full
         self._driver = driver
-        self._index = index
-        self._forget = forget  # compacts the index and what hangs on it
-        self._save = save  # reads what is needed still of what the index has forgotten
         self._policy = policy
+        self._index = applier.index
+        self._applier = applier
+        self._streams = streams
+        self._writer = writer
         self._observe = observe
         self._one = asyncio.Lock()
         self._asked = Tasks()
@@ -120,7 +145,7 @@ class Compactor:
     async def _compact_alone(self, revision: int) -> None:
         index = self._index
         # What is kept back for slow readers must not keep a full database full.
-        retain = 0 if self._no_space() else self._policy.min_retain
+        retain = 0 if self._writer.no_space else self._policy.min_retain
         target = min(revision, index.revision - retain)
         try:
             # From where the database is: the index is ahead of it after a step that failed, and what
@@ -156,12 +181,12 @@ class Compactor:
     async def _step(self, revision: int) -> int:
         """What the database has recorded then."""
         before = self._index.compact_revision
-        for entry in self._forget(revision):
+        for entry in self._applier.forget(revision):
             if entry.version > 1 and entry.mod > before:
                 self._versions[entry.mod] = entry.version
-        await self._save()
+        await self._streams.save()
         recorded = await self._driver.compact(revision, list(self._versions.items()))
         self._versions.clear()
         if recorded > self._index.compact_revision:  # another instance has gone further
-            self._forget(min(recorded, self._index.revision))
+            self._applier.forget(min(recorded, self._index.revision))
         return recorded

@@ -144,12 +144,11 @@ class Store:
         )
         self._compactor = Compactor(
             driver,
-            self.index,
-            self._applier.forget,
             settings.compaction,
-            observers.compaction,
-            lambda: self.no_space,
-            self._streams.save,
+            applier=self._applier,
+            streams=self._streams,
+            writer=self.writer,
+            observe=observers.compaction,
         )
         self._defragmenter = Defragmenter(driver.defragment, settings.processes)
         self._applier.tell(self.hub, self.leases, self._streams)

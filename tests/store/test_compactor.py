@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -52,23 +52,35 @@ class Ended:
         self.heard.set()
 
 
-def compactor_of(
-    database: Database, min_retain: int = 0, no_space: Callable[[], bool] = lambda: False
-) -> tuple[Compactor, Ended]:
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The writer, as far as it is asked."""
+
+    no_space: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """An index that nothing hangs on."""
+
+    index: Index
+
+    def forget(self, revision: int) -> list[Entry]:
+        return self.index.compact(revision)[0]
+
+    async def save(self) -> None:
+        pass
+
+
+def compactor_of(database: Database, min_retain: int = 0, space: Space = Space()) -> tuple[Compactor, Ended]:
     index = Index()
     for revision in range(1, ROWS + 1):
         index.apply(Entry(b"/a", revision, 1, revision, 0, index.newest.get(b"/a")))
     index.revision = ROWS
     ended = Ended()
-
-    def forget(revision: int) -> list[Entry]:
-        return index.compact(revision)[0]
-
-    async def save() -> None:
-        pass
-
     policy = Policy(min_retain=min_retain)
-    return Compactor(database, index, forget, policy, ended, no_space, save), ended
+    alone = Alone(index)
+    return Compactor(database, policy, applier=alone, streams=alone, writer=space, observe=ended), ended
 
 
 async def test_a_compaction_goes_on_when_its_client_has_gone():
@@ -123,7 +135,7 @@ async def test_the_newest_revisions_are_retained(retain: int, reached: int) -> N
 async def test_a_full_database_retains_nothing() -> None:
     database = Database()
     database.go.set()
-    compactor, _ = compactor_of(database, 1000, no_space=lambda: True)
+    compactor, _ = compactor_of(database, 1000, Space(no_space=True))
     await within(compactor.request(ROWS))
     assert database.compacted_to == ROWS
 
