@@ -39,12 +39,12 @@ def losses(repo: git.Repo, line: Line, carried: Collection[str]) -> dict[str, tu
     newest: dict[str, Commit] = {}  # by path, of those carried
     for commit in reversed(commits):
         for path in paths.get(commit.sha, ()):
-            if commit.sha not in carried or commit.is_merge:
+            if commit.sha not in carried:
                 others[path].append(commit)
-                continue
-            newest.setdefault(path, commit)
-            if path in others:
-                suspects[path].append(commit)
+            elif not commit.is_merge:
+                newest.setdefault(path, commit)
+                if path in others:
+                    suspects[path].append(commit)
     if not suspects:
         return {}
     mine = [one for one in commits if one.sha in carried and not one.is_merge]

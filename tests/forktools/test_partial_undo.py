@@ -187,6 +187,16 @@ def test_what_carried_work_takes_is_not_asked_for(line: History, verify: Command
     assert verify(line).rules == []
 
 
+def test_what_a_carried_merge_leaves_out_is_not_asked_for(line: History, verify: Command) -> None:
+    """Both lines have settled the same conflict so."""
+    for branch, base in ((OLD, "v1.0.0"), (NEW, "v1.1.0")):
+        line.commit("feat(fork): other", {"other.py": "another\n"}, on=f"side-{base}", parents=[base])
+        less = {"guard.py": WHOLE.replace("    check 3\n", ""), "other.py": "another\n"}
+        line.commit("chore(fork): merge", less, on=branch, parents=[branch, f"side-{base}"])
+
+    assert verify(line).rules == []
+
+
 def test_what_another_commit_brings_back_stands(line: History, verify: Command) -> None:
     line.commit("fix(fork): fewer checks", {"guard.py": WHOLE.replace("    check 3\n", "")}, on=NEW)
     line.commit("fix(fork): all of them", {"guard.py": WHOLE}, on=NEW)
