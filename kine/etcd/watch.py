@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import logging
 from collections import Counter
+from itertools import islice
 from typing import Protocol
 
 from kine.etcd import errors
@@ -19,6 +20,7 @@ from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.store.values import varint
 from kine.store.watcher import Events, Watcher
+from kine.tasks import Tasks
 from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, Stream
 from kine.turns import Turns
 
@@ -61,6 +63,7 @@ class Watch:
         self.watches: Counter[object] = Counter()  # open, by connection
         self.sessions: set[Session] = set()
         self._turns = Turns()
+        self.leaving = Tasks()  # what removes the watchers of streams that have ended
         self._stopping = False
 
     async def watch(self, stream: Stream, call: Call) -> None:
@@ -126,9 +129,19 @@ class Session:
                 raise errors.stopped() from None
             raise
         finally:
-            for watcher in tuple(self._watchers.values()):
-                self._forget(watcher)
-                self._hub.remove(watcher)
+            self._remove(_TICKED)
+            if self._watchers:
+                self._service.leaving.start(self._remove_in_turns())
+
+    def _remove(self, most: int) -> None:
+        for watcher in tuple(islice(self._watchers.values(), most)):
+            self._forget(watcher)
+            self._hub.remove(watcher)
+
+    async def _remove_in_turns(self) -> None:
+        while self._watchers:
+            await self._store.turns.next(self.client)
+            self._remove(_TICKED)
 
     def end(self) -> None:
         self._ended = True

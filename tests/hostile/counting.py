@@ -23,7 +23,7 @@ from prometheus_client import Gauge
 from kine.cli import main
 from kine.etcd import lease, watch
 from kine.observe import http, metrics
-from kine.store import reads, store
+from kine.store import hub, reads, store
 from kine.transport import grpc
 from kine.transport.http2 import calls, shell
 
@@ -94,6 +94,17 @@ def listed(turns: Turns) -> None:
         setattr(lease.rpc, name, _counting(getattr(lease.rpc, name), turns))
 
 
+def removed(turns: Turns) -> None:
+    """Watchers that have gone."""
+    before: Callable[..., None] = hub.Hub.remove
+
+    def remove(self: Any, watcher: Any) -> None:
+        turns.count()
+        before(self, watcher)
+
+    hub.Hub.remove = remove  # type: ignore[method-assign]
+
+
 def told(turns: Turns) -> None:
     """Watchers that were sent events."""
     before: Callable[..., None] = watch.Session.events
@@ -151,6 +162,7 @@ if __name__ == "__main__":
     listed(Turns("hostile_leases_per_turn", "Leases, and keys of leases, encoded in one turn of the loop"))
     told(Turns("hostile_watchers_per_turn", "Watchers that were sent events in one turn of the loop"))
     copied(Turns("hostile_value_bytes_per_turn", "Bytes of values sorted by in one turn of the loop"))
+    removed(Turns("hostile_watchers_removed_per_turn", "Watchers that went in one turn of the loop"))
     answered(Turns("hostile_pages_per_turn", "Requests of HTTP/1.1 in one turn of the loop"))
     sys.argv[0] = "kine"
     main()

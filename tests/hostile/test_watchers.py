@@ -60,3 +60,15 @@ def test_prefixes_of_hundreds_of_lengths(target: Target) -> None:
     told = watch.events_by_watch(len(key) * WRITES)
     assert len(told) == len(key)
     assert all([event.kv.mod_revision for event in events] == revisions for events in told.values())
+
+
+def test_stream_of_thousands_of_watches_that_ends(target: Target) -> None:
+    with target.probed() as probe:
+        watch = target.client().watch()
+        for number in range(WATCHES):
+            watch.ask(*overlapping(number))
+        await_that(lambda: target.metric("kine_watchers") == WATCHES)
+        watch.close()
+        await_that(lambda: target.metric("kine_watchers") == 0)
+        probe.answers(10)
+    assert target.metric("hostile_watchers_removed_per_turn") <= ALLOWANCE
