@@ -136,6 +136,12 @@ class Account:
         if budget.waiting:
             budget.wake()
 
+    def put_back(self, size: int) -> None:
+        """So much of what has left waits for the socket after all; it has left when it is removed."""
+        if not self.closed:
+            self.taken -= size
+            self.add(size)
+
     def reserve(self, size: int) -> None:
         """Adds what is being made or waits to be; `release` takes it away when it is queued or given up."""
         if not self.closed:

@@ -68,6 +68,14 @@ class Budgets(RuleBasedStateMachine):
             self.accounts[which][0].add(size)
             self.held[which] += size
 
+    @rule(which=st.integers(0, 7), size=SIZES)
+    def put_back(self, which: int, size: int) -> None:
+        if which < len(self.accounts) and not self.accounts[which][0].closed:
+            before = self.accounts[which][0].taken
+            self.accounts[which][0].put_back(size)
+            self.held[which] += size
+            assert self.accounts[which][0].taken == before - size
+
     @rule(which=st.integers(0, 7), part=st.floats(0, 1))
     def remove(self, which: int, part: float) -> None:
         if which < len(self.accounts):

@@ -65,6 +65,7 @@ class Shell(asyncio.Protocol):
         self._secure = False
         self._negotiated = True  # where there is TLS, by its ALPN
         self._unread = b""  # where there is any, we do not read, and wait for our turn or for the socket
+        self._buffered = 0  # bytes in the transport's buffer, since the socket is full
         self._counted = _FREE  # streams, open or free
         self._begun = 0  # calls and frames of streams, since the last piece
         self._flushing = False
@@ -175,9 +176,13 @@ class Shell(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.out.paused = True
         self._transport.pause_reading()  # whoever does not read need not be heard
+        self._buffered = self._transport.get_write_buffer_size()
+        self.account.put_back(self._buffered)
 
     def resume_writing(self) -> None:
         self.out.paused = False
+        self.account.remove(self._buffered)
+        self._buffered = 0
         if self._unread:
             self.rotation.wait(self, len(self._unread))
         else:
