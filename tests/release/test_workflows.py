@@ -598,6 +598,14 @@ OTHERS = {
     ],
     ("test.yml", "Test"): ["make test"],
     ("lint.yml", "Lint"): ["make lint types"],
+    ("docs.yml", "Build"): ["make docs"],
+    ("docs.yml", "Publish"): [
+        "git config user.name github-actions[bot]",
+        "git config user.email 41898282+github-actions[bot]@users.noreply.github.com",
+        "gh auth setup-git",
+        "make docs",
+        "mkdocs gh-deploy --strict --force --message docs: the site of 0123abcd",
+    ],
 }
 JUDGED = {
     ("audit.yml", "Fetch upstream's tags"),
@@ -646,7 +654,7 @@ def test_step_calls_its_tool(place: tuple[str, str], commands: list[str], tmp_pa
     (tmp_path / "dist").mkdir()
     for file in ("SHA256SUMS", "kine.whl"):
         (tmp_path / "dist" / file).touch()
-    for name in ("python", "gh", "updatecli", "make", "bash", "sudo"):
+    for name in ("python", "gh", "git", "updatecli", "make", "mkdocs", "bash", "sudo"):
         stub(stubs / name, called)
     (tmp_path / "tool" / "bin").mkdir(parents=True)
     stub(tmp_path / "tool" / "bin" / "pip", called)
@@ -657,6 +665,7 @@ def test_step_calls_its_tool(place: tuple[str, str], commands: list[str], tmp_pa
         PATH=f"{stubs}:{os.environ['PATH']}",
         GITHUB_REF_NAME="v1.2.3.vcluster.0",
         GITHUB_REPOSITORY="loft-sh/kine",
+        GITHUB_SHA="0123abcd",
     )
     assert code == 0
     assert called.read_text().splitlines() == [command.format(temp=tmp_path) for command in commands]
