@@ -7,6 +7,7 @@ import json
 import time
 import urllib.request
 from contextlib import aclosing
+from http.client import HTTPException, InvalidURL
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10.0  # seconds
 _COMPACTED_WITHIN = 1.0  # seconds in which a watch from a compacted revision has been refused
+_METRICS_BYTES = 16 * 1024 * 1024
 _METRICS = ("keys", "watchers", "watch_streams", "slow_watchers", "write_queue", "workers")
 
 
@@ -134,19 +136,18 @@ async def _of_metrics(url: str, told: dict[str, Any]) -> dict[str, Any]:
     address = url.rstrip("/").removesuffix("/metrics") + "/metrics"
     try:
         text = await asyncio.to_thread(_fetch, address)
-    except OSError as error:  # what urllib raises holds the reason, or is it
-        reason = getattr(error, "reason", error)
+        families = list(text_string_to_metric_families(text))
+        found = {
+            sample.name: int(sample.value)
+            for family in families
+            for sample in family.samples
+            if not sample.labels and sample.name.startswith("kine_")
+        }
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
         raise DriverError(
-            f"no metrics at {address}: {getattr(reason, 'strerror', None) or reason}; name the server's"
-            " --metrics-bind-address with --metrics"
+            f"no metrics at {address}: {_no_metrics(error)}; name the server's --metrics-bind-address with"
+            " --metrics"
         ) from None
-    families = list(text_string_to_metric_families(text))
-    found = {
-        sample.name: int(sample.value)
-        for family in families
-        for sample in family.samples
-        if not sample.labels
-    }
     builds = [
         sample.labels["version"]
         for family in families
@@ -160,6 +161,15 @@ async def _of_metrics(url: str, told: dict[str, Any]) -> dict[str, Any]:
     return more
 
 
+def _no_metrics(error: Exception) -> str:
+    if isinstance(error, InvalidURL):
+        return str(error)
+    if not isinstance(error, OSError):
+        return "what answers there is no kine"
+    reason = getattr(error, "reason", error)  # what urllib raises holds the reason, or is it
+    return str(getattr(reason, "strerror", None) or reason)
+
+
 def _fetch(url: str) -> str:
     with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http or https, checked
-        return str(answer.read().decode())
+        return str(answer.read(_METRICS_BYTES).decode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -131,3 +133,45 @@ def test_metrics_that_are_not_there_are_told_with_their_flag(tmp_path: Path) -> 
     assert (found.code, wrong.code) == (1, 1)
     assert f"kine: no metrics at {nobody}/metrics: Connection refused; {advice}\n" in found.err
     assert "/nowhere/metrics: Not Found; " in wrong.err
+
+
+ANSWERS = {
+    "closes": b"",
+    "is no HTTP": bytes(range(256)) * 8,
+    "has no text": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    "has no metrics": b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n<html {",
+    "has no number": b"HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\nkine_revision +Inf",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_metrics_address_of_something_else_is_told_in_a_line(answer: str, tmp_path: Path) -> None:
+    server = start_kine(f"sqlite://{tmp_path / 'state.db'}", "http2", tmp_path)
+    with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer_once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(ANSWERS[answer])
+
+        answered = pool.submit(answer_once)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        found = told("status", "--endpoint", f"http://{server.address}", "--metrics", url, "-o", "json")
+        answered.result(60)
+    assert server.stop() == 0
+
+    assert found.code == 1
+    assert found.json["error"].startswith(f"no metrics at {url}/metrics: ")
+    assert found.json["error"].endswith("; name the server's --metrics-bind-address with --metrics")
+
+
+@pytest.mark.parametrize("port", ["99999", "x", "-1"])
+def test_a_metrics_address_that_cannot_be_is_told_in_a_line(port: str, tmp_path: Path) -> None:
+    database = f"sqlite://{tmp_path / 'state.db'}"
+    assert start_kine(database, "http2", tmp_path).stop() == 0
+
+    found = told("status", "--endpoint", database, "--metrics", f"http://127.0.0.1:{port}")
+
+    assert found.code == 1
+    assert found.err.startswith(f"kine: no metrics at http://127.0.0.1:{port}/metrics: ")
