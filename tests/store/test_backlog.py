@@ -171,3 +171,16 @@ async def test_index_that_is_read_anew_finds_the_backlog_told() -> None:
         events = await pipe.events(40)
 
     assert sorted(event.kv.mod_revision for event in events) == [first] * 20 + [second] * 20
+
+
+async def test_watches_of_the_future_that_are_cancelled_leave_nothing() -> None:
+    async with running(new_memory()) as instance:
+        pipe = instance.watch()
+        for number in range(500):
+            pipe.create(b"/a", start_revision=1_000_000)
+            pipe.cancel(number)
+        answers = [await pipe.next() for _ in range(1_000)]
+        (session,) = instance.served.watch.sessions
+
+    assert answers[-1].canceled
+    assert len(session._ahead) < 10
