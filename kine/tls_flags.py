@@ -15,25 +15,34 @@ if TYPE_CHECKING:
 def check(chosen: Settings) -> None:
     """Raises ValueError, which names the flag and the fix."""
     server = ("server-cert-file", chosen.server_cert_file), ("server-key-file", chosen.server_key_file)
+    _check(server, ("trusted-ca-file", chosen.trusted_ca_file))
+    check_endpoints(chosen)
+
+
+def check_endpoints(chosen: Settings) -> None:
+    """Likewise, of those for the endpoint only."""
     client = ("cert-file", chosen.cert_file), ("key-file", chosen.key_file)
-    authorities = ("trusted-ca-file", chosen.trusted_ca_file), ("ca-file", chosen.ca_file)
-    for flag, path in (*server, *client, *authorities):
+    _check(client, ("ca-file", chosen.ca_file))
+
+
+def _check(pair: tuple[tuple[str, str], tuple[str, str]], authority: tuple[str, str]) -> None:
+    for flag, path in (*pair, authority):
         _readable(flag, path)
-    for (flag, cert), (key_flag, key) in (server, client):
-        try:
-            if cert:
-                load_pair(ssl.create_default_context(), cert, key)
-        except (ssl.SSLError, ValueError):
-            raise ValueError(
-                f"--{flag} and --{key_flag} are not a PEM certificate and its unencrypted key; "
-                "check that each is the right file and that they belong together"
-            ) from None
-    for flag, authority in authorities:
-        try:
-            if authority:
-                ssl.create_default_context().load_verify_locations(authority)
-        except ssl.SSLError:
-            raise ValueError(f"--{flag} holds no PEM certificate; give the file of the CA") from None
+    (flag, cert), (key_flag, key) = pair
+    try:
+        if cert:
+            load_pair(ssl.create_default_context(), cert, key)
+    except (ssl.SSLError, ValueError):
+        raise ValueError(
+            f"--{flag} and --{key_flag} are not a PEM certificate and its unencrypted key; "
+            "check that each is the right file and that they belong together"
+        ) from None
+    flag, path = authority
+    try:
+        if path:
+            ssl.create_default_context().load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"--{flag} holds no PEM certificate; give the file of the CA") from None
 
 
 def _readable(flag: str, path: str) -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kine.config import SettingError, settings
+from kine import tls_flags
+from kine.config import settings
 from kine.drivers.base import DriverError
 from kine.observe import logging as logs
 from kine.transport.base import RpcError
@@ -82,7 +83,8 @@ class Asked:
             given = {**given, "endpoint": ",".join(f"{scheme}://{member}" for member in members)}
         try:
             found = settings(given, os.environ)
-        except SettingError as error:
+            tls_flags.check_endpoints(found)
+        except ValueError as error:  # SettingError among them
             misused(str(error))
         hide(found.endpoint)
         return replace(found, patience=0.0)

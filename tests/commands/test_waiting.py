@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -161,3 +163,51 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     for phase, counts in seen.items():
         assert counts == sorted(counts)
         assert {total for _, total in counts} == {phases[phase] or counts[0][1]}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_of_tls_that_is_none_is_named_with_its_flag(
+    command: str, filled: Path, tmp_path: Path
+) -> None:
+    arguments = written(command, "https://127.0.0.1:1", filled, tmp_path)
+    wrong = str(filled / "snapshot")
+
+    pair = told(*arguments, "--cert-file", wrong, "--key-file", wrong)
+    authority = told(*arguments, "--ca-file", wrong)
+    absent = told(*arguments, "--ca-file", "/there/is/none")
+
+    assert [done.code for done in (pair, authority, absent)] == [2, 2, 2]
+    assert "--cert-file and --key-file are not a PEM certificate and its unencrypted key" in pair.err
+    assert "--ca-file holds no PEM certificate; give the file of the CA" in authority.err
+    assert "--ca-file: /there/is/none: No such file or directory" in absent.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["check", "status", "save", "migrate from"])
+def test_a_directory_is_no_database(command: str, filled: Path, tmp_path: Path) -> None:
+    done = told(*written(command, f"sqlite://{filled}", filled, tmp_path))
+
+    assert done.code != 0
+    assert f"{filled} is a directory; name a file in " in done.err
+
+
+@pytest.mark.parametrize("command", ["check", "status", "save", "migrate to"])
+def test_what_is_no_mysql_server_is_told(command: str, filled: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(b"\x05\x00\x00\x07hello")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"mysql://user@tcp(127.0.0.1:{listening.getsockname()[1]})/kine"
+        done = told(*written(command, url, filled, tmp_path))
+        listening.shutdown(socket.SHUT_RDWR)
+
+    assert done.code != 0
+    assert "what answers there is no MySQL server" in done.err

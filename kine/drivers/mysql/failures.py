@@ -125,6 +125,10 @@ def translated(error: pymysql.MySQLError, *, connecting: bool = False, advise: b
         if number in _NO_RIGHT and advise:
             said += "; a restart of kine prints the GRANT statements for the rights that the user lacks"
         return StatementError(kind, str(number), said)
+    if not number and isinstance(error, pymysql.InternalError):  # its library cannot make sense of it
+        return StatementError(
+            Kind.AWAY, "0", "what answers there is no MySQL server; check the endpoint's host and port"
+        )
     permanent, advice = _REFUSALS.get(number, (False, ""))
     if "CERTIFICATE_VERIFY_FAILED" in text:
         advice = _UNVERIFIED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -64,11 +65,13 @@ async def view(endpoint: str, options: Options) -> AsyncIterator[SqliteView]:
     if dsn.memory:
         raise DriverError("a database in memory is only in the server that has made it; look into a file")
     try:
-        os.stat(path)
+        found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise DriverError(f"there is no file {path}; name the database in --endpoint") from None
     except OSError as error:
         raise DriverError(f"cannot read {path}: {no_access(path) or error.strerror}") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise DriverError(f"{path} is a directory; name a file in the endpoint")
     try:
         connection = connect_to_read(path)
         connection.text_factory = bytes
