@@ -13,6 +13,7 @@ pip=("$work/tools/bin/pip" install --quiet --disable-pip-version-check)
 "${pip[@]}" --require-hashes --requirement release/build-requirements.lock
 # No path of this build, and no identity made from it, in what is compiled here.
 export CFLAGS="-g0 -ffile-prefix-map=$work=." LDFLAGS=-Wl,--build-id=none TMPDIR="$work"
-"${pip[@]}" --no-compile --no-deps --no-build-isolation --target "$work/site" \
+# pip's cache would give a gssapi that another build has compiled, with other flags.
+"${pip[@]}" --no-cache-dir --no-compile --no-deps --no-build-isolation --target "$work/site" \
   --require-hashes --requirement release/requirements.lock
 "$work/tools/bin/python" release/executable/build.py "$output" --site "$work/site"
