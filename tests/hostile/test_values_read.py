@@ -27,6 +27,11 @@ CALLS = 200
 BUDGET = 16 * MIB
 CACHED, UNCACHED = "--value-cache-bytes=128MiB", "--value-cache-bytes=1MiB"
 
+CACHES = [
+    pytest.param(CACHED, id="cached", marks=pytest.mark.engines),
+    pytest.param(UNCACHED, id="not cached"),
+]
+
 
 def key(number: int) -> bytes:
     return b"/large/%02d" % (number % KEYS)
@@ -50,7 +55,7 @@ def compared(number: int) -> pb.TxnRequest:
     return pb.TxnRequest(compare=[differs], success=[put(b"/small", b"v")])
 
 
-@pytest.mark.parametrize("cache", [CACHED, UNCACHED], ids=["cached", "not cached"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
@@ -75,7 +80,7 @@ def test_values_that_writes_need(
     assert target.memory_growth < BUDGET + SLACK + 40 * MIB + (100 * MIB if cache == CACHED else 0)
 
 
-@pytest.mark.parametrize("cache", [CACHED, UNCACHED], ids=["cached", "not cached"])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
