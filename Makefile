@@ -95,7 +95,7 @@ pages: $(VENV)/.packages  ## write the generated parts of the pages: flags, comm
 	$(BIN)/python -m bench figures
 
 tables: $(VENV)/.test  ## generate the statements that make the tables
-	$(BIN)/python -m kine.drivers.sql.schema
+	$(BIN)/python -m kine.drivers.sql.table_definitions
 	$(BIN)/ruff format --quiet kine/drivers/sql/ddl.py
 
 clean:  ## remove the virtual environment and what was built

@@ -16,22 +16,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.blocking import CallError, Client
-from bench.calibrate import calibrate
-from bench.compare import Comparison, Settings
+from bench.comparison_run import Comparison, RunSettings
+from bench.conformance import ObjectRun
+from bench.driver_cost import calibrate
 from bench.endpoint import Endpoint, EndpointError, TlsFiles, parse
 from bench.grpcio_load import supported
 from bench.http2 import ProtocolError
-from bench.machine import describe
-from bench.objects import ObjectRun
-from bench.peers import PeerError, Peers, Recipe, recipe, recipes
+from bench.machine_info import describe
 from bench.results import Results, Series, read
+from bench.results_table import errors, show
+from bench.run_all import whole
 from bench.scenarios import SCENARIOS, Scenario, choose, with_settings
+from bench.server_launcher import PeerError, Peers, Recipe, recipe, recipes
+from bench.servers_under_test import given, started
 from bench.soak.command import soak
-from bench.table import errors, show
-from bench.targets import given, started
-from bench.whole import whole
-from bench.workers import Workers
+from bench.sync_client import CallError, SyncClient
+from bench.worker_processes import Workers
 
 app = typer.Typer(
     name="bench",
@@ -205,7 +205,7 @@ def run(
             machine=describe(peer_dir),
             peers=[target.peer for target in targets],
         )
-        settings = Settings(rounds=rounds, client=client, connections=connections, timeout=timeout)
+        settings = RunSettings(rounds=rounds, client=client, connections=connections, timeout=timeout)
         comparison = Comparison(pool, targets, settings, peers)
         changed = [
             with_settings(
@@ -263,7 +263,7 @@ def objects_command(
     right = True
     with Peers() as peers:
         for one in [*(peers.start(r).endpoint for r in starting), *endpoints]:
-            with Client(one) as client:
+            with SyncClient(one) as client:
                 root = b"/registry/bench-objects-%x/" % time_ns()
                 run_of = ObjectRun(client, root, count, seed)
                 right &= run_of.run(lambda name: err.print(f"  {name}", highlight=False, soft_wrap=True))
@@ -300,9 +300,9 @@ def report_command(
 @app.command("figures")
 def figures_command() -> None:
     """Writes the figures that README.md and docs/performance.md quote, from docs/performance."""
-    from bench import quoted
+    from bench import doc_figures
 
-    for name in quoted.write():
+    for name in doc_figures.write():
         err.print(f"written: {name}")
 
 
@@ -311,9 +311,9 @@ def plots_command(
     out: Annotated[Path, typer.Option(help="Directory of the two charts.")] = Path("docs/performance"),
 ) -> None:
     """Draws README's chart, light and dark, from the reports in docs/performance."""
-    from bench import quoted
+    from bench import doc_figures
 
-    for path in quoted.plots(out):
+    for path in doc_figures.plots(out):
         err.print(f"written: {path}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from bench.load import Operation, Slot
+from bench.unary_load import Operation, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

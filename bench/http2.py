@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import unquote
 
-from bench.headers import DEFAULT_TABLE_SIZE, AnswerBlocks, RequestBlocks
+from bench.hpack_client import DEFAULT_TABLE_SIZE, AnswerBlocks, RequestBlocks
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (

@@ -6,8 +6,8 @@ from array import array
 from random import Random
 from typing import TYPE_CHECKING
 
-from bench import wire
-from bench.load import Operation, Slot
+from bench import etcd_requests
+from bench.unary_load import Operation, Slot
 from kine.proto import rpc_pb2
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Create(Operation):
             return None
         slot.state = number
         pool = self._pool
-        return wire.TXN, wire.create(key_of(self._prefix, number), pool[number % len(pool)])
+        return etcd_requests.TXN, etcd_requests.create(key_of(self._prefix, number), pool[number % len(pool)])
 
     def check(self, slot: Slot, body: bytes) -> str:
         answer = parse_txn(body)
@@ -100,7 +100,7 @@ class Update(Operation):
         at = state.at = (state.at + 1) % len(state.keys)
         state.turns += 1
         value = self._pool[state.turns % len(self._pool)]
-        return wire.TXN, wire.update(state.keys[at], value, state.revisions[at])
+        return etcd_requests.TXN, etcd_requests.update(state.keys[at], value, state.revisions[at])
 
     def check(self, slot: Slot, body: bytes) -> str:
         return check_update(slot.state, body)
@@ -144,7 +144,7 @@ class Delete(Operation):
         state.at += 1
         if state.at >= len(state.keys):
             return None
-        return wire.TXN, wire.delete(state.keys[state.at], state.revisions[state.at])
+        return etcd_requests.TXN, etcd_requests.delete(state.keys[state.at], state.revisions[state.at])
 
     def check(self, slot: Slot, body: bytes) -> str:
         answer = parse_txn(body)
@@ -171,7 +171,7 @@ class Get(Operation):
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
         key = slot.state[0] = key_of(self._prefix, int(self._random() * self._keys))
-        return wire.RANGE, wire.get(key)
+        return etcd_requests.RANGE, etcd_requests.get(key)
 
     def check(self, slot: Slot, body: bytes) -> str:
         answer = parse_range(body)
@@ -199,13 +199,13 @@ class ListWhole(Operation):
     read_every = 16
 
     def __init__(self, prefix: bytes, keys: int, size: int) -> None:
-        self._request = wire.range_of(prefix, wire.prefix_end(prefix))
+        self._request = etcd_requests.range_of(prefix, etcd_requests.prefix_end(prefix))
         self._keys = keys
         self._size = size
-        self._end = b"\x20" + wire.varint(keys)
+        self._end = b"\x20" + etcd_requests.varint(keys)
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
-        return wire.RANGE, self._request
+        return etcd_requests.RANGE, self._request
 
     def skim(self, slot: Slot, tail: bytes, size: int) -> str:
         if size < self._keys * self._size:
@@ -242,7 +242,7 @@ class Relist(ListWhole):
         if slot.kind == 0:
             return super().next(slot)
         key = key_of(self._prefix, self._random.randrange(self._keys))
-        return wire.PUT, wire.put(key, self._random.choice(self._pool))
+        return etcd_requests.PUT, etcd_requests.put(key, self._random.choice(self._pool))
 
     def check(self, slot: Slot, body: bytes) -> str:
         if slot.kind == 0:
@@ -257,7 +257,7 @@ class ListPaged(Operation):
 
     def __init__(self, prefix: bytes, keys: int, limit: int) -> None:
         self._prefix = prefix
-        self._end = wire.prefix_end(prefix)
+        self._end = etcd_requests.prefix_end(prefix)
         self._keys = keys
         self._limit = limit
         self.passes = array("d")  # seconds that whole passes took
@@ -267,7 +267,9 @@ class ListPaged(Operation):
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
         state: Pages = slot.state
-        return wire.RANGE, wire.range_of(state.key, self._end, limit=self._limit, revision=state.revision)
+        return etcd_requests.RANGE, etcd_requests.range_of(
+            state.key, self._end, limit=self._limit, revision=state.revision
+        )
 
     def check(self, slot: Slot, body: bytes) -> str:
         state: Pages = slot.state
@@ -308,11 +310,11 @@ class Count(Operation):
     kinds = ("count",)
 
     def __init__(self, prefix: bytes, keys: int) -> None:
-        self._request = wire.range_of(prefix, wire.prefix_end(prefix), count_only=True)
+        self._request = etcd_requests.range_of(prefix, etcd_requests.prefix_end(prefix), count_only=True)
         self._keys = keys
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
-        return wire.RANGE, self._request
+        return etcd_requests.RANGE, self._request
 
     def check(self, slot: Slot, body: bytes) -> str:
         answer = parse_range(body)

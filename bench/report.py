@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import plots
+from bench.report_sections import Report, about, cold_start, memory, method, overview, scenario
 from bench.scenarios import SCENARIOS
-from bench.sections import Report, about, cold_start, memory, method, overview, scenario
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bench.mixed import ASSUMED, SOURCE
+from bench.mixed_profile import ASSUMED, SOURCE
 
 EVENTS_A_SECOND = 5_000.0  # that a fan-out aims at: what one watching process can follow well
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from bench.machine import describe
+from bench.machine_info import describe
 
 RESULTS = Path(__file__).parents[1] / "docs" / "history" / "starts.json"
 PAGE = RESULTS.with_name("2026-11-30-starts.md")

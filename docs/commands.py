@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import typer
 
 import forktools.cli
-import kine.commands.app
+import kine.commands.command_line
 
 PAGE = Path(__file__).with_name("commands.md")
-PROGRAMS = {"kine": kine.commands.app.app, "forktools": forktools.cli.app}
+PROGRAMS = {"kine": kine.commands.command_line.app, "forktools": forktools.cli.app}
 HEAD = """# Commands
 
 Written by `python docs/commands.py` from the commands' own `--help`; a test compares the two. The flags of

@@ -19,7 +19,9 @@ BEGIN, END = "<!-- messages: written by docs/messages.py -->\n", "<!-- end of me
 
 LEVELS = {"warning", "error", "exception", "critical"}
 # Modules whose tables map codes of a database, or kinds of errors, to texts.
-TABLES = {"failures.py", "errors.py", "guarantees.py", "narrow_ids.py", "presence.py"}
+TABLES = {
+    "connect_errors.py", "errors.py", "failures.py", "file_identity.py", "int32_ids.py", "safety_settings.py"
+}  # fmt: skip
 _VERBS = (
     "add|allow|ask|begin|check|choose|close|connect|copy|correct|create|give|grant|install|leave|let|log in|"
     "look|lower|make|mount|move|name|put|raise|renew|report|restart|restore|revoke|run|serve|set|stop|try|turn|"
@@ -39,13 +41,13 @@ _HTTP = "Plain HTTP, on the metrics address and the clients' port. Correct the r
 _DAMAGED = "What a file or a value in a NATS bucket is damaged by. Restore it from a backup."
 PROTOCOLS = {
     "kine/transport/": _RULES,
-    "kine/remote/forward.py": _RULES,
-    "kine/etcd/standard.py": _RULES,
-    "kine/observe/http.py": _HTTP,
+    "kine/remote/forwarding.py": _RULES,
+    "kine/etcd/health_reflection.py": _RULES,
+    "kine/observe/metrics_server.py": _HTTP,
     "kine/observe/profiling.py": _HTTP,
     "kine/drivers/nats/s2.py": _DAMAGED,
-    "kine/etcd/bolt.py": _DAMAGED,
-    "kine/identity/ccache.py": _DAMAGED,
+    "kine/etcd/bbolt.py": _DAMAGED,
+    "kine/identity/ccache_format.py": _DAMAGED,
 }
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from forktools.commits import read_range
-from forktools.gate import verify_line
-from forktools.memory import known_lines, recall
-from forktools.merges import merge_changes
+from forktools.git_repository import RepositoryError, commit_id, references, require_whole_history, run
+from forktools.merge_changes import merge_changes
 from forktools.policy import Branch, Finding, Level, Rule, judge
-from forktools.repository import RepositoryError, commit_id, references, require_whole_history, run
+from forktools.remembered_release_lines import known_lines, recall
+from forktools.replay_gate import verify_line
 from forktools.settings import current
 from forktools.tags import TAG_BEHIND, check_tag, parse_tag, upstream_tags
 
@@ -102,7 +102,7 @@ def _of_tag(repo: git.Repo, refs: Mapping[str, str], tag: str, remote: str) -> I
     ref = f"refs/tags/{tag}"
     commit = commit_id(repo, ref, "the tag")
     theirs = upstream_tags(refs).get(tag)
-    own = theirs == ref and current().on_trunk  # a base tag, not upstream's
+    own = theirs == ref and current().cuts_from_trunk  # a base tag, not upstream's
     if theirs is not None and not own and commit_id(repo, theirs, "the tag") == commit:
         return  # upstream's own
     verdict = check_tag(repo, tag, remote)

@@ -8,15 +8,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forktools import clean_room
+from forktools import isolated_git
+from forktools.change_similarity import ambiguous, same_change, same_place
+from forktools.commit_matching import undone
 from forktools.commits import patch_ids, read_range
-from forktools.likeness import ambiguous, same_change, same_place
-from forktools.lines import Kind, dropped_reasons, read_line
+from forktools.git_repository import RepositoryError, branch_tip, commit_id, references
+from forktools.patch_presence import losses
 from forktools.policy import line_version, version_name
-from forktools.replay import undone
-from forktools.repository import RepositoryError, branch_tip, commit_id, references
+from forktools.release_line import CommitKind, dropped_reasons, read_line
 from forktools.settings import current
-from forktools.standing import losses
 from forktools.tags import upstream_tags
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import git
 
     from forktools.commits import Commit
-    from forktools.lines import Entry, Line
+    from forktools.release_line import LineCommit, ReleaseLine
 
 _NAMED = re.compile(r"\bCVE-[0-9]{4}-[0-9]{4,}\b|\bGHSA(?:-[0-9a-z]{4}){3}\b", re.IGNORECASE)
 _SECURITY = re.compile(r"\bsecurity\b|\bvulnerab", re.IGNORECASE)
@@ -61,7 +61,7 @@ class Backports:
     """What a line lacks of base..upto, the most urgent first; how many of it the line has, and how many it
     does without on record."""
 
-    line: Line
+    line: ReleaseLine
     upto: str
     missing: tuple[Missing, ...]
     carried: int
@@ -126,7 +126,7 @@ def _target(repo: git.Repo, refs: Mapping[str, str], remote: str, upto: str) -> 
     tags = upstream_tags(refs)
     if upto:
         return upto, commit_id(repo, tags.get(upto, upto), "upstream's commit")
-    if current().on_trunk:
+    if current().cuts_from_trunk:
         for trunk in current().trunks:
             if tip := branch_tip(repo, refs, trunk, remote):
                 return trunk, tip
@@ -136,7 +136,7 @@ def _target(repo: git.Repo, refs: Mapping[str, str], remote: str, upto: str) -> 
     return newest, commit_id(repo, tags[newest], "the upstream tag")
 
 
-def _carried(repo: git.Repo, line: Line, wanted: Sequence[Commit]) -> set[str]:
+def _carried(repo: git.Repo, line: ReleaseLine, wanted: Sequence[Commit]) -> set[str]:
     """Of `wanted` what the line has and has not taken back: by its change, or its name in a trailer."""
     gone = undone(entry.commit for entry in line.entries)
     there = [e for e in line.entries if not e.is_empty and e.commit.sha not in gone]
@@ -149,13 +149,15 @@ def _carried(repo: git.Repo, line: Line, wanted: Sequence[Commit]) -> set[str]:
     return {sha for sha, by in found.items() if by - fallen}
 
 
-def _same(repo: git.Repo, there: Sequence[Entry], wanted: Sequence[Commit]) -> defaultdict[str, set[str]]:
+def _same(
+    repo: git.Repo, there: Sequence[LineCommit], wanted: Sequence[Commit]
+) -> defaultdict[str, set[str]]:
     """By the ids of those of `wanted` whose change `there` makes: the ids of the commits that make it.
 
     The same patch is another change where a file has the lines twice, and so are the same lines elsewhere.
     """
     patches, lines = patch_ids(repo, wanted), patch_ids(repo, wanted, context=0)
-    alike: defaultdict[str, list[Entry]] = defaultdict(list)
+    alike: defaultdict[str, list[LineCommit]] = defaultdict(list)
     for entry in there:
         if entry.lines:
             alike[entry.lines].append(entry)
@@ -170,8 +172,8 @@ def _same(repo: git.Repo, there: Sequence[Entry], wanted: Sequence[Commit]) -> d
     return found
 
 
-def _declined(line: Line, wanted: Sequence[Commit]) -> set[str]:
-    records = (entry.commit for entry in line.entries if entry.kind is Kind.RECORD)
+def _declined(line: ReleaseLine, wanted: Sequence[Commit]) -> set[str]:
+    records = (entry.commit for entry in line.entries if entry.kind is CommitKind.RECORD)
     return _called(wanted, (name for commit in records for name in dropped_reasons(commit.message)))
 
 
@@ -181,7 +183,7 @@ def _called(commits: Iterable[Commit], names: Iterable[str]) -> set[str]:
     return {commit.sha for commit in commits if commit.sha.startswith(wanted)} if wanted else set()
 
 
-def _releases(repo: git.Repo, refs: Mapping[str, str], line: Line) -> dict[str, str]:
+def _releases(repo: git.Repo, refs: Mapping[str, str], line: ReleaseLine) -> dict[str, str]:
     """Upstream's first release that has each commit."""
     base = line_version(version_name(line.branch))
     newer = [
@@ -194,7 +196,7 @@ def _releases(repo: git.Repo, refs: Mapping[str, str], line: Line) -> dict[str, 
     for _, tag, ref in sorted(newer):
         commit = commit_id(repo, ref, "the upstream tag")
         listed = "\n".join([commit, *(f"^{sha}" for sha in seen)]) + "\n"
-        shas = clean_room.ask(repo, "rev-list", "--stdin", stdin=listed.encode()).decode().split()
+        shas = isolated_git.ask(repo, "rev-list", "--stdin", stdin=listed.encode()).decode().split()
         found |= dict.fromkeys((sha for sha in shas if sha not in found), tag)
         seen.append(commit)
     return found

@@ -9,20 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forktools.lines import Kind, Line, accepted_reasons, dropped_reasons, line_at
-from forktools.memory import known_lines, previous_line, recall
+from forktools.commit_matching import CARRIED, compare
+from forktools.git_repository import RepositoryError, ask, commit_id, is_ancestor, references
 from forktools.policy import parse_subject, version_name
-from forktools.replay import CARRIED, compare
-from forktools.repository import RepositoryError, ask, commit_id, is_ancestor, references
+from forktools.release_line import CommitKind, ReleaseLine, accepted_differences, dropped_reasons, line_at
+from forktools.remembered_release_lines import known_lines, previous_line, recall
+from forktools.sanitize import decode, markdown_words
 from forktools.tags import is_of_line, parse_tag, releases
-from forktools.text import decode, markdown_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import git
 
-    from forktools.lines import Entry
+    from forktools.release_line import LineCommit
 
 _SECTIONS = {"feat": "Features", "fix": "Fixes", "perf": "Performance", "revert": "Reverts"}
 _OTHERS = "Other changes"
@@ -39,8 +39,8 @@ class Release:
     commit: str
     day: str
     since: str
-    added: tuple[Entry, ...]
-    carried: tuple[Entry, ...] = ()
+    added: tuple[LineCommit, ...]
+    carried: tuple[LineCommit, ...] = ()
     carried_from: str = ""
     left_out: tuple[tuple[str, str], ...] = ()
     accepted: tuple[tuple[str, str], ...] = ()
@@ -100,7 +100,7 @@ def text(found: Sequence[Release], *, whole: bool) -> str:
     return "\n".join(parts)
 
 
-def _carried(repo: git.Repo, before: str, line: Line, remote: str) -> set[str]:
+def _carried(repo: git.Repo, before: str, line: ReleaseLine, remote: str) -> set[str]:
     fates = compare(repo, recall(repo, before, remote).owed, line).fates
     return {commit.sha for fate in fates if fate.state in CARRIED for commit in fate.by}
 
@@ -111,7 +111,7 @@ def _release(
     branch: str,
     commit: str,
     since: str,
-    added: Sequence[Entry],
+    added: Sequence[LineCommit],
     carried: set[str],
     before: str,
 ) -> Release:
@@ -123,11 +123,11 @@ def _release(
         commit,
         day,
         since,
-        tuple(one for one in added if one.commit.sha not in carried and one.kind is not Kind.RECORD),
+        tuple(one for one in added if one.commit.sha not in carried and one.kind is not CommitKind.RECORD),
         tuple(one for one in added if one.commit.sha in carried),
         before if carried else "",
         tuple(pair for message in messages for pair in dropped_reasons(message).items()),
-        tuple((sha, why) for message in messages for (sha, _), why in accepted_reasons(message).items()),
+        tuple((sha, why) for message in messages for (sha, _), why in accepted_differences(message).items()),
     )
 
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import git
 import typer
 
-from forktools import changelog, documents, gate, pull_request, tags, upstream, views
+from forktools import changelog, json_output, pull_request, replay_gate, tags, text_output, upstream_tags
+from forktools.audit_cli import audit_, backports_
+from forktools.cli_options import Answer, As, AsFindings, Plain, Remote, Where, answer, branch_of_line, opened
+from forktools.git_repository import NotARepositoryError, RepositoryError
 from forktools.hooks_cli import hooks_app
-from forktools.options import Answer, As, AsFindings, Plain, Remote, Where, answer, branch_of_line, opened
+from forktools.package_version import version
 from forktools.replay_cli import replay_app
-from forktools.report import Output
-from forktools.repository import NotARepositoryError, RepositoryError
-from forktools.review_cli import audit_, backports_
+from forktools.reporting import Output
+from forktools.sanitize import annotation_data, json_text, visible
 from forktools.settings import read_from
-from forktools.text import annotation_data, json_text, visible
-from forktools.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,10 @@ def check_pr(
         base_ref or known.base_ref, base_sha or known.base, head_sha or known.head, title or known.title
     )
     branch = asked.base_ref.removeprefix("refs/heads/").removeprefix(f"{remote}/")
-    answer(views.pull_request(pull_request.check(opened(repository, remote, branch), asked, remote)), output)
+    answer(
+        text_output.pull_request(pull_request.check(opened(repository, remote, branch), asked, remote)),
+        output,
+    )
 
 
 @app.command("check-tag")
@@ -130,12 +133,12 @@ def check_tag(
     """
     try:
         repo = opened(repository, remote)
-        verdict = tags.check_name(tag) if name_only else gate.check_tag(repo, tag, remote)
+        verdict = tags.check_name(tag) if name_only else replay_gate.check_tag(repo, tag, remote)
     except NotARepositoryError:
         if repository != Path():
             raise
         verdict = tags.check_name(tag)
-    answer(views.tag(verdict), output)
+    answer(text_output.tag(verdict), output)
 
 
 @app.command("next-tag")
@@ -150,7 +153,7 @@ def next_tag(
     """Print the tag of a line's next release."""
     repo = opened(repository, remote)
     tag = tags.next_tag(repo, branch_of_line(line), remote)
-    typer.echo(json_text(documents.next_tag(tag)) if output is Plain.JSON else tag)
+    typer.echo(json_text(json_output.next_tag(tag)) if output is Plain.JSON else tag)
 
 
 @app.command("changelog")
@@ -175,7 +178,7 @@ def changelog_(
     else:
         found = changelog.of_all(repo, remote)
     if output is Plain.JSON:
-        typer.echo(json_text(documents.changelog(found)))
+        typer.echo(json_text(json_output.changelog(found)))
     else:
         typer.echo(changelog.text(found, whole=not tag), nl=False)
 
@@ -190,7 +193,7 @@ def upstream_fetch(
 
     check-tag, next-tag and replay need them; a checkout of the fork has none.
     """
-    answer(views.upstream_fetch(upstream.fetch(opened(repository), url)), output)
+    answer(text_output.upstream_fetch(upstream_tags.fetch(opened(repository), url)), output)
 
 
 @policy_app.command("show")
@@ -202,7 +205,7 @@ def policy_show(repository: Where = Path(), remote: Remote = "origin", output: A
     """
     with contextlib.suppress(NotARepositoryError):
         opened(repository, remote)
-    answer(views.policy(), output)
+    answer(text_output.policy(), output)
 
 
 @app.command()

@@ -11,8 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from forktools import clean_room, patch_cache, progress
-from forktools.text import decode
+from forktools import isolated_git, patch_cache, progress
+from forktools.sanitize import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,7 +68,7 @@ class Change(NamedTuple):
 def read_range(repo: git.Repo, tips: Sequence[str], excluded: Sequence[str]) -> list[Commit]:
     """The commits reachable from `tips` and not from `excluded`, full ids all, parents before children."""
     wanted = "".join(f"{sha}\n" for sha in tips) + "".join(f"^{sha}\n" for sha in excluded)
-    shas = clean_room.ask(repo, "rev-list", "--topo-order", "--reverse", "--stdin", stdin=wanted.encode())
+    shas = isolated_git.ask(repo, "rev-list", "--topo-order", "--reverse", "--stdin", stdin=wanted.encode())
     return _read(repo, shas)
 
 
@@ -81,11 +81,11 @@ def _read(repo: git.Repo, shas: bytes) -> list[Commit]:
     """The commits as git reads them: their parents, their messages in the encoding that they name."""
     if not shas:
         return []
-    listing = clean_room.ask(
+    listing = isolated_git.ask(
         repo, "log", "--no-walk=unsorted", "--stdin", "-z", "--format=%H%x00%P%x00%s%x00%B", stdin=shas
     )
     fields = listing.split(b"\0")  # git ends a message at its first NUL, so there is none in a field
-    malformed = _malformed(clean_room.ask(repo, "cat-file", "--batch", stdin=shas))
+    malformed = _malformed(isolated_git.ask(repo, "cat-file", "--batch", stdin=shas))
     commits = []
     for sha, parents, subject, message in zip(*(fields[n::4] for n in range(4)), strict=False):
         name, text = sha.decode(), decode(message)
@@ -158,7 +158,7 @@ def changed_paths(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, tuple[
     shas = "".join(f"{commit.sha}\n" for commit in commits if not commit.is_merge).encode()
     if not shas:
         return {}
-    raw = clean_room.ask(
+    raw = isolated_git.ask(
         repo, "diff-tree", "--stdin", "--root", "-r", "-z", "--raw", *AS_RECORDED, stdin=shas
     )
     return parse_raw_changes(raw)
@@ -166,7 +166,7 @@ def changed_paths(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, tuple[
 
 def tree_changes(repo: git.Repo, old: str, new: str) -> tuple[Change, ...]:
     """The paths in which two trees differ."""
-    raw = clean_room.ask(repo, "diff-tree", "-r", "-z", "--raw", *AS_RECORDED, old, new)
+    raw = isolated_git.ask(repo, "diff-tree", "-r", "-z", "--raw", *AS_RECORDED, old, new)
     return parse_raw_changes(b"-\0" + raw).get("-", ())
 
 
@@ -203,12 +203,12 @@ def patch_ids(repo: git.Repo, commits: Iterable[Commit], *, context: int = 3) ->
     missing = [sha for sha in shas if sha not in found]
     for start in range(0, len(missing), AT_ONCE):
         part = missing[start : start + AT_ONCE]
-        progress.told("Reading patches", start, len(missing))
+        progress.with_progress("Reading patches", start, len(missing))
         read = dict.fromkeys(part, "") | _patch_ids(repo, part, context)
         found |= read
         if kept:
             patch_cache.keep(key, read)
-    progress.told("Reading patches", len(missing), len(missing))
+    progress.with_progress("Reading patches", len(missing), len(missing))
     return {sha: patch for sha in shas if (patch := found[sha])}
 
 
@@ -217,16 +217,16 @@ def _patch_ids(repo: git.Repo, shas: Sequence[str], context: int) -> dict[str, s
         shown = ("-p", f"-U{context}", "--full-index", *AS_RECORDED)
         arguments = ("diff-tree", "--stdin", "--root", "-r", *shown)
         stdin = "".join(f"{sha}\n" for sha in shas).encode()
-        clean_room.ask(repo, *arguments, stdin=stdin, output=patches)
+        isolated_git.ask(repo, *arguments, stdin=stdin, output=patches)
         patches.seek(0)
-        listing = clean_room.ask(repo, "patch-id", "--verbatim", stdin=patches)
+        listing = isolated_git.ask(repo, "patch-id", "--verbatim", stdin=patches)
     pairs = (line.split() for line in listing.decode().splitlines())
     return {sha: patch for patch, sha in pairs}
 
 
 def range_diff(repo: git.Repo, old: str, new: str) -> str:
     """How commit `new` differs from the commit `old` it replays, as `git range-diff` shows it."""
-    status, output, complaint = clean_room.run(
+    status, output, complaint = isolated_git.run(
         repo, "range-diff", "--no-color", "--creation-factor=999", "--no-notes", f"{old}^!", f"{new}^!"
     )
     return decode(output) if status == 0 else f"git range-diff failed: {complaint.strip()}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forktools.commits import Change, Commit, changed_paths, read_range
-from forktools.gate import check_tag
-from forktools.merges import merge_changes
+from forktools.git_repository import RepositoryError, ask, commit_id, references, run
+from forktools.merge_changes import merge_changes
 from forktools.policy import (
     SIGN_OFF_MISSING,
     Branch,
@@ -28,11 +28,11 @@ from forktools.policy import (
     line_version,
     version_name,
 )
-from forktools.repository import RepositoryError, ask, commit_id, references, run
+from forktools.replay_gate import check_tag
+from forktools.sanitize import decode, visible
 from forktools.settings import current
-from forktools.signing import judge_commits
-from forktools.tags import check_name, is_base_tag, parse_tag, upstream_commit, upstream_tags
-from forktools.text import decode, visible
+from forktools.signatures import judge_commits
+from forktools.tags import check_name, commit_of_upstream_tag, is_base_tag, parse_tag, upstream_tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -192,7 +192,7 @@ def _check_branch(repo: git.Repo, refs: Mapping[str, str], push: Push, remote: s
         if there and not _NOTHING.fullmatch(push.before):
             start = push.before
         elif kind is Branch.LINE and line_version(name):
-            start = upstream_commit(repo, refs, version_name(name))
+            start = commit_of_upstream_tag(repo, refs, version_name(name))
         else:
             start = refs.get(f"refs/remotes/{remote}/{name}", push.commit)
         bases = [Base(name, kind, start)]

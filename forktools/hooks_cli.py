@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from forktools import documents, hooks
-from forktools.options import Remote, Where, answer, opened
+from forktools import hooks, json_output
+from forktools.cli_options import Remote, Where, answer, opened
+from forktools.git_repository import RepositoryError
 from forktools.policy import Finding, Level
-from forktools.report import Output, Report
-from forktools.repository import RepositoryError
-from forktools.text import visible
+from forktools.reporting import Output, Report
+from forktools.sanitize import visible
 
 hooks_app = typer.Typer(
     help="Git hooks that judge a commit before it is made and before it is pushed.\n\n"
@@ -107,5 +107,5 @@ def _answer(name: str, findings: list[Finding]) -> None:
     summary = (
         f"{name}: {errors} violations, {len(findings) - errors} warnings (`--no-verify` passes the hook)."
     )
-    document = documents.document(f"hooks {name}", not errors, findings)
+    document = json_output.document(f"hooks {name}", not errors, findings)
     answer(Report(f"hooks {name}", summary, document, findings), Output.TABLE)

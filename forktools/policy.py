@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from forktools.settings import Settings, current
-from forktools.text import has_visible_text
+from forktools.sanitize import has_visible_text
+from forktools.settings import PolicySettings, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from forktools.commits import Change, Commit
-    from forktools.merges import MergeChange
+    from forktools.merge_changes import MergeChange
 
 _GIT_REVERT = re.compile(r'(?:Revert|Reapply) "(.*)"$', re.DOTALL)
 _LOOK_ALIKES = str.maketrans("[]{}аеіорсхуѕкοκρνα", "()()aeiopcxyskokpva")
@@ -40,7 +40,7 @@ class _Forms:
 
 
 @cache
-def _forms(settings: Settings) -> _Forms:
+def _forms(settings: PolicySettings) -> _Forms:
     scope = re.escape(settings.scope)
     return _Forms(
         re.compile(rf"({'|'.join(settings.types)})(?:\(([a-z0-9/_-]+)\))?(!)?: (.+)"),

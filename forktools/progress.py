@@ -8,7 +8,7 @@ import time
 _EVERY = 0.2  # seconds
 
 
-def told(what: str, done: int, total: int) -> None:
+def with_progress(what: str, done: int, total: int) -> None:
     """One line on standard error, written over by the next; it is taken back when all is done."""
     if not sys.stderr.isatty():
         return

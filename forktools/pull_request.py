@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forktools.commits import Commit, changed_paths, read_range
-from forktools.merges import merge_changes
+from forktools.git_repository import (
+    RepositoryError,
+    commit_id,
+    is_ancestor,
+    references,
+    require_whole_history,
+)
+from forktools.merge_changes import merge_changes
 from forktools.policy import (
     SETTINGS_CHANGED,
     SETTINGS_UNREADABLE,
@@ -19,16 +26,9 @@ from forktools.policy import (
     is_fork_commit,
     judge,
 )
-from forktools.repository import (
-    RepositoryError,
-    commit_id,
-    is_ancestor,
-    references,
-    require_whole_history,
-)
+from forktools.sanitize import visible
 from forktools.settings import FILES, differing
-from forktools.signing import judge_commits
-from forktools.text import visible
+from forktools.signatures import judge_commits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -58,7 +58,7 @@ class PullRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PullRequestVerdict:
     """What `check-pr` found."""
 
     base_ref: str
@@ -90,7 +90,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> PullRequest
         ) from error
 
 
-def check(repo: git.Repo, pull: PullRequest, remote: str) -> Verdict:
+def check(repo: git.Repo, pull: PullRequest, remote: str) -> PullRequestVerdict:
     """Judges every commit of the head that the base branch has not.
 
     Raises RepositoryError on a shallow clone, when the base or the head is not here, or when the base is not
@@ -120,7 +120,7 @@ def check(repo: git.Repo, pull: PullRequest, remote: str) -> Verdict:
             own = [change for merge in merges.values() for change in merge.all]
             union = [*own, *(change for found in changes.values() for change in found)]
             findings += _judge_title(kind, pull.title, head_sha, union)
-    return Verdict(base_ref, kind, base_sha, head_sha, len(commits), tuple(findings))
+    return PullRequestVerdict(base_ref, kind, base_sha, head_sha, len(commits), tuple(findings))
 
 
 def _judge_settings(repo: git.Repo, head: str, commits: Sequence[Commit]) -> Iterator[Finding]:

@@ -11,18 +11,18 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from forktools import cut, journal, memory, resolutions, views
+from forktools import remembered_release_lines, replay_run, resolutions, run_journal, text_output
+from forktools.cli_options import Answer, As, Remote, Where, answer, branch_of_line, opened
+from forktools.commit_matching import Comparison, MatchState, compare, verify
 from forktools.commits import range_diff, read_commit
-from forktools.gate import verify_line, vouched
-from forktools.lines import read_line
-from forktools.memory import previous_line, recall
-from forktools.options import Answer, As, Remote, Where, answer, branch_of_line, opened
-from forktools.plan import Action, Plan, Strays, make_plan, precedents, try_out
-from forktools.replay import Comparison, State, compare, verify
-from forktools.report import Output, show
-from forktools.repository import RepositoryError, commit_id, references
+from forktools.git_repository import RepositoryError, commit_id, references
+from forktools.release_line import read_line
+from forktools.remembered_release_lines import previous_line, recall
+from forktools.replay_gate import verify_line, vouched
+from forktools.replay_plan import PlannedAction, ReplayPlan, Strays, make_plan, precedents, try_out
+from forktools.reporting import Output, show
+from forktools.sanitize import has_visible_text, visible
 from forktools.tags import first_free_tag
-from forktools.text import has_visible_text, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def inventory(
 ) -> None:
     """List what a line carries: product and tooling commits, strays without the fork scope, drop records."""
     repo = opened(repository, remote)
-    answer(views.inventory(read_line(repo, branch_of_line(line), remote)), output)
+    answer(text_output.inventory(read_line(repo, branch_of_line(line), remote)), output)
 
 
 @replay_app.command()
@@ -81,7 +81,10 @@ def status(
     """Tell for each commit of the old line what became of it in the new one."""
     repo = opened(repository, remote)
     found = _compare(repo, from_, to, remote)
-    answer(views.comparison("replay status", found, _range_diffs(repo, found) if range_diffs else {}), output)
+    answer(
+        text_output.comparison("replay status", found, _range_diffs(repo, found) if range_diffs else {}),
+        output,
+    )
 
 
 @replay_app.command("verify")
@@ -92,7 +95,11 @@ def verify_(
     remote: Remote = "origin",
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
     remember: Annotated[
-        bool, typer.Option("--remember", help=f"Keep a line that passes in {memory.LINES}, to notice a loss.")
+        bool,
+        typer.Option(
+            "--remember",
+            help=f"Keep a line that passes in {remembered_release_lines.LINES}, to notice a loss.",
+        ),
     ] = False,
     output: As = Answer.AUTO,
 ) -> None:
@@ -106,12 +113,12 @@ def verify_(
     if from_:
         found = _compare(repo, from_, to, remote)
         findings = [*verify(found), *vouched(repo, found.new)]
-        answer(views.comparison("replay verify", found, {}, findings), output, strict=strict)
+        answer(text_output.comparison("replay verify", found, {}, findings), output, strict=strict)
         return
     verdict = verify_line(repo, branch, remote)
-    report = views.verdict(verdict)
+    report = text_output.verdict(verdict)
     if remember and not report.errors:
-        memory.remember(repo, verdict.line.line)
+        remembered_release_lines.remember(repo, verdict.line.line)
     answer(report, output, strict=strict)
 
 
@@ -131,7 +138,7 @@ def plan(
 ) -> None:
     """Show what `apply` would do, conflicts too, and change nothing. Exit 1 while a stray is undecided."""
     repo = opened(repository, remote)
-    answer(views.plan(_plan(repo, from_, to, strays, pick, drop, remote, trial=trial), trial), output)
+    answer(text_output.plan(_plan(repo, from_, to, strays, pick, drop, remote, trial=trial), trial), output)
 
 
 @replay_app.command("drop")
@@ -148,7 +155,7 @@ def drop_(
         raise RepositoryError("the reason is empty", "Say why the new line does without the commit.")
     repo = opened(repository)
     sha = commit_id(repo, commit, "the commit")
-    typer.echo(cut.record_message(read_commit(repo, sha), reason), nl=False)
+    typer.echo(replay_run.record_message(read_commit(repo, sha), reason), nl=False)
 
 
 @replay_app.command()
@@ -180,7 +187,7 @@ def accept(
         for commit in fate.by:
             for line in range_diff(repo, fate.entry.commit.sha, commit.sha).splitlines():
                 typer.echo(f"│ {visible(line.expandtabs(4))}", err=True)
-    typer.echo(cut.accept_message(fates, reason), nl=False)
+    typer.echo(replay_run.accept_message(fates, reason), nl=False)
 
 
 @replay_app.command()
@@ -220,55 +227,55 @@ def apply(
     """
     repo = opened(repository, remote)
     branch = branch_of_line(to) if to else None
-    with journal.locked(repo) as runs:
-        journal.require_unlocked(runs)
+    with run_journal.locked(repo) as runs:
+        run_journal.require_unlocked(runs)
         if continue_ or abort:
-            state = journal.read(runs, branch)
+            state = run_journal.read(runs, branch)
             if abort:
-                cut.remove_worktree(repo, state)
-                journal.erase(runs, state)
-                answer(views.undone(state), output)
+                replay_run.remove_worktree(repo, state)
+                run_journal.erase(runs, state)
+                answer(text_output.undone(state), output)
                 return
-            state = cut.resume(repo, state, _sole_reason(drop), accept if accept.strip() else None)
-            if state.phase is cut.Phase.STOPPED:
-                journal.write(runs, state)
+            state = replay_run.resume(repo, state, _sole_reason(drop), accept if accept.strip() else None)
+            if state.phase is replay_run.RunPhase.STOPPED:
+                run_journal.write(runs, state)
                 diffs = [range_diff(repo, state.current.sha, sha) for sha in state.differs]
-                answer(views.run(state, diffs, reused=_reused(repo, state)), output)
+                answer(text_output.run(state, diffs, reused=_reused(repo, state)), output)
                 return
         else:
             if branch is None:
                 raise RepositoryError("which line?", "Name the new line with --to, as vX.Y.Z.")
-            journal.require_none(runs, branch)
+            run_journal.require_none(runs, branch)
             planned = _plan(repo, from_, to, strays, pick, drop, remote, trial=_asks(yes))
-            state = cut.prepare(repo, planned, worktree)
+            state = replay_run.prepare(repo, planned, worktree)
             if _asks(yes):
-                show(views.plan(planned, True), Output.TABLE)
+                show(text_output.plan(planned, True), Output.TABLE)
                 if not typer.confirm(f"Cut {branch}?", err=True):
                     return
             resolutions.keep(repo, precedents(repo, planned.old, remote), planned.old.branch)
-        journal.write(runs, state)
+        run_journal.write(runs, state)
         tag = first_free_tag(
             references(repo), state.branch
         )  # now: the work tree that is left may be this one
         with _progress(f"Cutting {state.branch}", len(state.moves)) as moved:
 
-            def save(state: cut.Run) -> None:
-                journal.write(runs, state)
+            def save(state: replay_run.ReplayRun) -> None:
+                run_journal.write(runs, state)
                 moved(state.position)
 
             try:
-                state = cut.advance(repo, state, save)
+                state = replay_run.advance(repo, state, save)
             except KeyboardInterrupt:
                 raise RepositoryError(
                     f"interrupted; {state.branch} is not made",
                     "Go on with `forktools replay apply --continue`, or take everything back with --abort.",
                 ) from None
-        if state.phase is cut.Phase.DONE:
-            journal.erase(runs, state)
-    answer(views.run(state, tag_name=str(tag), reused=_reused(repo, state)), output)
+        if state.phase is replay_run.RunPhase.DONE:
+            run_journal.erase(runs, state)
+    answer(text_output.run(state, tag_name=str(tag), reused=_reused(repo, state)), output)
 
 
-def _reused(repo: git.Repo, state: cut.Run) -> dict[str, str]:
+def _reused(repo: git.Repo, state: replay_run.ReplayRun) -> dict[str, str]:
     """How the commits differ whose conflicts were settled as before."""
     return {one.sha: range_diff(repo, one.sha, one.by) for one in state.reused if one.by}
 
@@ -295,7 +302,7 @@ def _plan(
     remote: str,
     *,
     trial: bool,
-) -> Plan:
+) -> ReplayPlan:
     branch = branch_of_line(to)
     old = recall(repo, _old_line(repo, from_, branch, remote), remote).owed
     dropped = dict(_reason(given) for given in drop or ())
@@ -303,7 +310,7 @@ def _plan(
     if not trial:
         return planned
     known = precedents(repo, old, remote)
-    with _progress("Trying the picks out", len(planned.of(Action.PICK))) as moved:
+    with _progress("Trying the picks out", len(planned.of(PlannedAction.PICK))) as moved:
         return try_out(repo, planned, known, moved)
 
 
@@ -332,7 +339,7 @@ def _old_line(repo: git.Repo, from_: str, branch: str, remote: str) -> str:
 def _range_diffs(repo: git.Repo, found: Comparison) -> dict[str, str]:
     """For each commit that is not in the new line as it was, how it differs there; past the limit, the
     command that shows it."""
-    differing = [fate for fate in found.fates if fate.state is State.TRAILER or fate.difference]
+    differing = [fate for fate in found.fates if fate.state is MatchState.TRAILER or fate.difference]
     diffs = {}
     with _progress("Comparing", min(len(differing), RANGE_DIFFS)) as moved:
         for number, fate in enumerate(differing, 1):

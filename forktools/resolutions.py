@@ -2,7 +2,7 @@
 
 `refs/forktools/resolutions` holds for each file that was in conflict how it stood with its markers, what was
 merged, how it was left, and why. A conflict is met again if the change from the one to the other applies to
-it without a conflict and leaves no marker; else its hunks are looked at (`forktools.conflict_hunks`), since a
+it without a conflict and leaves no marker; else its hunks are compared (`forktools.hunk_resolution`), as a
 line beside them may have moved. What a line settled when it was cut from the one before it is read from its
 commits, too. Nothing of git's own rerere is used: its directory would turn it on for all of a user's merges.
 """
@@ -16,12 +16,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forktools import clean_room, conflict_hunks
-from forktools.conflict_hunks import Stages
-from forktools.merges import merge_trees, tree_before
-from forktools.repository import ask, run
+from forktools import hunk_resolution, isolated_git
+from forktools.git_repository import ask, run
+from forktools.hunk_resolution import Stages
+from forktools.merge_changes import merge_trees, tree_before
+from forktools.sanitize import decode, encode
 from forktools.settings import current
-from forktools.text import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -190,24 +190,24 @@ def _by_hunks(
     base, ours, theirs = blobs
     if base is None or ours is None or theirs is None:
         return None
-    parts = conflict_hunks.split(repo, Stages(base, ours, theirs))
+    parts = hunk_resolution.split(repo, Stages(base, ours, theirs))
     if parts is None:
         return None
-    told: dict[Resolution, tuple[conflict_hunks.Settled, ...]] = {}
+    told: dict[Resolution, tuple[hunk_resolution.Settled, ...]] = {}
     for one in known:
         if one.stages is not None:
-            hunks, alone = conflict_hunks.settled(repo, one.stages, one.after)
+            hunks, alone = hunk_resolution.settled(repo, one.stages, one.after)
             # What a person changed besides comes along only with the commit that was made then.
-            if alone or conflict_hunks.same_change((base, theirs), (one.stages.ours, one.after)):
+            if alone or hunk_resolution.same_change((base, theirs), (one.stages.ours, one.after)):
                 told[one] = hunks
-    settled = conflict_hunks.settle(parts, [hunk for own in told.values() for hunk in own])
+    settled = hunk_resolution.settle(parts, [hunk for own in told.values() for hunk in own])
     if settled is None or _OPENED.search(settled):
         return None
-    now = [part for part in parts if isinstance(part, conflict_hunks.Hunk)]
+    now = [part for part in parts if isinstance(part, hunk_resolution.Hunk)]
     asked = [
         one.why
         for one, own in told.items()
-        if any(conflict_hunks.carried(hunk, like) is not None for hunk in now for like in own)
+        if any(hunk_resolution.carried(hunk, like) is not None for hunk in now for like in own)
     ]
     return settled, Reuse(tuple(dict.fromkeys(asked)), moved=True)
 
@@ -254,7 +254,7 @@ def _marked(repo: git.Repo, stages: Stages) -> bytes | None:
         files = [Path(scratch) / name for name in ("ours", "base", "theirs")]
         for file, text in zip(files, (stages.ours, stages.base, stages.theirs), strict=True):
             file.write_bytes(text)
-        status, text, _ = clean_room.run(repo, "merge-file", "-p", *map(str, files))
+        status, text, _ = isolated_git.run(repo, "merge-file", "-p", *map(str, files))
     return _unnamed(text) if 0 < status < 128 else None
 
 
@@ -266,8 +266,8 @@ def _stored(repo: git.Repo, found: Resolution) -> Conflict:
 
 def _blob(repo: git.Repo, tree: str, path: str) -> bytes | None:
     """A file of a tree that need not be in the repository itself."""
-    sha = decode(clean_room.ask(repo, "rev-parse", tree)).strip()
-    status, text, _ = clean_room.run(repo, "cat-file", "blob", f"{sha}:{path}")
+    sha = decode(isolated_git.ask(repo, "rev-parse", tree)).strip()
+    status, text, _ = isolated_git.run(repo, "cat-file", "blob", f"{sha}:{path}")
     return None if status else text
 
 

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from forktools.repository import RepositoryError, commit_id, references, run
-from forktools.text import decode, visible, visible_lines
+from forktools.git_repository import RepositoryError, commit_id, references, run
+from forktools.sanitize import decode, visible, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ _REF_PART = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PolicySettings:
     """A repository's policy. `origin` says where it was read, `commit` is the id of what it was read from."""
 
     upstream: str = "https://github.com/k3s-io/kine"
@@ -71,7 +71,7 @@ class Settings:
         return self.product_types + self.tooling_types
 
     @property
-    def on_trunk(self) -> bool:
+    def cuts_from_trunk(self) -> bool:
         """Whether lines are cut from tags on this repository's own trunk."""
         return self.upstream == TRUNK
 
@@ -81,7 +81,7 @@ class Settings:
         return self.tag.removeprefix("vX.Y.Z").removesuffix("N")
 
 
-DEFAULTS = Settings()
+DEFAULTS = PolicySettings()
 MEANINGS = {
     "upstream": "upstream's URL, or `trunk`: lines are cut from tags vX.Y.Z on this repository's trunk",
     "line-prefix": "a release line is this and vX.Y.Z",
@@ -102,18 +102,18 @@ MEANINGS = {
 
 TABLES = ("accepted", "released-before-records")
 
-_current: ContextVar[Settings] = ContextVar("settings", default=DEFAULTS)
+_current: ContextVar[PolicySettings] = ContextVar("settings", default=DEFAULTS)
 
 
 _source: ContextVar[str] = ContextVar("source", default="")
 
 
-def current() -> Settings:
+def current() -> PolicySettings:
     """The policy of this run."""
     return _current.get()
 
 
-def use(settings: Settings) -> None:
+def use(settings: PolicySettings) -> None:
     """Makes `settings` the policy of this run."""
     _current.set(settings)
 
@@ -124,7 +124,7 @@ def read_from(revision: str) -> None:
     use(DEFAULTS)
 
 
-def listed(settings: Settings) -> Iterator[tuple[str, str, str]]:
+def listed(settings: PolicySettings) -> Iterator[tuple[str, str, str]]:
     """Each setting's name, value and meaning, for people."""
     for name, meaning in MEANINGS.items():
         value = getattr(settings, name.replace("-", "_"))
@@ -137,7 +137,7 @@ def listed(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield name, shown, meaning
 
 
-def settings_of(repo: git.Repo, remote: str, base_ref: str = "") -> Settings:
+def settings_of(repo: git.Repo, remote: str, base_ref: str = "") -> PolicySettings:
     """The settings of a repository: at the revision given to `read_from`, else at its trunk.
 
     The trunk is `base_ref` where that branch's own settings call it one, else the remote's default branch,
@@ -168,11 +168,11 @@ def differing(repo: git.Repo, commit: str) -> list[str]:
     return [name for name in MEANINGS if _value(theirs, name) != _value(current(), name)]
 
 
-def _value(settings: Settings, name: str) -> object:
+def _value(settings: PolicySettings, name: str) -> object:
     return getattr(settings, name.replace("-", "_"))
 
 
-def _at(repo: git.Repo, commit: str, name: str) -> Settings:
+def _at(repo: git.Repo, commit: str, name: str) -> PolicySettings:
     found = {}
     for file in FILES:
         status, content, _ = run(repo, "cat-file", "blob", f"{commit}:{file}")
@@ -212,11 +212,11 @@ def _table(text: str, file: str) -> Mapping[str, object] | None:
     return table
 
 
-def parse(table: Mapping[str, object], origin: str) -> Settings:
+def parse(table: Mapping[str, object], origin: str) -> PolicySettings:
     """Settings from a table. Raises RepositoryError with what is wrong and what would be right."""
     known = {
         field.name.replace("_", "-"): field
-        for field in fields(Settings)
+        for field in fields(PolicySettings)
         if field.name not in ("origin", "commit")
     }
     given: dict[str, object] = {}
@@ -227,7 +227,7 @@ def parse(table: Mapping[str, object], origin: str) -> Settings:
             )
         default = getattr(DEFAULTS, known[name].name)
         given[known[name].name] = _typed(origin, name, value, default)
-    settings = Settings(**given, origin=origin)  # type: ignore[arg-type]
+    settings = PolicySettings(**given, origin=origin)  # type: ignore[arg-type]
     _validate(settings, origin)
     return settings
 
@@ -265,7 +265,7 @@ def _typed(origin: str, name: str, value: object, default: object) -> object:
     )
 
 
-def _validate(settings: Settings, origin: str) -> None:
+def _validate(settings: PolicySettings, origin: str) -> None:
     def require(name: str, values: tuple[str, ...], form: Callable[[str], object], fix: str) -> None:
         if bad := next((value for value in values if not form(value)), None):
             raise RepositoryError(f'{origin}: {name} cannot be "{visible(bad)}"', fix)

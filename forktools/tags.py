@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forktools.commits import patch_ids, read_range
-from forktools.merges import merge_changes
-from forktools.policy import Branch, Finding, Level, Rule, judge, line_version, version_name
-from forktools.repository import (
+from forktools.git_repository import (
     RepositoryError,
     branch_tip,
     commit_id,
@@ -17,9 +15,11 @@ from forktools.repository import (
     references,
     require_whole_history,
 )
+from forktools.merge_changes import merge_changes
+from forktools.policy import Branch, Finding, Level, Rule, judge, line_version, version_name
+from forktools.sanitize import SUBJECT_LIMIT, visible
 from forktools.settings import current
-from forktools.signing import TAG_UNSIGNED, judge_commits, judge_tag
-from forktools.text import SUBJECT_LIMIT, visible
+from forktools.signatures import TAG_UNSIGNED, judge_commits, judge_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -139,7 +139,7 @@ def parse_tag(tag: str) -> ForkTag | None:
     return ForkTag(match[1], int(match[2])) if match else None
 
 
-def upstream_commit(repo: git.Repo, refs: Mapping[str, str], tag: str) -> str:
+def commit_of_upstream_tag(repo: git.Repo, refs: Mapping[str, str], tag: str) -> str:
     """The commit of upstream's `tag`, from `refs/upstream/tags/`, or of the base tag on the trunk.
 
     Where upstream's tags were never fetched, its clones and those of small forks have them among their own.
@@ -148,7 +148,7 @@ def upstream_commit(repo: git.Repo, refs: Mapping[str, str], tag: str) -> str:
     ref = upstream_tags(refs).get(tag)
     if ref is not None:
         return commit_id(repo, ref, "the upstream tag")
-    if current().on_trunk:
+    if current().cuts_from_trunk:
         raise RepositoryError(
             f"there is no base tag {tag} in this repository",
             "Run `git fetch --tags`, or tag the commit of the trunk that the line is to be cut from.",
@@ -161,7 +161,7 @@ def upstream_commit(repo: git.Repo, refs: Mapping[str, str], tag: str) -> str:
 
 def upstream_tags(refs: Mapping[str, str]) -> dict[str, str]:
     """The references of upstream's tags, or of the base tags on the trunk, by the tags' names."""
-    fetched = not current().on_trunk and any(name.startswith(UPSTREAM_TAGS) for name in refs)
+    fetched = not current().cuts_from_trunk and any(name.startswith(UPSTREAM_TAGS) for name in refs)
     place = UPSTREAM_TAGS if fetched else "refs/tags/"
     names = (name for name in refs if name.startswith(place))
     return {tag: name for name in names if line_version(tag := name.removeprefix(place)) and "/" not in tag}
@@ -169,7 +169,7 @@ def upstream_tags(refs: Mapping[str, str]) -> dict[str, str]:
 
 def is_base_tag(tag: str) -> bool:
     """Whether `tag` marks a commit of the trunk that a line is cut from."""
-    return current().on_trunk and re.fullmatch(r"v[0-9]+(\.[0-9]+){2}", tag) is not None
+    return current().cuts_from_trunk and re.fullmatch(r"v[0-9]+(\.[0-9]+){2}", tag) is not None
 
 
 def has_upstream_tag(refs: Mapping[str, str], tag: str) -> bool:
@@ -179,7 +179,7 @@ def has_upstream_tag(refs: Mapping[str, str], tag: str) -> bool:
 
 def is_foreign(refs: Mapping[str, str], tag: str) -> bool:
     """Whether upstream, whose tags have been fetched, has none of this name."""
-    fetched = any(name.startswith(UPSTREAM_TAGS) for name in refs) and not current().on_trunk
+    fetched = any(name.startswith(UPSTREAM_TAGS) for name in refs) and not current().cuts_from_trunk
     return fetched and not has_upstream_tag(refs, tag)
 
 
@@ -215,7 +215,7 @@ def check_tag(repo: git.Repo, tag: str, remote: str) -> TagVerdict:
     commit = commit_id(repo, ref, "the tag") if exists else tip
     wrong_line = [*_check_line(repo, refs, parsed, tip, remote)]
     findings = [*_check_number(repo, refs, parsed, tag, commit), *wrong_line]
-    base = upstream_commit(repo, refs, parsed.upstream)
+    base = commit_of_upstream_tag(repo, refs, parsed.upstream)
     behind = 0
     if not is_ancestor(repo, commit, tip):
         findings.append(Finding(TAG_NOT_ON_LINE, f"{tag} is not on {parsed.line}", commit))
@@ -267,7 +267,7 @@ def next_tag(repo: git.Repo, line: str, remote: str) -> ForkTag:
     upstream = version_name(line)
     if branch_tip(repo, refs, line, remote) is None:
         raise RepositoryError(f"there is no branch {visible(line)}", f"git fetch {visible(remote)} --tags")
-    upstream_commit(repo, refs, upstream)  # a clone without tags would answer 0
+    commit_of_upstream_tag(repo, refs, upstream)  # a clone without tags would answer 0
     return first_free_tag(refs, line)
 
 
@@ -338,7 +338,7 @@ def _check_order(
 
 def is_of_line(repo: git.Repo, refs: Mapping[str, str], upstream: str, tip: str, remote: str) -> bool:
     """Whether a release is of its line: cut from upstream's tag, of the fork's own commits only."""
-    base = upstream_commit(repo, refs, upstream)
+    base = commit_of_upstream_tag(repo, refs, upstream)
     if not is_ancestor(repo, base, tip) or any(_check_commits(repo, base, tip)):
         return False
     alone = read_range(repo, [tip], [base, *_elsewhere(refs, upstream, remote)])
@@ -366,7 +366,7 @@ def _check_commits(repo: git.Repo, base: str, commit: str) -> Iterator[Finding]:
 def _check_line(
     repo: git.Repo, refs: Mapping[str, str], parsed: ForkTag, tip: str, remote: str
 ) -> Iterator[Finding]:
-    base = upstream_commit(repo, refs, parsed.upstream)
+    base = commit_of_upstream_tag(repo, refs, parsed.upstream)
     if not is_ancestor(repo, base, tip):
         yield Finding(LINE_NOT_FROM_TAG, f"{parsed.line} does not contain {parsed.upstream}", base)
         return

@@ -15,13 +15,13 @@ import ssl
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from kine import tls_flags
-from kine.arguments import UsageError, normalize
+from kine import tls_file_check
 from kine.config import FLAGS, T4_FLAGS, SettingError, Settings, settings
 from kine.drivers import NO_T4
 from kine.drivers.base import DriverError
+from kine.go_flags import UsageError, normalize
 from kine.observe import logging as logs
-from kine.workers import WorkerError, channel
+from kine.workers import WorkerError, parent_channel
 
 if TYPE_CHECKING:
     import socket
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 # Exit codes, told in --help.
 STOPPED, FAILED, MISUSED = 0, 1, 2
 
-# In the order of --help; `kine.commands.app` has them.
+# In the order of --help; `kine.commands.command_line` has them.
 COMMANDS = ("version", "completion", "check", "status", "migrate", "snapshot")
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _misused(error)
     if all("=" in argument for argument in normal):  # no command, and nothing to print
         sys.exit(_server(dict(argument.removeprefix("--").split("=", 1) for argument in normal)))
-    from kine.commands.app import app  # here, as a server is started without it
+    from kine.commands.command_line import app  # here, as a server is started without it
 
     app(normal, prog_name="kine")
     sys.exit(STOPPED)
@@ -60,7 +60,7 @@ def _server(flags: Mapping[str, str]) -> int:
         chosen = settings({fields[name]: value for name, value in flags.items()}, os.environ)
     except SettingError as error:
         _misused(error)
-    inherited = channel.inherited(os.environ)
+    inherited = parent_channel.inherited(os.environ)
     if inherited is not None:
         return run(chosen, _worker(*inherited), always={"worker": inherited[0]})
     return run(chosen, _serve if chosen.workers == 1 else _supervise)
@@ -103,7 +103,7 @@ def run(chosen: Settings, serve: Serve, always: Mapping[str, object] | None = No
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # as Go does for its programs
     try:
-        tls_flags.check(chosen)
+        tls_file_check.check(chosen)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_until_signal(chosen, serve))
     except WorkerError as error:

@@ -13,7 +13,7 @@ from kine import identity
 from kine.address import Address
 from kine.drivers import NO_T4
 from kine.drivers.base import PATIENCE, Options
-from kine.forms import (
+from kine.flag_values import (
     address,
     address_or_off,
     cache_size,

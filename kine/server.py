@@ -20,26 +20,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kine import drivers
-from kine.drivers.base import UNFINISHED, DriverError, OutOfRevisionsError, Waiting
-from kine.etcd import versions
+from kine.drivers.base import UNFINISHED, DriverError, OutOfRevisionsError, WaitsForDatabase
+from kine.etcd import etcd_versions
 from kine.etcd.routes import Bounds, Identity, Services, services
-from kine.forms import scheme
+from kine.flag_values import scheme
 from kine.observe import metrics, native_stderr
-from kine.observe.http import MetricsServer, NotReadyError
+from kine.observe.grpc_metrics import observed
 from kine.observe.logging import fields
-from kine.observe.rpc import observed
+from kine.observe.metrics_server import MetricsServer, NotReadyError
 from kine.store.compactor import Policy
-from kine.store.loading import Progress
+from kine.store.load_index import LoadProgress
 from kine.store.store import Observers, Store
-from kine.store.store import Settings as StoreSettings
-from kine.transport.budget import SHARES
+from kine.store.store import StoreSettings as StoreSettings
+from kine.transport.byte_budget import SHARES
 from kine.transport.http2 import Http2Server
-from kine.workers.shown import Shown
+from kine.workers.all_workers_status import AllWorkersStatus
 
 if TYPE_CHECKING:
     from kine.address import Address
     from kine.config import Settings
-    from kine.etcd.watch import Session
+    from kine.etcd.watch import WatchStream
     from kine.transport.base import Routes, Server
     from kine.workers.worker import Worker
 
@@ -70,7 +70,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
         if settings.transport == "grpcio" or scheme(settings.endpoint) in drivers.REMOTE:
             stack.enter_context(native_stderr.logged())
         readiness = Readiness()
-        shown = Shown(worker, readiness.reason) if worker is not None else None
+        shown = AllWorkersStatus(worker, readiness.reason) if worker is not None else None
         reported = MetricsServer(
             settings.metrics_bind_address if worker is None else None,
             shown.reason if shown else readiness.reason,
@@ -85,7 +85,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             worker.watch(stop)
             worker.up(reported.take, shown.tell)
 
-        source = await open_source(settings, stack, readiness, stop)
+        source = await open_backend(settings, stack, readiness, stop)
         if source is None:
             log.info("stopped before serving")
             return
@@ -95,14 +95,14 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
         addresses = [settings.listen_address] if worker is None else []
         transport = _transport(settings, addresses, observed(source.routes), reported)
         budget = transport.budget
-        metrics.read("kine_queued_bytes", lambda: budget.queued)
-        metrics.read("kine_received_bytes", lambda: budget.received)
-        metrics.read("kine_kept_bytes", lambda: budget.kept)
-        metrics.read("kine_kept_refused_total", lambda: budget.refused)
-        metrics.read("kine_requests_dropped_total", lambda: budget.shed)
-        metrics.read("kine_slow_clients_closed_total", lambda: budget.closed_slow)
-        metrics.read("kine_connections", lambda: transport.connected)
-        metrics.read("kine_connections_turned_away_total", lambda: transport.turned_away)
+        metrics.register_gauge("kine_queued_bytes", lambda: budget.queued)
+        metrics.register_gauge("kine_received_bytes", lambda: budget.received)
+        metrics.register_gauge("kine_kept_bytes", lambda: budget.kept)
+        metrics.register_gauge("kine_kept_refused_total", lambda: budget.refused)
+        metrics.register_gauge("kine_requests_dropped_total", lambda: budget.shed)
+        metrics.register_gauge("kine_slow_clients_closed_total", lambda: budget.closed_slow)
+        metrics.register_gauge("kine_connections", lambda: transport.connected)
+        metrics.register_gauge("kine_connections_turned_away_total", lambda: transport.turned_away)
         bound = await transport.start()
         stack.push_async_callback(transport.stop, _GRACE)
         stack.callback(source.stop)
@@ -129,7 +129,7 @@ def _tune() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL)
 
 
-class Source(Protocol):
+class Backend(Protocol):
     """What the server serves from, opened."""
 
     @property
@@ -151,8 +151,8 @@ class Source(Protocol):
 @dataclass(slots=True)
 class Readiness:
     state: str = "connecting to the database"
-    source: Source | None = None
-    loading: Progress | None = None
+    source: Backend | None = None
+    loading: LoadProgress | None = None
 
     def waiting(self, why: str) -> None:
         self.state = why
@@ -200,14 +200,14 @@ async def _reached(opening: Coroutine[None, None, None], stop: asyncio.Event, pa
         await asyncio.gather(opened, stopped, return_exceptions=True)
 
 
-async def open_source(
+async def open_backend(
     settings: Settings,
     stack: AsyncExitStack,
     readiness: Readiness,
     stop: asyncio.Event,
     *,
     unfinished: bool = False,
-) -> Source | None:
+) -> Backend | None:
     """What the endpoint names, opened; `stack` closes it. None if told to stop before it was there.
 
     Raises DriverError for a database that a restore was interrupted in, unless it may be `unfinished`.
@@ -224,7 +224,7 @@ async def open_source(
     # Whoever sees a new file may end us and change it (vCluster's restore): it is whole by then.
     patience = _SETTING_UP if drivers.is_new(settings.endpoint, options) else 0.0
     driver = drivers.connect(settings.endpoint, options)
-    if isinstance(driver, Waiting):
+    if isinstance(driver, WaitsForDatabase):
         driver.on_wait = readiness.waiting
     stack.push_async_callback(driver.close)
     if not await _reached(driver.open(), stop, patience):
@@ -234,7 +234,7 @@ async def open_source(
     observers = Observers(metrics.write_batch_size.observe, metrics.compactions.inc, readiness.waiting)
     store = Store(driver, _store_settings(settings), observers)
     readiness.state, readiness.loading = "loading the index", store.loading
-    metrics.read("kine_loading_seconds", lambda: store.loading.seconds)
+    metrics.register_gauge("kine_loading_seconds", lambda: store.loading.seconds)
     if not await _reached(store.open(), stop, patience):
         return None
     stack.push_async_callback(store.close)
@@ -251,7 +251,7 @@ async def open_source(
 
 
 class _Stored:
-    """A `Source`: a database, with the store in front of it."""
+    """A `Backend`: a database, with the store in front of it."""
 
     def __init__(self, store: Store, served: Services, version: str) -> None:
         self._store = store
@@ -273,8 +273,10 @@ class _Stored:
         return {"revision": self._store.index.revision}
 
     async def version(self) -> bytes:
-        return versions.page(
-            self._version, versions.cluster_version(self._version), versions.storage_version(self._version)
+        return etcd_versions.page(
+            self._version,
+            etcd_versions.cluster_version(self._version),
+            etcd_versions.storage_version(self._version),
         )
 
 
@@ -311,7 +313,7 @@ def _transport(
     settings: Settings, addresses: Sequence[Address], routes: Routes, reported: MetricsServer
 ) -> Server:
     if settings.transport == "grpcio":
-        from kine.transport.grpc import GrpcServer
+        from kine.transport.grpcio_server import GrpcServer
 
         return GrpcServer(routes, addresses, settings.tls(), settings.limits())
     return Http2Server(
@@ -319,23 +321,23 @@ def _transport(
     )
 
 
-def _observe(store: Store, sessions: set[Session]) -> None:
+def _observe(store: Store, sessions: set[WatchStream]) -> None:
     index, hub, values, lists = store.index, store.hub, store.values, store.lists
-    metrics.read("kine_revision", lambda: index.revision)
-    metrics.read("kine_compact_revision", lambda: index.compact_revision)
-    metrics.read("kine_keys", lambda: len(index))
-    metrics.read("kine_watchers", lambda: hub.watchers)
-    metrics.read("kine_watch_streams", lambda: len(sessions))
-    metrics.read("kine_watch_events_total", lambda: hub.sent)
-    metrics.read("kine_slow_watchers", lambda: hub.slow)
-    metrics.read("kine_value_cache_bytes", lambda: values.size)
-    metrics.read("kine_value_cache_hits_total", lambda: values.hits)
-    metrics.read("kine_value_cache_misses_total", lambda: values.misses)
-    metrics.read("kine_list_cache_bytes", lambda: lists.size)
-    metrics.read("kine_list_cache_hits_total", lambda: lists.hits)
-    metrics.read("kine_list_cache_misses_total", lambda: lists.misses)
-    metrics.read("kine_write_queue", lambda: len(store.writer))
-    metrics.read("kine_leases", lambda: len(store.leases))
+    metrics.register_gauge("kine_revision", lambda: index.revision)
+    metrics.register_gauge("kine_compact_revision", lambda: index.compact_revision)
+    metrics.register_gauge("kine_keys", lambda: len(index))
+    metrics.register_gauge("kine_watchers", lambda: hub.watchers)
+    metrics.register_gauge("kine_watch_streams", lambda: len(sessions))
+    metrics.register_gauge("kine_watch_events_total", lambda: hub.sent)
+    metrics.register_gauge("kine_slow_watchers", lambda: hub.slow)
+    metrics.register_gauge("kine_value_cache_bytes", lambda: values.size)
+    metrics.register_gauge("kine_value_cache_hits_total", lambda: values.hits)
+    metrics.register_gauge("kine_value_cache_misses_total", lambda: values.misses)
+    metrics.register_gauge("kine_list_cache_bytes", lambda: lists.size)
+    metrics.register_gauge("kine_list_cache_hits_total", lambda: lists.hits)
+    metrics.register_gauge("kine_list_cache_misses_total", lambda: lists.misses)
+    metrics.register_gauge("kine_write_queue", lambda: len(store.writer))
+    metrics.register_gauge("kine_leases", lambda: len(store.leases))
 
     async def allocated() -> float:
         return (await store.size()).allocated
@@ -343,5 +345,5 @@ def _observe(store: Store, sessions: set[Session]) -> None:
     async def log_size() -> float:
         return (await store.size()).log
 
-    metrics.read("kine_db_size_bytes", allocated)
-    metrics.read("kine_wal_bytes", log_size)
+    metrics.register_gauge("kine_db_size_bytes", allocated)
+    metrics.register_gauge("kine_wal_bytes", log_size)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests import secrets
+from tests import secret_scan
+from tests.cleanup_at_exit import ENDINGS
 from tests.client import Client, WatchStream
-from tests.endings import ENDINGS
-from tests.flaky import Failures
-from tests.remote.etcds import Etcds
+from tests.remote.etcd_clusters import Etcds
+from tests.rerun_failures import Failures
 from tests.servers import Backend, Capabilities, backends, etcd
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def counts(pytestconfig: pytest.Config) -> Counts:
 def _secrets_are_kept() -> Iterator[None]:
     """Whatever the run's servers were told in confidence is in none of their logs."""
     yield
-    found = secrets.leaks()
+    found = secret_scan.leaks()
     assert not found, "\n".join(["told by a server:", *found])
 
 
@@ -197,7 +197,7 @@ def server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The run's shared process of this kind."""
     instance = backend.start(tmp_path_factory.mktemp(backend.name), progress_interval=1)
     yield instance
-    secrets.look_at(instance)
+    secret_scan.look_at(instance)
     assert instance.running, f"the server ended during the run: {instance.log.read_text()[-3000:]}"
     instance.stop()
 

@@ -14,13 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench.machine import describe
-from bench.peers import PeerError, Peers, recipe, recipes
-from bench.soak.plan import Settings
-from bench.soak.processes import SoakError
+from bench.machine_info import describe
+from bench.server_launcher import PeerError, Peers, recipe, recipes
+from bench.servers_under_test import version
+from bench.soak.driver_processes import SoakError
 from bench.soak.report import SoakResults, write_markdown
 from bench.soak.run import Soak
-from bench.targets import version
+from bench.soak.soak_settings import SoakSettings
 
 err = Console(stderr=True)
 
@@ -65,7 +65,7 @@ def soak(
     with Peers(peer_dir) as peers:
         try:
             running = peers.start(chosen)
-            settings = Settings(
+            settings = SoakSettings(
                 running.endpoint, keys, size, watchers, rate, share, duration,
                 warm_up=min(duration / 4, 3 * compact) if warm_up is None else warm_up * 60,
                 find=find, compact=compact, event_ttl=event_ttl, sample=sample, seed=seed,

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from bench.blocking import CallError
 from bench.http2 import ProtocolError
-from bench.soak.plan import CLASSES, Settings, watches
-from bench.soak.processes import Driver, Heard, SoakError, Window, follow, make_calls
-from bench.soak.server import Observed
-from bench.soak.tally import Expected, compare
+from bench.soak.driver_processes import Driver, Heard, SoakError, Window, follow, make_calls
+from bench.soak.event_counts import Expected, compare
+from bench.soak.observed_server import Observed
+from bench.soak.soak_settings import CLASSES, SoakSettings, watches
 from bench.soak.verdict import Sample, judge
+from bench.sync_client import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bench.peers import Running
+    from bench.server_launcher import Running
+    from bench.soak.event_counts import Arrived, Written
     from bench.soak.report import SoakResults
-    from bench.soak.tally import Arrived, Written
 
 SET_UP = 4000.0  # seconds for the objects to be loaded
 EXPIRY = 60.0  # seconds that the last leases may outlive their TTL, and the last events take
@@ -33,7 +33,7 @@ class Soak:
     """`told` hears what happens, with the share of the time that is over."""
 
     running: Running
-    settings: Settings
+    settings: SoakSettings
     results: SoakResults
     out: Path
     told: Callable[[str, float], None]

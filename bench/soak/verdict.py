@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.soak.tally import Delivery
+    from bench.soak.event_counts import Delivery
 
 Sample = dict[str, Any]
 MIB = 1 << 20

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from kine.commands import options
-from kine.commands.rules import ADVANCE, INDEXES, RULES
-from kine.drivers.sql import narrow_ids
+from kine.commands.table_rules import ADVANCE, INDEXES, RULES
+from kine.drivers.sql import int32_ids
 from kine.drivers.sql.tables import UNUSED_ON_SQLITE
 
 if TYPE_CHECKING:
     from kine.config import Settings
-    from kine.drivers.sql.view import View
+    from kine.drivers.sql.read_only_view import Inspector
 
 SHOWN = 20  # rows of a finding
 REPAIRED = 1000  # at once
@@ -54,7 +54,7 @@ _UNSAFE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RuleViolation:
     id: str
     meaning: str
     rows: int
@@ -63,8 +63,8 @@ class Finding:
     repair: str
 
 
-@options.asked()
-def check(asked: options.Asked) -> None:
+@options.with_endpoint()
+def check(asked: options.CommandOptions) -> None:
     """Check the table of an SQLite, PostgreSQL or MySQL database against its rules; nothing is changed.
 
     What is found is told with the rows' ids and a repair plan. A running server need not be stopped: one
@@ -79,7 +79,7 @@ async def _check(settings: Settings, output: str) -> int:
     from kine import drivers
     from kine.commands.progress import Progressing
 
-    found: list[Finding] = []
+    found: list[RuleViolation] = []
     with Progressing() as progress:
         async with drivers.view(settings.endpoint, settings.driver_options()) as view:
             progress.begin("checking", len(RULES) + 5)
@@ -93,11 +93,11 @@ async def _check(settings: Settings, output: str) -> int:
     return options.FAILED if found else 0
 
 
-async def _findings(view: View) -> AsyncIterator[list[Finding]]:
+async def _findings(view: Inspector) -> AsyncIterator[list[RuleViolation]]:
     """Once a question. Raises DriverError, ValueError when there is no table."""
     found = view.stale_log()
     repair = f"{RESTORE}\n    -- or: {found}" if found else RESTORE
-    damaged = [Finding("damaged-file", told, 0, [], [], repair) for told in await view.damage()]
+    damaged = [RuleViolation("damaged-file", told, 0, [], [], repair) for told in await view.damage()]
     yield damaged
     if damaged:  # what its tables say is not to be believed
         return
@@ -105,7 +105,7 @@ async def _findings(view: View) -> AsyncIterator[list[Finding]]:
     if "kine" not in names:
         raise ValueError("the database has no table kine; name kine's database in --endpoint")
     yield [
-        Finding("missing-index", f"the index {name} is missing", 0, [], [], repair)
+        RuleViolation("missing-index", f"the index {name} is missing", 0, [], [], repair)
         for name, repair in INDEXES.items()
         if name not in names and not (view.dialect == "sqlite" and name in UNUSED_ON_SQLITE)
     ]
@@ -126,7 +126,7 @@ async def _findings(view: View) -> AsyncIterator[list[Finding]]:
             " -- then check again: there are more" if len(ids) > REPAIRED and "{ids}" in rule.repair else ""
         )
         yield [
-            Finding(
+            RuleViolation(
                 rule.id,
                 rule.broken,
                 len(ids),
@@ -137,40 +137,40 @@ async def _findings(view: View) -> AsyncIterator[list[Finding]]:
         ]
 
 
-async def _unsafe(view: View) -> list[Finding]:
+async def _unsafe(view: Inspector) -> list[RuleViolation]:
     unsafe = _UNSAFE.get(view.dialect)
     if unsafe is None:
         return []
     tables = [_shown(row[0]) for row in await view.ask(unsafe.question)]
     return [
-        Finding(unsafe.id, unsafe.meaning.format(name), 0, [], [], unsafe.repair.format(name))
+        RuleViolation(unsafe.id, unsafe.meaning.format(name), 0, [], [], unsafe.repair.format(name))
         for name in tables
     ]
 
 
-async def _narrow_ids(view: View) -> list[Finding]:
-    question = narrow_ids.QUESTION.get(view.dialect)
+async def _narrow_ids(view: Inspector) -> list[RuleViolation]:
+    question = int32_ids.QUESTION.get(view.dialect)
     if question is None:
         return []
     [(highest, newest)] = await view.ask(question)
-    warning = narrow_ids.warning(highest, newest)
-    return [Finding("narrow-ids", warning, 0, [], [], MIGRATE)] if warning else []
+    warning = int32_ids.warning(highest, newest)
+    return [RuleViolation("narrow-ids", warning, 0, [], [], MIGRATE)] if warning else []
 
 
-async def _allocator(view: View) -> list[Finding]:
+async def _allocator(view: Inspector) -> list[RuleViolation]:
     following = await view.next_id()
     [(newest,)] = await view.ask("SELECT max(id) FROM kine")
     if newest is None or following > newest:
         return []
     meaning = f"the database would give {following} as the next id, and has rows up to {newest}"
-    return [Finding("allocator-behind", meaning, 0, [], [], ADVANCE[view.dialect].format(newest))]
+    return [RuleViolation("allocator-behind", meaning, 0, [], [], ADVANCE[view.dialect].format(newest))]
 
 
 def _shown(name: object) -> str:
     return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
-def _text(found: list[Finding]) -> str:
+def _text(found: list[RuleViolation]) -> str:
     if not found:
         return "nothing found\n"
     lines = []

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kine import tls_flags
+from kine import tls_file_check
 from kine.config import settings
 from kine.drivers.base import DriverError
 from kine.observe import logging as logs
@@ -34,7 +34,7 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*):\d+")
 _hidden: list[str] = []  # the endpoints' secrets
 
 
-class MisusedError(ValueError):
+class UsageError(ValueError):
     """Wrong usage: one line with the reason and the fix."""
 
 
@@ -65,7 +65,7 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CommandOptions:
     """What a command was told of its endpoint, and of how to answer."""
 
     given: dict[str, str]  # by the server's own names of settings
@@ -83,9 +83,9 @@ class Asked:
             given = {**given, "endpoint": ",".join(f"{scheme}://{member}" for member in members)}
         try:
             found = settings(given, os.environ)
-            tls_flags.check_endpoints(found)
+            tls_file_check.check_endpoints(found)
         except ValueError as error:  # SettingError among them
-            misused(str(error))
+            usage_error(str(error))
         hide(found.endpoint)
         return replace(found, patience=0.0)
 
@@ -112,8 +112,8 @@ def _members(endpoint: str) -> list[str]:
     return members if all(map(_HOST_AND_PORT.fullmatch, members)) else []
 
 
-def asked(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options every one has; its parameter `asked` becomes those."""
+def with_endpoint(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options every one has; its parameter `with_endpoint` becomes those."""
 
     def with_options(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
@@ -126,11 +126,12 @@ def asked(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[
             given = {name: str(value).lower() if value is True else value for name, value in found.items()}
             try:
                 if output not in ("text", "json"):
-                    misused("--output is text or json")
+                    usage_error("--output is text or json")
                 command(
-                    asked=Asked({name: value for name, value in given.items() if value}, output), **values
+                    asked=CommandOptions({name: value for name, value in given.items() if value}, output),
+                    **values,
                 )
-            except MisusedError as error:
+            except UsageError as error:
                 _fail(MISUSED, error, output)
 
         parameters = [one for one in own.parameters.values() if one.name != "asked"] + [
@@ -148,7 +149,7 @@ def asked(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[
 @contextmanager
 def named(option: str) -> Iterator[None]:
     """An error in the block names the option that holds the endpoint."""
-    from kine.commands.transfer import SpoolError
+    from kine.commands.spool import SpoolError
 
     def of_option(error: Exception) -> str:
         return f"{option}: {_explained(error).replace('--endpoint', option)}"
@@ -157,8 +158,8 @@ def named(option: str) -> Iterator[None]:
         yield
     except SpoolError:
         raise
-    except MisusedError as error:
-        misused(of_option(error))
+    except UsageError as error:
+        usage_error(of_option(error))
     except ValueError as error:
         raise ValueError(of_option(error)) from error
     except (DriverError, OSError, RpcError) as error:
@@ -172,8 +173,8 @@ def hide(*endpoints: str) -> None:
     logging.getLogger("kine").setLevel(logging.WARNING)  # what a server logs at its start is no news here
 
 
-def misused(reason: str) -> NoReturn:
-    raise MisusedError(reason)
+def usage_error(reason: str) -> NoReturn:
+    raise UsageError(reason)
 
 
 async def _until_signal(work: Coroutine[Any, Any, int]) -> int:

@@ -13,7 +13,7 @@ from kine.commands import options
 from kine.drivers.base import DriverError
 
 if TYPE_CHECKING:
-    from kine.commands.transfer import Spool
+    from kine.commands.spool import Spool
     from kine.config import Settings
 
 app = typer.Typer(
@@ -27,10 +27,10 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="The snapshot.")]
 
 
 @app.command("save")
-@options.asked()
+@options.with_endpoint()
 def save(
     file: File,
-    asked: options.Asked,
+    asked: options.CommandOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Save every key and lease, as of one revision, into FILE.
@@ -46,25 +46,25 @@ def save(
 
 
 async def _save(settings: Settings, file: str, output: str, *, force: bool) -> int:
-    from kine.commands.api import check_there, opened
+    from kine.commands.endpoint_client import check_there, opened
     from kine.commands.progress import Progressing
-    from kine.commands.snapshot_file import Writer
-    from kine.commands.transfer import take
+    from kine.commands.snapshot_file import SnapshotWriter
+    from kine.commands.spool import fill_spool
     from kine.version import version
 
     await check_there(settings)
-    with Progressing() as progress, Writer(file, f"kine {version()}", force=force) as written:
+    with Progressing() as progress, SnapshotWriter(file, f"kine {version()}", force=force) as written:
         async with opened(settings) as api:
-            await take(api, written, progress)
+            await fill_spool(api, written, progress)
     told = {"file": file, **{name: written.header[name] for name in ("revision", "keys", "leases")}}
     return _answer(told, output, f"saved {_contents(told)} at revision {told['revision']} in {file}")
 
 
 @app.command("restore")
-@options.asked()
+@options.with_endpoint()
 def restore(
     file: File,
-    asked: options.Asked,
+    asked: options.CommandOptions,
     bump_revision: Annotated[
         int,
         typer.Option(
@@ -94,21 +94,21 @@ def restore(
 
 
 async def _restore(settings: Settings, file: str, bump: int, output: str) -> int:
-    from kine.commands.giving import give
     from kine.commands.progress import Progressing
-    from kine.commands.snapshot_source import load
-    from kine.commands.transfer import spool
+    from kine.commands.restore import restore_into
+    from kine.commands.restore_file import load
+    from kine.commands.spool import spool
 
     with spool(os.path.dirname(file) or ".", *_folders(settings)) as loaded, Progressing() as progress:
         await load(file, loaded, progress)
-        put = await give(loaded, settings, bump, progress)
+        put = await restore_into(loaded, settings, bump, progress)
         told = _given(loaded, put)
     return _answer(told, output, f"restored {_contents(told)}, {told['put']} put now; all compared")
 
 
 @app.command("status")
-@options.asked(endpoint=False)
-def status(file: File, asked: options.Asked) -> None:
+@options.with_endpoint(endpoint=False)
+def status(file: File, asked: options.CommandOptions) -> None:
     """Check the checksum of FILE, and print its revision, keys, leases and size.
 
     Exit codes: 0 whole; 1 damaged, or no snapshot; 2 wrong usage.
@@ -119,7 +119,7 @@ def status(file: File, asked: options.Asked) -> None:
 
 async def _status(file: str, output: str) -> int:
     from kine.commands.progress import Progressing
-    from kine.commands.snapshot_source import Contents, load
+    from kine.commands.restore_file import Contents, load
 
     contents = Contents()
     with Progressing() as progress:
@@ -134,11 +134,11 @@ async def _status(file: str, output: str) -> int:
     return 0
 
 
-@options.asked(endpoint=False)
+@options.with_endpoint(endpoint=False)
 def migrate(
     source: Annotated[str, typer.Option("--from", metavar="URL", help="An etcd, a kine, or a database.")],
     target: Annotated[str, typer.Option("--to", metavar="URL", help="An empty database, or etcd.")],
-    asked: options.Asked,
+    asked: options.CommandOptions,
 ) -> None:
     """Copy every key and lease from one endpoint to an empty other one, and compare them key by key.
 
@@ -149,31 +149,31 @@ def migrate(
     Exit codes: 0 copied and compared; 1 failed; 2 wrong usage.
     """
     if not source or not target:
-        options.misused("--from and --to each name an endpoint; one of them is empty")
+        options.usage_error("--from and --to each name an endpoint; one of them is empty")
     chosen = []
     for name, url in (("--from", source), ("--to", target)):
         with options.named(name):
             chosen.append(asked.settings(url))
     options.hide(source, target)
     if source == target:
-        options.misused("--from and --to are the same")
+        options.usage_error("--from and --to are the same")
     asked.run(_migrate(chosen[0], chosen[1], asked.output), options.FAILED)
 
 
 async def _migrate(source: Settings, target: Settings, output: str) -> int:
-    from kine.commands.api import check_there, opened
-    from kine.commands.giving import give
+    from kine.commands.endpoint_client import check_there, opened
     from kine.commands.progress import Progressing
-    from kine.commands.transfer import spool, take
+    from kine.commands.restore import restore_into
+    from kine.commands.spool import fill_spool, spool
 
     with options.named("--from"):
         await check_there(source)
     with spool(*_folders(source, target)) as taken, Progressing() as progress:
         with options.named("--from"):
             async with opened(source) as api:
-                await take(api, taken, progress)
+                await fill_spool(api, taken, progress)
         with options.named("--to"):
-            put = await give(taken, target, 0, progress)
+            put = await restore_into(taken, target, 0, progress)
         told = _given(taken, put)
     return _answer(told, output, f"copied {_contents(told)}, {told['put']} put now; all compared")
 
@@ -181,7 +181,7 @@ async def _migrate(source: Settings, target: Settings, output: str) -> int:
 def _folders(*places: Settings) -> list[str]:
     """Where the data of these endpoints are on this machine, as far as they are there."""
     from kine import drivers
-    from kine.forms import scheme
+    from kine.flag_values import scheme
 
     found = []
     for place in places:
@@ -205,7 +205,7 @@ def _given(source: Spool, put: int) -> dict[str, Any]:
 
 def _check_named(file: str) -> None:
     if not file:  # a shell variable that is not set
-        options.misused("FILE is empty: name the snapshot's file")
+        options.usage_error("FILE is empty: name the snapshot's file")
 
 
 def _contents(told: dict[str, Any]) -> str:

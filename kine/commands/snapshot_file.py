@@ -29,7 +29,7 @@ from kine.proto import kv_pb2 as kv
 from kine.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
-    from kine.commands.transfer import Into
+    from kine.commands.spool import KeySink
 
 MAGIC = b"KINESNP1"
 _DIGEST = 32
@@ -37,10 +37,10 @@ _BLOCK = 1024 * 1024
 _STEP = 256  # records
 
 
-class Writer:
+class SnapshotWriter:
     """A snapshot as it is written: whole or not at all, under another name until it is on disk. Mode 0600.
 
-    A context manager; a `kine.commands.transfer.Into`.
+    A context manager; a `kine.commands.spool.KeySink`.
     """
 
     def __init__(self, path: str, by: str, *, force: bool) -> None:
@@ -136,7 +136,7 @@ def is_one(start: bytes) -> bool:
     return start.startswith(MAGIC)
 
 
-def load(file: IO[bytes], into: Into) -> Iterator[int]:
+def load(file: IO[bytes], into: KeySink) -> Iterator[int]:
     """Reads it all, and yields the bytes read between its steps. Raises DriverError for a damaged file."""
     yield from checked(file)
     file.seek(len(MAGIC))
@@ -160,7 +160,7 @@ def checked(file: IO[bytes]) -> Iterator[int]:
         raise DriverError(f"{file.name} is damaged or cut short: its checksum differs; use another copy")
 
 
-def _load(file: IO[bytes], into: Into) -> Iterator[int]:
+def _load(file: IO[bytes], into: KeySink) -> Iterator[int]:
     packed, at = gzip.GzipFile(fileobj=file), 0
     for number in count():
         size = int.from_bytes(packed.read(4), "big")

@@ -17,7 +17,7 @@ from kine.drivers.base import DriverError
 from kine.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
-    from kine.commands.api import Api
+    from kine.commands.endpoint_client import EndpointClient
     from kine.config import Settings
 
 _PATIENCE = 10.0  # seconds
@@ -26,9 +26,9 @@ _METRICS_BYTES = 16 * 1024 * 1024
 _METRICS = ("keys", "watchers", "watch_streams", "slow_watchers", "write_queue", "workers")
 
 
-@options.asked()
+@options.with_endpoint()
 def status(
-    asked: options.Asked,
+    asked: options.CommandOptions,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="URL", help="The server's metrics address too: http://127.0.0.1:8080."),
@@ -47,7 +47,7 @@ def status(
 
 async def _status(settings: Settings, metrics: str | None, output: str) -> int:
     from kine import drivers
-    from kine.commands.api import opened
+    from kine.commands.endpoint_client import opened
 
     told: dict[str, Any] = {}
     try:
@@ -88,7 +88,7 @@ async def _of_database(settings: Settings) -> dict[str, Any]:
         return told
 
 
-async def _of_server(api: Api) -> dict[str, Any]:
+async def _of_server(api: EndpointClient) -> dict[str, Any]:
     question = rpc.RangeRequest(key=b"health", count_only=True, serializable=True)
     behind = await api.call("KV/Range", question, rpc.RangeResponse)
     question.serializable = False
@@ -110,7 +110,7 @@ async def _of_server(api: Api) -> dict[str, Any]:
     }
 
 
-async def _compact_revision(api: Api) -> int:
+async def _compact_revision(api: EndpointClient) -> int:
     """No call tells it: a watch from revision 1 does, when it is refused. Its key is one nobody has."""
     create = rpc.WatchCreateRequest(key=b"\0kine status", start_revision=1)
     request = rpc.WatchRequest(create_request=create)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from kine.drivers.base import Log, Options
-    from kine.drivers.sql.view import View
+    from kine.drivers.sql.read_only_view import Inspector
 
 # A module has `connect(endpoint, options) -> Log`, which parses and checks and touches nothing.
 # Imported when asked for: a server on SQLite does not load a PostgreSQL client.
@@ -44,20 +44,20 @@ def connect(endpoint: str, options: Options) -> Log:
     return cast("Callable[[str, Options], Log]", _module(endpoint).connect)(endpoint, options)
 
 
-def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[View]:
+def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[Inspector]:
     """The database behind an endpoint, to be looked at only. Raises ValueError, as `connect` does."""
     if not can_view(endpoint):
         raise ValueError(
             "only SQLite, PostgreSQL and MySQL can be looked into; this endpoint has no table kine"
         )
-    return cast("Callable[[str, Options], AbstractAsyncContextManager[View]]", _module(endpoint).view)(
-        endpoint, options
-    )
+    return cast(
+        "Callable[[str, Options], AbstractAsyncContextManager[Inspector]]", _module(endpoint).inspect
+    )(endpoint, options)
 
 
 def can_view(endpoint: str) -> bool:
     """Raises ValueError for a scheme that is not known."""
-    return endpoint.partition("://")[0] not in REMOTE and hasattr(_module(endpoint), "view")
+    return endpoint.partition("://")[0] not in REMOTE and hasattr(_module(endpoint), "inspect")
 
 
 def of_one_process(endpoint: str, options: Options) -> bool:

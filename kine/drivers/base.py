@@ -104,13 +104,13 @@ class Write(NamedTuple):
 Outcome: TypeAlias = "Sequence[int] | DriverError | None"  # of one write: see `Log.append`
 
 
-class Tail(NamedTuple):
+class LogTail(NamedTuple):
     rows: list[Row]  # in order of id, values included
     head: int  # every row up to here is among `rows`, known to the caller, or no more
     compact_revision: int
 
 
-class Lease(NamedTuple):
+class LeaseRecord(NamedTuple):
     id: int
     ttl: int
     # Grows with each renewal: an instance that sees it change starts its clock anew. Negative: ended.
@@ -171,10 +171,10 @@ class Log(Protocol):
     async def compact_revision(self) -> int:
         """Up to where whatever is superseded is gone."""
 
-    def peek_recorded(self) -> int | None:
+    def peek_recorded_compaction(self) -> int | None:
         """As `recorded`, if that can be told at once (microseconds), else None."""
 
-    async def recorded(self) -> int:
+    async def recorded_compaction(self) -> int:
         """Up to where a compaction was begun, by whichever instance: nothing before is answered any more."""
 
     async def append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
@@ -203,7 +203,7 @@ class Log(Protocol):
         nothing to peek at. A call that raises does so when awaited.
         """
 
-    async def tail(self, after: int, limit: int) -> Tail:
+    async def tail(self, after: int, limit: int) -> LogTail:
         """The next committed rows after `after`.
 
         In order and final: no row with an id below the last one returned can appear any more. A driver
@@ -228,9 +228,9 @@ class Log(Protocol):
     async def compacted(self) -> None:
         """After the last step of a compaction: returns space to the database's own keeping."""
 
-    async def leases(self) -> list[Lease]: ...
+    async def leases(self) -> list[LeaseRecord]: ...
 
-    async def lease(self, lease_id: int) -> Lease | None:
+    async def lease(self, lease_id: int) -> LeaseRecord | None:
         """The record as it is now."""
 
     async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
@@ -260,7 +260,7 @@ class Log(Protocol):
 
 
 @runtime_checkable
-class Restoring(Log, Protocol):
+class RestorableLog(Log, Protocol):
     """A log that can take what was kept elsewhere, while nobody serves from it."""
 
     async def advance(self, revision: int) -> None:
@@ -283,7 +283,7 @@ class Restoring(Log, Protocol):
 
 
 @runtime_checkable
-class Waiting(Protocol):
+class WaitsForDatabase(Protocol):
     """What may wait for its database while it opens."""
 
     # Set by the caller: hears what it waits for, fit for a user's eyes, and why each attempt has failed.
@@ -291,7 +291,7 @@ class Waiting(Protocol):
 
 
 @runtime_checkable
-class Bounded(Protocol):
+class BoundedIds(Protocol):
     """A log whose revisions may be used up."""
 
     def exhausted(self, revision: int) -> str:
@@ -299,7 +299,7 @@ class Bounded(Protocol):
 
 
 @runtime_checkable
-class Piecemeal(Log, Protocol):
+class LoadedInParts(Log, Protocol):
     """A log that is not loaded as of one moment: keys may be read whose deletion is compacted by then."""
 
     async def gone(self, names: Sequence[bytes]) -> set[bytes]:
@@ -307,7 +307,7 @@ class Piecemeal(Log, Protocol):
 
 
 @runtime_checkable
-class Recalling(Log, Protocol):
+class RecallsValues(Log, Protocol):
     """A log that writes what a row replaces beside it, and need not read what the caller still has."""
 
     # Set by the caller: the value of a row by its id, as it was appended; None if it is not at hand.

@@ -12,13 +12,13 @@ from weakref import WeakValueDictionary
 
 from kine.drivers.base import (
     BehindError,
-    Lease,
+    LeaseRecord,
     Log,
+    LogTail,
     NewRow,
     Options,
     Row,
     Size,
-    Tail,
     UnavailableError,
     Write,
 )
@@ -54,7 +54,7 @@ class _Rows:
         self.newest: dict[bytes, int] = {}  # by name
         self.head = 0
         self.compact_revision = 0
-        self.leases: dict[int, Lease] = {}
+        self.leases: dict[int, LeaseRecord] = {}
         self.size = 0
         self.waiting: set[asyncio.Future[None]] = set()
 
@@ -120,10 +120,10 @@ class MemoryLog:
     async def compact_revision(self) -> int:
         return self._open.compact_revision
 
-    def peek_recorded(self) -> int | None:
+    def peek_recorded_compaction(self) -> int | None:
         return None if self._rows is None else self._rows.compact_revision
 
-    async def recorded(self) -> int:
+    async def recorded_compaction(self) -> int:
         return self._open.compact_revision
 
     def peek(self) -> int | None:
@@ -132,7 +132,7 @@ class MemoryLog:
     async def newest(self) -> int:
         return self._open.head
 
-    async def tail(self, after: int, limit: int) -> Tail:
+    async def tail(self, after: int, limit: int) -> LogTail:
         log = self._open
         found = []
         for row_id in range(after + 1, log.head + 1):
@@ -140,8 +140,8 @@ class MemoryLog:
             if row is not None:
                 found.append(row)
                 if len(found) == limit:
-                    return Tail(found, row_id, log.compact_revision)
-        return Tail(found, max(after, log.head), log.compact_revision)
+                    return LogTail(found, row_id, log.compact_revision)
+        return LogTail(found, max(after, log.head), log.compact_revision)
 
     async def changed(self, after: int) -> None:
         while (log := self._open).head <= after:
@@ -195,15 +195,15 @@ class MemoryLog:
 
     # ---- leases
 
-    async def leases(self) -> list[Lease]:
+    async def leases(self) -> list[LeaseRecord]:
         return list(self._open.leases.values())
 
-    async def lease(self, lease_id: int) -> Lease | None:
+    async def lease(self, lease_id: int) -> LeaseRecord | None:
         return self._open.leases.get(lease_id)
 
     async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
         leases = self._open.leases
-        return leases.setdefault(lease_id, granted := Lease(lease_id, ttl, renewals)) is granted
+        return leases.setdefault(lease_id, granted := LeaseRecord(lease_id, ttl, renewals)) is granted
 
     async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
         leases = self._open.leases

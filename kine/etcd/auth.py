@@ -7,7 +7,7 @@ authentication is not enabled. Whatever needs no stored user or role is answered
 from __future__ import annotations
 
 from kine.etcd import errors
-from kine.etcd.wire import Headers
+from kine.etcd.response_encoding import HeaderCache
 from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.transport.base import Call, RpcError, UnaryHandler
@@ -16,8 +16,8 @@ _REVISION = 1  # etcd's, until the first user or role is added
 _INSTEAD = "use mTLS (--trusted-ca-file) to say who may connect"
 
 
-class Auth:
-    def __init__(self, store: Store, headers: Headers) -> None:
+class AuthService:
+    def __init__(self, store: Store, headers: HeaderCache) -> None:
         self._store = store
         self._headers = headers
 

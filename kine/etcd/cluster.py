@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from kine.etcd.wire import Headers
+from kine.etcd.response_encoding import HeaderCache
 from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.transport.base import Call
 
 
-class Cluster:
-    def __init__(self, store: Store, headers: Headers, scheme: str, name: str, url: str = "") -> None:
+class ClusterService:
+    def __init__(self, store: Store, headers: HeaderCache, scheme: str, name: str, url: str = "") -> None:
         self._store = store
         self._headers = headers
         self._scheme = scheme

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, nullcontext
 
-from kine.etcd import errors, wire
-from kine.etcd.requests import (
+from kine.etcd import errors, response_encoding
+from kine.etcd.request_decoding import (
     MAX_TXN_OPS,
     decode_delete,
     decode_put,
@@ -16,9 +16,9 @@ from kine.etcd.requests import (
     decode_txn,
     operations,
 )
-from kine.etcd.wire import Headers
+from kine.etcd.response_encoding import HeaderCache
 from kine.proto import rpc_pb2 as rpc
-from kine.store.ops import (
+from kine.store.operations import (
     LARGEST_ANSWER,
     DeleteResult,
     Op,
@@ -30,16 +30,18 @@ from kine.store.ops import (
     Txn,
     TxnResult,
 )
-from kine.store.reads import Unread
+from kine.store.range_select import UnreadValues
 from kine.store.store import Store, has_ranges
-from kine.transport.base import Answer, Call, Stream
+from kine.transport.base import Answer, Call, MessageStream
 
 _LARGE = 256 * 1024  # bytes of an answer that asks for room
 _LONG = 512  # bytes of a transaction that takes half a millisecond, or more, to be understood and decided
 
 
-class Kv:
-    def __init__(self, store: Store, headers: Headers, max_request_bytes: int, max_txn_answer: int) -> None:
+class KvService:
+    def __init__(
+        self, store: Store, headers: HeaderCache, max_request_bytes: int, max_txn_answer: int
+    ) -> None:
         self._store = store
         self._headers = headers
         self._max_request_bytes = max_request_bytes
@@ -50,11 +52,11 @@ class Kv:
         if not op.serializable:
             if op.revision > 0 and not self._store.knows_compaction():
                 return self._range_of_the_past(op, call)
-            if (lacking := self._store.lacking()) is not None:
+            if (lacking := self._store.revision_to_reach()) is not None:
                 return self._store.read(lacking, op, self, call)
         result = self._store.range(op)
         if type(result) is RangeResult:
-            return wire.range_answer(self._headers.at(result.revision), result)
+            return response_encoding.range_answer(self._headers.at(result.revision), result)
         return self.ranged_later(call, op, result)  # type: ignore[arg-type]  # type() does not narrow the union
 
     async def _range_of_the_past(self, op: Range, call: Call) -> Answer:
@@ -68,32 +70,32 @@ class Kv:
         )
         return await answer if isinstance(answer, Awaitable) else answer
 
-    # ---- see `kine.store.reading.RangeCodec`; `failed` is below
+    # ---- see `kine.store.linearizable_range.RangeEncoder`; `failed` is below
 
     async def ranged_later(self, call: Call, op: Range, waiting: Awaitable[RangeResult]) -> Answer:
         if call.hold is None:
             result = await waiting
-            return wire.range_answer(self._headers.at(result.revision), result)
+            return response_encoding.range_answer(self._headers.at(result.revision), result)
         # What is being read and put together counts as queued, until it is.
         try:
             async with call.hold(self._store.expected(op)):
                 result = await waiting
-                return wire.range_answer(self._headers.at(result.revision), result)
+                return response_encoding.range_answer(self._headers.at(result.revision), result)
         finally:
-            if isinstance(waiting, Unread):
+            if isinstance(waiting, UnreadValues):
                 waiting.close()  # where nobody has come to await it
 
     def ranged(self, call: Call, result: RangeResult) -> Answer | Awaitable[Answer]:
         # Those that waited go on all at once: the frames are the cache's, but an answer may be a copy.
         if call.room is not None and (size := result.size or sum(map(len, result.frames))) > _LARGE:
             return self._ranged_large(call.room(size), result)
-        return wire.range_answer(self._headers.at(result.revision), result)
+        return response_encoding.range_answer(self._headers.at(result.revision), result)
 
     async def _ranged_large(self, room: Awaitable[None], result: RangeResult) -> Answer:
         await room
-        return wire.range_answer(self._headers.at(result.revision), result)
+        return response_encoding.range_answer(self._headers.at(result.revision), result)
 
-    async def range_stream(self, stream: Stream, call: Call) -> None:
+    async def range_stream(self, stream: MessageStream, call: Call) -> None:
         op = decode_range_stream(rpc.RangeRequest.FromString(await stream.receive() or b""), call.account)
         if not op.serializable:
             await self._store.refresh(past=op.revision > 0)
@@ -104,7 +106,7 @@ class Kv:
                 async with call.hold(room) if call.hold is not None else nullcontext():
                     part = await anext(parts)
                     head = self._headers.at(part.end.revision) if part.end is not None else b""
-                    stream.send(wire.range_part(head, part))
+                    stream.send(response_encoding.range_part(head, part))
                 if part.end is not None:
                     return
                 if stream.full:
@@ -126,12 +128,12 @@ class Kv:
         result = done.results[0]
         header = self._headers.at(result.revision)
         if isinstance(result, PutResult):
-            return wire.put_response(header, result)
+            return response_encoding.put_response(header, result)
         assert isinstance(result, DeleteResult)
-        return wire.delete_response(header, result)
+        return response_encoding.delete_response(header, result)
 
     def _txn_answer(self, done: TxnResult) -> Answer:
-        return wire.txn_answer(self._headers.at(done.revision), done)
+        return response_encoding.txn_answer(self._headers.at(done.revision), done)
 
     async def _counted(
         self, txn: Txn, most: int, call: Call, answer: Callable[[TxnResult], Answer]
@@ -160,13 +162,13 @@ class Kv:
         return self._leased(op, call) if op.lease else self._store.swap(op, self, call)
 
     async def _leased(self, op: Swap, call: Call) -> Answer:
-        await self._store.find_lease(op.lease)
+        await self._store.refresh_lease(op.lease)
         return await self._store.swap(op, self, call)
 
-    # ---- see `kine.store.swap.Codec`
+    # ---- see `kine.store.compare_and_swap.ResponseEncoder`
 
     def swapped(self, op: Swap, revision: int) -> bytes:
-        return wire.swap_response(self._headers.at(revision), revision, deleted=op.value is None)
+        return response_encoding.swap_response(self._headers.at(revision), revision, deleted=op.value is None)
 
     def refused(self, call: Call, result: TxnResult) -> Answer | Awaitable[Answer]:
         if call.room is not None and (size := _size(result)) > _LARGE:
@@ -183,7 +185,7 @@ class Kv:
                 found = await waiting
                 return self._txn_answer(TxnResult(found.revision, False, [found]))
         finally:
-            if isinstance(waiting, Unread):
+            if isinstance(waiting, UnreadValues):
                 waiting.close()  # where nobody has come to await it
 
     def failed(self, error: Exception) -> Exception:

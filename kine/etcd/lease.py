@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kine.etcd import errors
-from kine.etcd.wire import Headers
+from kine.etcd.response_encoding import HeaderCache
+from kine.fair_queue import FairSemaphore
 from kine.proto import rpc_pb2 as rpc
 from kine.store.errors import LeaseNotFoundError
-from kine.store.expiry import MAX_TTL
-from kine.store.questions import Questions
+from kine.store.leases import MAX_TTL
+from kine.store.shared_queries import SharedQueries
 from kine.store.store import Store
-from kine.transport.base import Answer, Call, Pieces, Stream
-from kine.turns import Places
+from kine.transport.base import Answer, Call, MessageStream, Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,15 +24,15 @@ _AT_ONCE = 16  # calls that ask the database
 _LARGE = 64 * 1024  # bytes of an answer that asks for room
 
 
-class Lease:
-    def __init__(self, store: Store, headers: Headers) -> None:
+class LeaseService:
+    def __init__(self, store: Store, headers: HeaderCache) -> None:
         self._store = store
         self._headers = headers
         # However many ask, each is encoded by one task, and sent from the same bytes.
-        self._lists = Questions(self._encoded_list)
-        self._keys = Questions(self._encoded_keys)
+        self._lists = SharedQueries(self._encoded_list)
+        self._keys = SharedQueries(self._encoded_keys)
         # Each asks the database, or writes: what one client asks for must not stand before others' writes.
-        self._few = Places(_AT_ONCE)
+        self._few = FairSemaphore(_AT_ONCE)
 
     def _header(self) -> bytes:
         return self._headers.at(self._store.index.revision)
@@ -51,7 +51,7 @@ class Lease:
             await self._store.leases.revoke(lease_id)
         return self._header()
 
-    async def keep_alive(self, stream: Stream, call: Call) -> None:
+    async def keep_alive(self, stream: MessageStream, call: Call) -> None:
         while (lease_id := _renewed(await stream.receive())) is not None:
             try:
                 async with self._few.one(call.account):

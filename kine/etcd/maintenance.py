@@ -7,26 +7,26 @@ import zlib
 from contextlib import aclosing
 
 from kine.etcd import errors
+from kine.etcd.etcd_versions import storage_version
+from kine.etcd.response_encoding import HeaderCache
 from kine.etcd.snapshot import Snapshots
-from kine.etcd.versions import storage_version
-from kine.etcd.wire import Headers
+from kine.fair_queue import FairSemaphore
 from kine.proto import rpc_pb2 as rpc
-from kine.store.ops import Range, RangeResult
+from kine.store.operations import Range, RangeResult
 from kine.store.store import Store
-from kine.transport.base import Call, Stream
-from kine.turns import Places
+from kine.transport.base import Call, MessageStream
 
 _HASH_LEAST, _HASH_MOST = 8, 1024  # keys read at once
 _HASH_BYTES = 1024 * 1024
 _STALLED = 60.0  # seconds for a snapshot's client to take what is queued, three quarters of a MiB
 
 
-class Maintenance:
-    def __init__(self, store: Store, headers: Headers, version: str) -> None:
+class MaintenanceService:
+    def __init__(self, store: Store, headers: HeaderCache, version: str) -> None:
         self._store = store
         self._headers = headers
         self._version = version
-        self._hashing = Places(1)
+        self._hashing = FairSemaphore(1)
         self._hashed = ((0, -1), 0)  # of which revision, and the checksum
         self._storage_version = storage_version(version)
         self._snapshots = Snapshots(store, self._storage_version)
@@ -110,9 +110,9 @@ class Maintenance:
             most = min(_HASH_MOST, most * 2) if size < _HASH_BYTES else max(_HASH_LEAST, most // 2)
             await asyncio.sleep(0)
 
-    async def snapshot(self, stream: Stream, call: Call) -> None:
+    async def snapshot(self, stream: MessageStream, call: Call) -> None:
         rpc.SnapshotRequest.FromString(await stream.receive() or b"")
-        stream.let_go()
+        stream.release_received()
         async with aclosing(self._snapshots.blocks(call.account)) as blocks:
             async for block, remaining in blocks:
                 answer = rpc.SnapshotResponse(
@@ -123,7 +123,7 @@ class Maintenance:
                     await _drained(stream)
 
 
-async def _drained(stream: Stream) -> None:
+async def _drained(stream: MessageStream) -> None:
     """A client that stands still must not keep a copy of the database, nor the others from theirs."""
     try:
         async with asyncio.timeout(_STALLED):

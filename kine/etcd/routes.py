@@ -7,22 +7,22 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from kine.etcd import errors
-from kine.etcd.auth import Auth
-from kine.etcd.cluster import Cluster
-from kine.etcd.kv import Kv
-from kine.etcd.lease import Lease
-from kine.etcd.maintenance import Maintenance
-from kine.etcd.standard import Health, Reflection
-from kine.etcd.watch import Watch
-from kine.etcd.wire import Headers
+from kine.etcd.auth import AuthService
+from kine.etcd.cluster import ClusterService
+from kine.etcd.health_reflection import HealthService, ReflectionService
+from kine.etcd.kv import KvService
+from kine.etcd.lease import LeaseService
+from kine.etcd.maintenance import MaintenanceService
+from kine.etcd.response_encoding import HeaderCache
+from kine.etcd.watch import WatchService
 from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
 from kine.transport.base import (
     Answer,
     Call,
+    MessageStream,
     Pieces,
     Routes,
-    Stream,
     StreamHandler,
     Streaming,
     Unary,
@@ -49,8 +49,8 @@ class Identity:
 @dataclass(frozen=True, slots=True)
 class Services:
     routes: Routes
-    watch: Watch
-    health: Health
+    watch: WatchService
+    health: HealthService
 
     def stop(self) -> None:
         self.health.stop()
@@ -67,15 +67,15 @@ class Bounds:
 
 
 def services(store: Store, identity: Identity, progress_interval: float, bounds: Bounds) -> Services:
-    headers = Headers(identity.cluster_id, identity.member_id)
-    kv = Kv(store, headers, bounds.request_bytes, bounds.txn_answer_bytes)
-    watch = Watch(store, headers, progress_interval, bounds.request_bytes, bounds.watches)
-    lease = Lease(store, headers)
-    maintenance = Maintenance(store, headers, identity.version)
-    cluster = Cluster(store, headers, identity.scheme, identity.name, identity.url)
+    headers = HeaderCache(identity.cluster_id, identity.member_id)
+    kv = KvService(store, headers, bounds.request_bytes, bounds.txn_answer_bytes)
+    watch = WatchService(store, headers, progress_interval, bounds.request_bytes, bounds.watches)
+    lease = LeaseService(store, headers)
+    maintenance = MaintenanceService(store, headers, identity.version)
+    cluster = ClusterService(store, headers, identity.scheme, identity.name, identity.url)
     described = [rpc.DESCRIPTOR.services_by_name[name].full_name for name in rpc.DESCRIPTOR.services_by_name]
-    health = Health(described)
-    reflection = Reflection([*described, _HEALTH, *_REFLECTION[1:]])
+    health = HealthService(described)
+    reflection = ReflectionService([*described, _HEALTH, *_REFLECTION[1:]])
     routes: dict[str, Unary | Streaming] = {}
     for name in rpc.DESCRIPTOR.services_by_name:
         service = rpc.DESCRIPTOR.services_by_name[name]
@@ -97,7 +97,7 @@ def services(store: Store, identity: Identity, progress_interval: float, bounds:
         "Maintenance/Defragment": maintenance.defragment,
         "Maintenance/Hash": maintenance.hash,
         "Maintenance/HashKV": maintenance.hash_kv,
-        **{f"Auth/{name}": handler for name, handler in Auth(store, headers).handlers().items()},
+        **{f"Auth/{name}": handler for name, handler in AuthService(store, headers).handlers().items()},
     }
     streaming = {
         "KV/RangeStream": kv.range_stream,
@@ -141,7 +141,7 @@ async def _later(answer: Awaitable[Answer]) -> Answer:
 
 
 def _stream_translating(handler: StreamHandler) -> StreamHandler:
-    async def serve(stream: Stream, call: Call) -> None:
+    async def serve(stream: MessageStream, call: Call) -> None:
         try:
             await handler(stream, call)
         except errors.KNOWN as error:

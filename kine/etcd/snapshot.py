@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import AsyncGenerator
 from typing import IO, TYPE_CHECKING
 
-from kine.etcd.bolt import Tree, Writer
+from kine.etcd.bbolt import BboltWriter, Tree
+from kine.fair_queue import FairSemaphore
 from kine.proto import rpc_pb2 as rpc
 from kine.store.errors import BusyError, CompactedError, LeaseNotFoundError
-from kine.store.values import unframe
-from kine.turns import Places
+from kine.store.value_cache import unframe
 
 if TYPE_CHECKING:
     from kine.store.index import Entry
@@ -47,7 +47,7 @@ class Snapshots:
     def __init__(self, store: Store, storage_version: str) -> None:
         self._store = store
         self._storage_version = storage_version
-        self._turn = Places(1)
+        self._turn = FairSemaphore(1)
 
     async def blocks(self, client: object = None) -> AsyncGenerator[tuple[bytes, int], None]:
         """The file, its checksum at the end as etcd has it, each with what is left to come.
@@ -118,7 +118,7 @@ def _unnamed(folder: str | None) -> IO[bytes]:
 async def write(store: Store, file: IO[bytes], storage_version: str) -> None:
     """Raises DriverError, CompactedError, OSError."""
     revision, entries = await store.everything()
-    writer = Writer(file)
+    writer = BboltWriter(file)
     keys = writer.tree()
     for start in range(0, len(entries), _BLOCK):
         frames = await store.frames(entries[start : start + _BLOCK])

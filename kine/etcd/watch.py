@@ -13,16 +13,16 @@ from collections import Counter
 from itertools import islice
 from typing import Protocol
 
+from kine.background_tasks import BackgroundTasks
 from kine.etcd import errors
-from kine.etcd.requests import range_end
-from kine.etcd.wire import Headers
+from kine.etcd.request_decoding import range_end
+from kine.etcd.response_encoding import HeaderCache
+from kine.fair_queue import FairTurns
 from kine.proto import rpc_pb2 as rpc
 from kine.store.store import Store
-from kine.store.values import varint
-from kine.store.watcher import Events, Watcher
-from kine.tasks import Tasks
-from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, Stream
-from kine.turns import Turns
+from kine.store.value_cache import varint
+from kine.store.watcher import EncodedEvents, Watcher
+from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, MessageStream
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ class Kept(Protocol):
     def give_up(self, size: int) -> None: ...
 
 
-class Watch:
+class WatchService:
     def __init__(
         self,
         store: Store,
-        headers: Headers,
+        headers: HeaderCache,
         progress_interval: float,
         max_request_bytes: int,
         max_watches: int,
@@ -61,15 +61,17 @@ class Watch:
         self._max_response_bytes = max_request_bytes + GRPC_OVERHEAD_BYTES  # of a fragment: as in etcd
         self.max_watches = max_watches  # of one connection
         self.watches: Counter[object] = Counter()  # open, by connection
-        self.sessions: set[Session] = set()
-        self._turns = Turns()
-        self.leaving = Tasks()  # what removes the watchers of streams that have ended
+        self.sessions: set[WatchStream] = set()
+        self._turns = FairTurns()
+        self.leaving = BackgroundTasks()  # what removes the watchers of streams that have ended
         self._stopping = False
 
-    async def watch(self, stream: Stream, call: Call) -> None:
+    async def watch(self, stream: MessageStream, call: Call) -> None:
         if self._stopping:
             raise errors.stopped()
-        session = Session(self, self._store, self._headers, stream, call.account, self._max_response_bytes)
+        session = WatchStream(
+            self, self._store, self._headers, stream, call.account, self._max_response_bytes
+        )
         self.sessions.add(session)
         try:
             await session.run()
@@ -90,15 +92,15 @@ class Watch:
             session.end()
 
 
-class Session:
-    """A `kine.store.watcher.Sink`: where the events of one stream's watchers go."""
+class WatchStream:
+    """A `kine.store.watcher.EventSink`: where the events of one stream's watchers go."""
 
     def __init__(
         self,
-        service: Watch,
+        service: WatchService,
         store: Store,
-        headers: Headers,
-        stream: Stream,
+        headers: HeaderCache,
+        stream: MessageStream,
         account: Kept | None,
         max_response_bytes: int,
     ) -> None:
@@ -259,7 +261,7 @@ class Session:
             heapq.heappop(ahead)
         return False
 
-    async def tick(self, turns: Turns) -> None:
+    async def tick(self, turns: FairTurns) -> None:
         for count, watcher in enumerate(tuple(self._watchers.values()), 1):
             if self.full:  # one that is not read from gets no notices besides
                 return
@@ -278,7 +280,7 @@ class Session:
     async def drain(self) -> None:
         await self._stream.drain()
 
-    def events(self, watcher: Watcher, revision: int, events: Events) -> None:
+    def events(self, watcher: Watcher, revision: int, events: EncodedEvents) -> None:
         head = self._head(watcher.id, revision)
         if not watcher.fragment or len(head) + len(events.joined) < self._max_response_bytes:
             self._stream.send(head + events.joined)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kine.identity.base import Provider
 
 # A module has `provider(limit: float) -> Provider`. Imported when asked for.
-MODULES = {"aws": "kine.identity.aws"}
+MODULES = {"aws": "kine.identity.rds_iam"}
 
 LIMIT = 15.0  # seconds
 

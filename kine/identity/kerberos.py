@@ -21,9 +21,9 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kine.identity import ccache
-from kine.identity.aside import aside
+from kine.identity import ccache_format
 from kine.identity.base import CONNECTING, IdentityError
+from kine.identity.daemon_thread import in_daemon_thread
 from kine.observe import metrics
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _NO_CACHE = (-1765328189, -1765328243)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CredentialSource:
     """Where tickets come from: a keytab, or a cache that someone else keeps fresh."""
 
     principal: str  # user or user@REALM
@@ -76,7 +76,9 @@ class Source:
     spn: str = ""  # the database's principal, where it is not service/host
 
 
-def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, str]) -> Source | None:
+def source(
+    parameters: MutableMapping[str, str], environ: MutableMapping[str, str]
+) -> CredentialSource | None:
     """Takes what is kine's own out of the endpoint's parameters; None where Kerberos is not asked for.
 
     `user` becomes the role, without its realm. Raises ValueError.
@@ -108,8 +110,8 @@ def source(parameters: MutableMapping[str, str], environ: MutableMapping[str, st
         path = keytab.removeprefix("FILE:")
         if not path:
             raise ValueError("the endpoint's krb5_keytab names no file: write its path")
-        return Source(user, keytab=path, service=service, spn=spn)
-    return Source(user, cache="" if cache in (None, _NO_NAME) else cache, service=service, spn=spn)
+        return CredentialSource(user, keytab=path, service=service, spn=spn)
+    return CredentialSource(user, cache="" if cache in (None, _NO_NAME) else cache, service=service, spn=spn)
 
 
 def _from_environment(environ: MutableMapping[str, str]) -> str:
@@ -141,7 +143,7 @@ class _Tickets:
 class Kerberos:
     """See `kine.identity.base.Provider`."""
 
-    def __init__(self, source: Source, limit: float) -> None:
+    def __init__(self, source: CredentialSource, limit: float) -> None:
         self.advice = (
             f"Kerberos as {source.principal}, service {source.spn or source.service}: check that pg_hba.conf"
             " lets this principal be this user (include_realm, krb_realm, pg_ident.conf), the server's own"
@@ -160,7 +162,7 @@ class Kerberos:
         self._watching: asyncio.Task[None] | None = None
         self._failure = ""
         self._on_wait: Callable[[str], None] = lambda why: None
-        metrics.read("kine_identity_expiry_seconds", self._shown)
+        metrics.register_gauge("kine_identity_expiry_seconds", self._shown)
 
     def check_realm(self) -> None:
         """Raises ValueError where a keytab's principal has no realm. A cache has its own."""
@@ -255,7 +257,7 @@ class Kerberos:
         try:
             directory = self._private()
             try:
-                end = await aside(lambda: self._acquire(directory, hosts))
+                end = await in_daemon_thread(lambda: self._acquire(directory, hosts))
             except (OSError, ValueError) as error:
                 raise IdentityError(
                     f"no Kerberos ticket for {self._source.principal}: {error}; check TMPDIR, its space, and"
@@ -377,14 +379,16 @@ class Kerberos:
         if self._source.spn:
             gssapi = self._gssapi
             name = gssapi.Name(self._named(hosts), gssapi.NameType.kerberos_principal)
-            target = ccache.principal(str(name.canonicalize(gssapi.MechType.kerberos)))
+            target = ccache_format.principal(str(name.canonicalize(gssapi.MechType.kerberos)))
             for host in hosts:
-                alias = ccache.principal(str(self._looked_for(host).canonicalize(gssapi.MechType.kerberos)))
+                alias = ccache_format.principal(
+                    str(self._looked_for(host).canonicalize(gssapi.MechType.kerberos))
+                )
                 # Without a mapping in krb5.conf the realm is empty, and looked for in ours.
                 for realm in {alias.realm, b"", target.realm}:
                     aliases[replace(alias, realm=realm)] = target
-        if aliases or content.startswith(ccache.VERSION):
-            made.write_bytes(ccache.prepared(content, aliases))
+        if aliases or content.startswith(ccache_format.VERSION):
+            made.write_bytes(ccache_format.prepared(content, aliases))
 
     def _said(self, error: Any) -> str:
         code = error.min_code - (1 << 32) if error.min_code >= 1 << 31 else error.min_code
@@ -424,7 +428,7 @@ def _default_cache(gssapi: Any) -> str:
     return told or gssapi.raw.krb5_ccache_name(None).decode()
 
 
-def provider(source: Source, limit: float) -> Provider:
+def provider(source: CredentialSource, limit: float) -> Provider:
     """Raises ValueError where gssapi or the keytab is missing. Reads KRB5CCNAME, and later sets it."""
     if source.keytab:
         try:

@@ -233,7 +233,7 @@ observe_sql = _sql.observe
 """`observe_sql(name, error_code, seconds)`: one statement ran; the code is empty for success."""
 
 
-def read(name: str, source: Callable[[], float | Awaitable[float]]) -> None:
+def register_gauge(name: str, source: Callable[[], float | Awaitable[float]]) -> None:
     """Has `source` asked for this metric at each scrape. Raises KeyError for a name that is not known."""
     _ = READINGS[name]
     _readings.sources[name] = source

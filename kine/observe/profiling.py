@@ -36,12 +36,12 @@ INDEX = """/debug/pprof/threads  the stack of every thread
 _sampling = threading.Lock()
 
 
-class BusyError(Exception):
+class ProfilerBusyError(Exception):
     """Another profile is being taken."""
 
 
 async def page(name: str, query: Mapping[str, str]) -> str | None:
-    """The page of this name, None if there is none. Raises ValueError for a bad query, `BusyError`."""
+    """The page of this name, or None. Raises ValueError for a bad query, `ProfilerBusyError`."""
     if name == "":
         return INDEX
     if name == "threads":
@@ -54,7 +54,7 @@ async def page(name: str, query: Mapping[str, str]) -> str | None:
         seconds = number(query, "seconds", 10, MAX_SECONDS)
         hertz = number(query, "hertz", 100, MAX_HERTZ)
         if not _sampling.acquire(blocking=False):
-            raise BusyError("another profile is being taken; ask again when it is done")
+            raise ProfilerBusyError("another profile is being taken; ask again when it is done")
         # Whichever takes it releases it, when it is done: the one who asked may have gone by then.
         return await (heap(seconds) if name == "heap" else profile(seconds, hertz))
     return None

@@ -3,6 +3,6 @@
 Messages go through as bytes, nothing is decoded; metadata, deadlines, statuses and texts are the etcd's.
 """
 
-from kine.remote.remote import Remote, connect
+from kine.remote.etcd_backend import EtcdBackend, connect
 
-__all__ = ["Remote", "connect"]
+__all__ = ["EtcdBackend", "connect"]

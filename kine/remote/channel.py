@@ -12,14 +12,14 @@ import grpc.aio
 
 from kine import tls
 from kine.observe.logging import fields
-from kine.remote.failures import reason
-from kine.remote.relay import Relay
+from kine.remote.connect_errors import reason
+from kine.remote.insecure_tls_relay import InsecureTlsRelay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kine.drivers.base import Options
-    from kine.remote.endpoint import Endpoint
+    from kine.remote.endpoint import EtcdEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ _OPTIONS: list[tuple[str, int | str]] = [
 class Upstream:
     """Keeps one endpoint connected. `changed` is called whenever it begins or ceases to take calls."""
 
-    def __init__(self, endpoint: Endpoint, options: Options, changed: Callable[[], None]) -> None:
+    def __init__(self, endpoint: EtcdEndpoint, options: Options, changed: Callable[[], None]) -> None:
         self.endpoint = endpoint
         self._options = options
         self._changed = changed
         self._files = tls.Tls(options.cert_file, options.key_file, options.ca_file)
         self._stamps = tls.stamps(self._files)
-        self._relay = Relay(endpoint, options) if endpoint.tls and options.skip_verify else None
+        self._relay = InsecureTlsRelay(endpoint, options) if endpoint.tls and options.skip_verify else None
         self._channel: grpc.aio.Channel | None = None
         self._unary: dict[str, Any] = {}
         self._following: asyncio.Task[None] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kine.forms import host_and_port
+from kine.flag_values import host_and_port
 
 SCHEMES = frozenset({"http", "https", "unix"})
 DEFAULT_PORT = 2379
@@ -15,7 +15,7 @@ _FORM = "write it like http://10.0.0.1:2379,http://10.0.0.2:2379"
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EtcdEndpoint:
     """One member of the etcd cluster."""
 
     host: str = ""
@@ -34,19 +34,19 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse(endpoint: str) -> tuple[Endpoint, ...]:
+def parse(endpoint: str) -> tuple[EtcdEndpoint, ...]:
     """Raises ValueError with a text that never repeats the endpoint."""
     return tuple(dict.fromkeys(_one(url.strip()) for url in endpoint.split(",") if url.strip()))
 
 
-def _one(url: str) -> Endpoint:
+def _one(url: str) -> EtcdEndpoint:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise ValueError(f"every etcd in the endpoint needs http://, https:// or unix:// before it; {_FORM}")
     if scheme == "unix":
         if not rest:
             raise ValueError("the endpoint's unix socket has no path; write it like unix:///run/etcd.sock")
-        return Endpoint(path=rest)
+        return EtcdEndpoint(path=rest)
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest:
         raise ValueError(
@@ -59,4 +59,4 @@ def _one(url: str) -> Endpoint:
         raise ValueError(f"{error}; {_FORM}") from None
     if not authority.strip(":") or rest[len(authority) :].strip("/"):
         raise ValueError(f"the endpoint of an etcd is a host and a port, nothing more; {_FORM}")
-    return Endpoint(host.lower() or LOCAL, port, tls=scheme == "https")
+    return EtcdEndpoint(host.lower() or LOCAL, port, tls=scheme == "https")

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kine.background_tasks import BackgroundTasks
 from kine.drivers.base import DriverError
 from kine.store.errors import CompactedError, FutureRevisionError
-from kine.store.questions import Questions
-from kine.tasks import Tasks
+from kine.store.shared_queries import SharedQueries
 
 if TYPE_CHECKING:
     from kine.drivers.base import Log
-    from kine.store.applying import Applier
+    from kine.store.apply_rows import RowApplier
     from kine.store.index import Entry, Index
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ class Policy:
 class Recorded:
     """How far any instance has compacted, as the database has it: applied here as soon as that is known."""
 
-    def __init__(self, driver: Log, applier: Applier) -> None:
+    def __init__(self, driver: Log, applier: RowApplier) -> None:
         self._applier = applier
-        self._question: Questions[None, int] = Questions(lambda _: driver.recorded())
+        self._question: SharedQueries[None, int] = SharedQueries(lambda _: driver.recorded_compaction())
 
     async def learn(self) -> None:
         """Raises DriverError."""
@@ -46,7 +46,7 @@ class Recorded:
 
 
 class Forgetting(Protocol):
-    """See `kine.store.applying`."""
+    """See `kine.store.apply_rows`."""
 
     @property
     def index(self) -> Index: ...
@@ -89,7 +89,7 @@ class Compactor:
         self._writer = writer
         self._observe = observe
         self._one = asyncio.Lock()
-        self._asked = Tasks()
+        self._asked = BackgroundTasks()
         self._next: asyncio.Task[None] | None = None  # begins when the one under way has ended
         self._next_revision = 0
         self._unlogged: int | None = None  # the revision that the next log line begins with

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from kine.background_tasks import BackgroundTasks
 from kine.drivers.base import Log, UnavailableError
 from kine.futures import settle
-from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.store.index import Index
@@ -45,9 +45,9 @@ class Freshness:
         self._question: asyncio.Future[int] | None = None
         self._soon = False
         self._shared = False
-        self._tasks = Tasks()
+        self._tasks = BackgroundTasks()
 
-    def lacking(self) -> int | None:
+    def revision_to_reach(self) -> int | None:
         """None if the index holds all that is committed now; else what `wait` is to be given.
 
         That is the revision to reach, or 0 where the database must be asked for it.
@@ -73,7 +73,7 @@ class Freshness:
 
     async def refresh(self) -> None:
         """Returns when everything that was committed at the call is applied. Raises DriverError."""
-        lacking = self.lacking()
+        lacking = self.revision_to_reach()
         if lacking is not None:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.wait(lacking, partial(settle, done, None))

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
+from kine.fair_queue import FairSemaphore, FairTurns
 from kine.store.errors import AnswerTooLargeError, CompactedError
 from kine.store.index import Entry, Index, in_range
-from kine.store.keys import shown
-from kine.store.ops import Range, RangeResult
-from kine.store.plan import check_revision
-from kine.store.reads import FetchValues, Reads
-from kine.store.values import Values, bare_frame, frame
-from kine.turns import Places, Turns
+from kine.store.operations import Range, RangeResult
+from kine.store.range_select import FetchValues, RangeReader
+from kine.store.reserved_key_translation import shown
+from kine.store.txn_plan import check_revision
+from kine.store.value_cache import ValueCache, bare_frame, frame
 
 _WHOLE = 16 * 1024 * 1024  # bytes of a range that is read at once
 _FIRST = 64 * 1024  # bytes of the first part: the client has something to do early
@@ -35,7 +35,9 @@ class End(NamedTuple):
 
 
 class Part(NamedTuple):
-    frames: Sequence[bytes]  # see `kine.store.values`; never empty but in the only part of an empty range
+    frames: Sequence[
+        bytes
+    ]  # see `kine.store.value_cache`; never empty but in the only part of an empty range
     end: End | None
 
 
@@ -65,10 +67,10 @@ class RangeStreams:
     def __init__(
         self,
         index: Index,
-        values: Values,
-        reads: Reads,
+        values: ValueCache,
+        reads: RangeReader,
         fetch: FetchValues,
-        turns: Turns,
+        turns: FairTurns,
     ) -> None:
         self._index = index
         self._values = values
@@ -76,7 +78,7 @@ class RangeStreams:
         self._fetch = fetch
         self._turns = turns
         self._views: set[_View] = set()
-        self._reading = Places(_AT_ONCE)
+        self._reading = FairSemaphore(_AT_ONCE)
 
     async def parts(self, op: Range, most: int, read_whole: ReadWhole) -> AsyncGenerator[Part, None]:
         """A range in order of keys, without filters; each part of `most` bytes, or of one key that is larger.

@@ -17,18 +17,19 @@ from typing import TypeVar
 
 from kine.drivers.base import (
     PATIENCE,
-    Bounded,
+    BoundedIds,
     DriverError,
     Log,
-    Recalling,
+    RecallsValues,
     Size,
     UnavailableError,
     UnknownOutcomeError,
 )
-from kine.drivers.waiting import until_open
-from kine.store.answers import Answers, Meter
-from kine.store.applying import Applier
+from kine.drivers.wait_for_database import until_open
+from kine.fair_queue import FairTurns
+from kine.store.apply_rows import RowApplier
 from kine.store.compactor import Compactor, Policy, Recorded
+from kine.store.compare_and_swap import CompareAndSwap, ResponseEncoder
 from kine.store.defragmentation import Defragmenter
 from kine.store.errors import (
     AnswerTooLargeError,
@@ -37,13 +38,12 @@ from kine.store.errors import (
     StoreError,
     TimedOutError,
 )
-from kine.store.expiry import Leases
 from kine.store.freshness import Freshness
-from kine.store.hub import Hub
 from kine.store.index import Entry, Index
-from kine.store.lists import Lists
-from kine.store.loading import Loader, Progress, bootstrap
-from kine.store.ops import (
+from kine.store.leases import Leases
+from kine.store.linearizable_range import LinearizableRange, RangeEncoder
+from kine.store.load_index import Loader, LoadProgress, bootstrap
+from kine.store.operations import (
     LARGEST_ANSWER,
     CompareTarget,
     Delete,
@@ -55,18 +55,18 @@ from kine.store.ops import (
     Txn,
     TxnResult,
 )
-from kine.store.plan import MissingValuesError, Plan, check_revision, plan
+from kine.store.pending_write import CommitOutcome, Frames, Planner
+from kine.store.range_cache import RangeCache
+from kine.store.range_select import GoneError, RangeReader, UnreadValues
 from kine.store.range_streams import Part, RangeStreams
-from kine.store.reading import RangeCodec, Reading
-from kine.store.reads import GoneError, Reads, Unread
-from kine.store.request import Done, Frames, Planner
-from kine.store.swap import Codec, Swapping
 from kine.store.tailer import Tailer, overtaken
-from kine.store.values import Values, value_of
+from kine.store.txn_plan import DecidedTxn, MissingValuesError, check_revision, plan
+from kine.store.txn_response import TxnResponses, WorkLimit
+from kine.store.value_cache import ValueCache, value_of
+from kine.store.watch_hub import WatchHub
 from kine.store.watcher import Watcher
 from kine.store.write_queue import WriteQueue
 from kine.store.writer import Writer
-from kine.turns import Turns
 
 log = logging.getLogger(__name__)
 C = TypeVar("C")
@@ -77,7 +77,7 @@ _EVERYTHING_BLOCK = 4_000  # keys
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StoreSettings:
     value_cache_bytes: int = 256 * 1024 * 1024
     poll_batch_size: int = 500
     compaction: Policy = field(default_factory=Policy)
@@ -96,27 +96,27 @@ class Observers:
 
 
 class Store:
-    def __init__(self, driver: Log, settings: Settings, observers: Observers | None = None) -> None:
+    def __init__(self, driver: Log, settings: StoreSettings, observers: Observers | None = None) -> None:
         """What is known comes first; then what applies changes to it, reads it, follows the log, writes."""
         observers = observers or Observers()
         self._driver = driver
         self._settings = settings
         self._waiting = observers.waiting
         self.index = Index()
-        self.values = Values(settings.value_cache_bytes)
-        self.lists = Lists(self.index, self.values)
-        self.turns = Turns()
+        self.values = ValueCache(settings.value_cache_bytes)
+        self.lists = RangeCache(self.index, self.values)
+        self.turns = FairTurns()
         self._queue = WriteQueue()
-        if isinstance(driver, Recalling):
+        if isinstance(driver, RecallsValues):
             driver.recall = self.values.stored
 
-        self._applier = Applier(self.index, self.values, self.lists)
+        self._applier = RowApplier(self.index, self.values, self.lists)
         self._recorded = Recorded(driver, self._applier)
-        self._reads = Reads(
+        self._reads = RangeReader(
             self.index, self.values, self.lists, driver.values, self._recorded.learn, self.turns
         )
-        self._answers = Answers(self.index, self._reads)
-        self.hub = Hub(self.index, self.values, self._reads, self.turns)
+        self._answers = TxnResponses(self.index, self._reads)
+        self.hub = WatchHub(self.index, self.values, self._reads, self.turns)
         self._streams = RangeStreams(self.index, self.values, self._reads, driver.values, self.turns)
 
         self._loader = Loader(driver, self._applier, self.hub, self._streams)
@@ -156,7 +156,7 @@ class Store:
         self._writing: asyncio.Task[None] | None = None
 
     @property
-    def loading(self) -> Progress:
+    def loading(self) -> LoadProgress:
         return self._loader.progress
 
     @property
@@ -227,9 +227,9 @@ class Store:
 
     # ---- freshness
 
-    def lacking(self) -> int | None:
+    def revision_to_reach(self) -> int | None:
         """None if everything committed by now is applied; else what `read` wants."""
-        return self._freshness.lacking()
+        return self._freshness.revision_to_reach()
 
     def refresh(self, *, past: bool = False) -> Awaitable[object]:
         """Returns when everything that was committed at the call is applied. Raises DriverError.
@@ -243,11 +243,11 @@ class Store:
     @property
     def exhausted(self) -> str:
         """Why no write can succeed until somebody mends it; empty while that is not known."""
-        return self._driver.exhausted(self.index.revision) if isinstance(self._driver, Bounded) else ""
+        return self._driver.exhausted(self.index.revision) if isinstance(self._driver, BoundedIds) else ""
 
     def knows_compaction(self) -> bool:
         """Whether it could be told at once how far any instance has compacted; it is applied then."""
-        recorded = self._driver.peek_recorded()
+        recorded = self._driver.peek_recorded_compaction()
         if recorded is None:
             return False
         if recorded > self.index.compact_revision:
@@ -265,7 +265,7 @@ class Store:
         answer = self._reads.range(op, revision, index.revision, most)
         if type(answer) is RangeResult:
             return answer
-        return Unread(answer, partial(self._range_retried, op=op, most=most))  # type: ignore[arg-type]
+        return UnreadValues(answer, partial(self._range_retried, op=op, most=most))  # type: ignore[arg-type]
 
     def stream(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
         """As of what is applied here, in parts: see `RangeStreams.parts`. Raises StoreError, DriverError."""
@@ -298,7 +298,7 @@ class Store:
         self,
         lacking: int,
         op: Range,
-        codec: RangeCodec[C, T],
+        codec: RangeEncoder[C, T],
         context: C,
     ) -> asyncio.Future[T]:
         """As of everything committed by now, where `lacking` says that it is not all applied.
@@ -306,7 +306,7 @@ class Store:
         A future for what the codec makes of the result, errors included.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._freshness.wait(lacking, Reading(op, self.range, codec, context, future))
+        self._freshness.wait(lacking, LinearizableRange(op, self.range, codec, context, future))
         return future
 
     async def everything(self) -> tuple[int, list[Entry]]:
@@ -354,11 +354,11 @@ class Store:
     async def txn(self, txn: Txn, most: int = LARGEST_ANSWER) -> TxnResult:
         """With an answer of `most` bytes at most. Raises StoreError, DriverError."""
         index = self.index
-        meter = Meter(most, self.turns, txn.client)
+        meter = WorkLimit(most, self.turns, txn.client)
         ttl_of = self.leases.ttl_of
         value_of = self._value_of
 
-        def planner(pinned: Frames) -> Plan:
+        def planner(pinned: Frames) -> DecidedTxn:
             return plan(txn, index, lambda entry: value_of(entry, pinned), ttl_of)
 
         past = _of_the_past(txn)
@@ -378,13 +378,15 @@ class Store:
             # It has landed; what it should tell besides cannot be read. That is no refusal.
             raise TimedOutError from error
 
-    def swap(self, op: Swap, codec: Codec[C, T], context: C) -> asyncio.Future[T]:
+    def swap(self, op: Swap, codec: ResponseEncoder[C, T], context: C) -> asyncio.Future[T]:
         """A future for what the codec makes of the outcome, errors included.
 
         Raises TooManyRequestsError at once. A lease must be known.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(Swapping(op, self.index, self._reads, self.leases.ttl_of, codec, context, future))
+        self._queue.put(
+            CompareAndSwap(op, self.index, self._reads, self.leases.ttl_of, codec, context, future)
+        )
         return future
 
     async def _rehearse(self, txn: Txn, most: int) -> None:
@@ -393,7 +395,7 @@ class Store:
         Raises AnswerTooLargeError.
         """
         for ops in (txn.success, txn.failure):
-            meter = Meter(most, self.turns, txn.client)
+            meter = WorkLimit(most, self.turns, txn.client)
             for op in ops:
                 if isinstance(op, Range) and op.end is not None:
                     revision = _revision(op, self.index)
@@ -408,7 +410,7 @@ class Store:
                     await self._rehearse(op, meter.left)
 
     async def _read(
-        self, planner: Planner, meter: Meter, most: int, compares: bool, client: object, *, past: bool
+        self, planner: Planner, meter: WorkLimit, most: int, compares: bool, client: object, *, past: bool
     ) -> TxnResult:
         """A transaction without writes: it need not queue behind those of others."""
         pinned: Frames = {}
@@ -421,10 +423,10 @@ class Store:
             except MissingValuesError as missing:
                 pinned = await self._reads.frames_there(missing.entries, most)
             else:
-                done = Done(made, (), self.index.revision)
+                done = CommitOutcome(made, (), self.index.revision)
                 return await self._answers.branch(made.branch, done, meter)
 
-    async def find_lease(self, lease_id: int) -> None:
+    async def refresh_lease(self, lease_id: int) -> None:
         """Another instance may have granted or revoked what a put names; the plan refuses what is not known.
 
         Raises DriverError.
@@ -436,7 +438,7 @@ class Store:
         for op in (*txn.success, *txn.failure):
             if isinstance(op, Put):
                 if op.lease:
-                    await self.find_lease(op.lease)
+                    await self.refresh_lease(op.lease)
             elif isinstance(op, Txn):
                 await self._find_leases(op)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from kine.drivers.base import DriverError, Log, Tail
+from kine.drivers.base import DriverError, Log, LogTail
 
 if TYPE_CHECKING:
     from kine.store.index import Index
@@ -22,15 +22,15 @@ _DOUBT = 0.05  # seconds in between
 
 
 class Applying(Protocol):
-    """See `kine.store.applying`."""
+    """See `kine.store.apply_rows`."""
 
     index: Index
 
-    def tailed(self, tail: Tail) -> None: ...
+    def tailed(self, tail: LogTail) -> None: ...
 
 
 class Loading(Protocol):
-    """See `kine.store.loading`."""
+    """See `kine.store.load_index`."""
 
     async def reload(self, why: str) -> None: ...
 
@@ -121,7 +121,7 @@ class Tailer:
             if await self._driver.newest() < after:
                 await self._doubt()
 
-    async def _whole_writes(self, after: int) -> Tail:
+    async def _whole_writes(self, after: int) -> LogTail:
         """The next rows, not ending within a write: whoever reads at that point would see half of it."""
         limit = self._batch
         waited = 0.0
@@ -135,7 +135,7 @@ class Tailer:
             if count == len(rows):
                 return tail
             if count:
-                return Tail(rows[:count], rows[count - 1].id, tail.compact_revision)
+                return LogTail(rows[:count], rows[count - 1].id, tail.compact_revision)
             if len(rows) >= limit:
                 limit *= 2
             elif waited < _REST:
@@ -169,7 +169,7 @@ class Tailer:
                 await asyncio.sleep(retry)
 
 
-def overtaken(tail: Tail, after: int) -> bool:
+def overtaken(tail: LogTail, after: int) -> bool:
     """Whether rows after `after` were compacted away before they were seen here.
 
     A deletion may be among them, of which no trace is left but that the key's row is gone, too.

@@ -7,10 +7,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from kine.store.groups import Audience
+    from kine.store.watcher_groups import Audience
 
 
-class Events:
+class EncodedEvents:
     """Events for one response, in order."""
 
     __slots__ = ("_joined", "framed")
@@ -26,18 +26,18 @@ class Events:
         return self._joined
 
 
-class Sink(Protocol):
+class EventSink(Protocol):
     """Where a watcher's events go: one client stream, shared by all its watchers."""
 
     lagging: int  # watchers of it that are unsynced; the hub counts
-    client: object  # takes turns with others: see `kine.turns`
+    client: object  # takes turns with others: see `kine.fair_queue`
 
     @property
     def full(self) -> bool: ...
 
     async def drain(self) -> None: ...
 
-    def events(self, watcher: Watcher, revision: int, events: Events) -> None: ...
+    def events(self, watcher: Watcher, revision: int, events: EncodedEvents) -> None: ...
 
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """The watcher is over: what it wants next has been compacted."""
@@ -46,7 +46,7 @@ class Sink(Protocol):
         """A fault of ours: the stream must end, so that its client comes again from where it is."""
 
 
-class State(Enum):
+class WatcherState(Enum):
     UNSYNCED = "unsynced"
     SYNCED = "synced"
     CLOSED = "closed"
@@ -57,7 +57,7 @@ class Watcher:
     id: int
     key: bytes
     end: bytes | None
-    sink: Sink
+    sink: EventSink
     next: int  # revision of the first event it has not been sent
     start: int = 0  # the revision it asked for
     no_put: bool = False
@@ -68,7 +68,7 @@ class Watcher:
     answer_bytes: int = 1024 * 1024  # of events in one answer about the past, if it holds more than one
     busy: bool = False  # was sent events since the last progress tick
     epoch: int = 0  # of the hub, when it was added
-    state: State = State.UNSYNCED
+    state: WatcherState = WatcherState.UNSYNCED
     audience: Audience | None = None  # while it is synced
 
     @property

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from kine.fair_queue import FairQueue
 from kine.store.errors import TooManyRequestsError
-from kine.store.request import Done, Planner, Request
-from kine.turns import Rotating
+from kine.store.pending_write import CommitOutcome, PendingWrite, Planner
 
 MAX_QUEUE = 20_000  # requests
 
@@ -15,7 +15,7 @@ class WriteQueue:
     __slots__ = ("_filled", "_settled", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: Rotating[Request] = Rotating()
+        self.waiting: FairQueue[PendingWrite] = FairQueue()
         self._filled = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -23,16 +23,16 @@ class WriteQueue:
     def __len__(self) -> int:
         return len(self.waiting)
 
-    def submit(self, planner: Planner, client: object = None) -> asyncio.Future[Done]:
+    def submit(self, planner: Planner, client: object = None) -> asyncio.Future[CommitOutcome]:
         """Queues a write.
 
         Raises TooManyRequestsError at once; the future fails with StoreError or DriverError.
         """
-        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self.put(Request(planner, done, client))
+        done: asyncio.Future[CommitOutcome] = asyncio.get_running_loop().create_future()
+        self.put(PendingWrite(planner, done, client))
         return done
 
-    def put(self, request: Request) -> None:
+    def put(self, request: PendingWrite) -> None:
         """Raises TooManyRequestsError."""
         waiting, client = self.waiting, request.client
         if len(waiting) >= MAX_QUEUE and waiting.held(client) * waiting.clients >= MAX_QUEUE:

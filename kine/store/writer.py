@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from time import thread_time
 from typing import TYPE_CHECKING, Protocol
 
+from kine.background_tasks import BackgroundTasks
 from kine.drivers.base import (
     BehindError,
     DriverError,
@@ -28,9 +29,8 @@ from kine.drivers.base import (
 )
 from kine.store.errors import StoreError, TimedOutError
 from kine.store.index import in_range
-from kine.store.plan import MissingValuesError
-from kine.store.request import Done, Frames, Request
-from kine.tasks import Tasks
+from kine.store.pending_write import CommitOutcome, Frames, PendingWrite
+from kine.store.txn_plan import MissingValuesError
 
 if TYPE_CHECKING:
     from kine.drivers.base import NewRow, Outcome
@@ -51,7 +51,7 @@ _SPLITS = 16  # of a group that fails, in a row, until the fault is taken to be 
 
 
 class Applying(Protocol):
-    """See `kine.store.applying`."""
+    """See `kine.store.apply_rows`."""
 
     index: Index
 
@@ -74,7 +74,7 @@ class Following(Protocol):
 class Fresh(Protocol):
     """See `kine.store.freshness`."""
 
-    def lacking(self) -> int | None:
+    def revision_to_reach(self) -> int | None:
         """None if everything committed by now is applied."""
 
     async def refresh(self) -> None:
@@ -82,7 +82,7 @@ class Fresh(Protocol):
 
 
 class Values(Protocol):
-    """See `kine.store.reads`."""
+    """See `kine.store.range_select`."""
 
     async def frames_there(self, entries: list[Entry]) -> Frames:
         """By revision; none where one of them is no more. Raises DriverError."""
@@ -111,7 +111,7 @@ class Writer:
         self._observe = observe
         self.no_space = False  # the database was full at the last write
         self._stopping = False
-        self._aside = Tasks()
+        self._aside = BackgroundTasks()
         self._failing = ""  # the reason told last, until a write succeeds
 
     def __len__(self) -> int:
@@ -142,9 +142,9 @@ class Writer:
 
     # ---- one group
 
-    def _gather(self) -> list[Request]:
-        group: list[Request] = []
-        later: list[Request] = []
+    def _gather(self) -> list[PendingWrite]:
+        group: list[PendingWrite] = []
+        later: list[PendingWrite] = []
         rows = size = 0
         changing: set[bytes] = set()
         queue = self._waiting
@@ -175,7 +175,7 @@ class Writer:
             queue.put_back(request.client, request)
         return group
 
-    async def _commit(self, group: list[Request]) -> None:
+    async def _commit(self, group: list[PendingWrite]) -> None:
         error = await self._try(group)
         if error is None:
             return
@@ -191,10 +191,12 @@ class Writer:
         else:
             await self._commit_in_parts(group, error)
 
-    def _checked(self, group: list[Request]) -> tuple[list[tuple[Request, DriverError]], list[Request]]:
+    def _checked(
+        self, group: list[PendingWrite]
+    ) -> tuple[list[tuple[PendingWrite, DriverError]], list[PendingWrite]]:
         """Which of them this database cannot take, and why; and the others."""
-        guilty: list[tuple[Request, DriverError]] = []
-        rest: list[Request] = []
+        guilty: list[tuple[PendingWrite, DriverError]] = []
+        rest: list[PendingWrite] = []
         for request in group:
             try:
                 for row in request.plan.rows:
@@ -205,7 +207,7 @@ class Writer:
                 rest.append(request)
         return guilty, rest
 
-    async def _commit_in_parts(self, group: list[Request], error: DriverError) -> None:
+    async def _commit_in_parts(self, group: list[PendingWrite], error: DriverError) -> None:
         """The database refuses the group, perhaps for one of its members: halves of it, and halves of those.
 
         The small ones first: what is too much for a database that is nearly full is found last.
@@ -227,7 +229,7 @@ class Writer:
             else:
                 parts.extendleft(reversed(_halves(part)))
 
-    def _failed(self, group: list[Request], error: DriverError) -> None:
+    def _failed(self, group: list[PendingWrite], error: DriverError) -> None:
         if isinstance(error, NoSpaceError):
             self.no_space = True
         if not isinstance(error, InvalidKeyError):
@@ -238,7 +240,7 @@ class Writer:
             log.warning("a write was refused as too large: %s", error)
         self._fail(group, error)
 
-    async def _try(self, group: list[Request]) -> DriverError | None:
+    async def _try(self, group: list[PendingWrite]) -> DriverError | None:
         """What the database refuses the group for; None if it is done, and its requests are answered."""
         writes = [Write(tuple(request.plan.rows), request.plan.guarded) for request in group]
         self._observe(len(writes))
@@ -259,7 +261,7 @@ class Writer:
         self._failing = ""
         rows: list[NewRow] = []
         ids: list[int] = []
-        conflicts: list[Request] = []
+        conflicts: list[PendingWrite] = []
         for request, its in zip(group, outcome, strict=True):
             if its is None:
                 conflicts.append(request)
@@ -287,13 +289,13 @@ class Writer:
         return None
 
     @staticmethod
-    def _tell(group: list[Request], outcome: Sequence[Outcome], applied: int) -> None:
+    def _tell(group: list[PendingWrite], outcome: Sequence[Outcome], applied: int) -> None:
         for request, its in zip(group, outcome, strict=True):
             if its is None or isinstance(its, DriverError):
                 continue
             try:
                 if its[-1] <= applied:
-                    request.succeed(Done(request.plan, its, its[0] - 1))
+                    request.succeed(CommitOutcome(request.plan, its, its[0] - 1))
                 else:
                     request.fail(TimedOutError())
             except Exception as error:
@@ -307,7 +309,7 @@ class Writer:
         except Exception as error:
             log.warning("loading the index anew failed: %s", error)
 
-    async def _catch_up(self, group: list[Request]) -> None:
+    async def _catch_up(self, group: list[PendingWrite]) -> None:
         try:
             head = self._index.revision
             newest = await self._driver.newest()
@@ -317,7 +319,7 @@ class Writer:
         except DriverError as error:
             self._fail(group, error)  # `_gather` passes over those that are queued again
 
-    def _again(self, group: list[Request]) -> None:
+    def _again(self, group: list[PendingWrite]) -> None:
         now = asyncio.get_running_loop().time()
         for request in reversed(group):
             if not request.until:
@@ -329,13 +331,13 @@ class Writer:
                 request.fail(TimedOutError())
 
     @staticmethod
-    def _fail(group: list[Request], error: Exception) -> None:
+    def _fail(group: list[PendingWrite], error: Exception) -> None:
         for request in group:
             request.fail(error)
 
     # ---- requests that end without a commit of their own
 
-    def _decided(self, request: Request) -> bool:
+    def _decided(self, request: PendingWrite) -> bool:
         """Plans the request. False if it has no rows, and so is answered or set aside already.
 
         A compare that failed, nothing to delete, a refusal: that is true only if nobody has committed
@@ -347,7 +349,7 @@ class Writer:
             self._aside.start(self._fetch(request, missing.entries))
             return False
         except StoreError as error:
-            outcome: Done | StoreError = error
+            outcome: CommitOutcome | StoreError = error
         except Exception as error:
             log.exception("planning a write failed")
             self._fail([request], error)
@@ -355,21 +357,21 @@ class Writer:
         else:
             if request.plan.rows:
                 return True
-            outcome = Done(request.plan, (), self._index.revision)
-        if self._freshness.lacking() is not None:
+            outcome = CommitOutcome(request.plan, (), self._index.revision)
+        if self._freshness.revision_to_reach() is not None:
             self._aside.start(self._confirm(request))
-        elif isinstance(outcome, Done):
+        elif isinstance(outcome, CommitOutcome):
             request.succeed(outcome)
         else:
             request.fail(outcome)
         return False
 
-    async def _confirm(self, request: Request) -> None:
+    async def _confirm(self, request: PendingWrite) -> None:
         try:
             await self._freshness.refresh()
             request.plan = request.decide()
             if not request.plan.rows:
-                request.succeed(Done(request.plan, (), self._index.revision))
+                request.succeed(CommitOutcome(request.plan, (), self._index.revision))
                 return
         except MissingValuesError:
             pass
@@ -379,7 +381,7 @@ class Writer:
         self._again([request])
         self._queue.wake()
 
-    async def _fetch(self, request: Request, entries: list[Entry]) -> None:
+    async def _fetch(self, request: PendingWrite, entries: list[Entry]) -> None:
         try:
             request.pinned = {**(request.pinned or {}), **await self._values.frames_there(entries)}
         except Exception as error:
@@ -393,12 +395,12 @@ class Writer:
 _MAY_BE_OF_ONE = (InvalidKeyError, NoSpaceError, RefusedError)
 
 
-def _halves(group: list[Request]) -> list[list[Request]]:
+def _halves(group: list[PendingWrite]) -> list[list[PendingWrite]]:
     middle = len(group) // 2
     return [group[:middle], group[middle:]]
 
 
-def _size(request: Request) -> int:
+def _size(request: PendingWrite) -> int:
     return sum(len(row.name) + len(row.value or b"") for row in request.plan.rows)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from kine.address import Address
-    from kine.transport.budget import Account, Budget
+    from kine.transport.byte_budget import ByteAccount, ByteBudget
 
 
 class Code(IntEnum):
@@ -81,11 +81,13 @@ class Call:
     room: Callable[[int], Awaitable[None]] | None = None
     # Likewise, and counts them as queued until it is left: for an answer that takes time to make.
     hold: Callable[[int], AbstractAsyncContextManager[None]] | None = None
-    account: Account | None = None  # of the call's connection: calls with the same one come from one client
+    account: ByteAccount | None = (
+        None  # of the call's connection: calls with the same one come from one client
+    )
 
 
 def too_much_kept(what: str) -> RpcError:
-    """There is no room to keep one more of these for its client: see `kine.transport.budget`."""
+    """There is no room to keep one more of these for its client: see `kine.transport.byte_budget`."""
     return RpcError(
         Code.RESOURCE_EXHAUSTED,
         f"too many {what} are open, by this client or by all: close some, or raise --max-queued-bytes",
@@ -102,7 +104,7 @@ HIGH_WATER = 1024 * 1024  # bytes queued on one stream before its producer shoul
 LOW_WATER = 256 * 1024  # and below which it goes on
 
 
-class Stream(Protocol):
+class MessageStream(Protocol):
     """The server's end of a streaming call.
 
     The transport cancels the handler's task when the client resets the stream or disconnects; sends
@@ -116,7 +118,7 @@ class Stream(Protocol):
         A large one counts as kept for its client until the next is asked for: by then nothing may hold it.
         """
 
-    def let_go(self) -> None:
+    def release_received(self) -> None:
         """Nothing holds the last message any more, though no other is asked for yet."""
 
     def send(self, message: bytes) -> None:
@@ -151,7 +153,7 @@ Answer = bytes | Pieces
 # A unary handler that has its answer at hand returns it without a task or an await: that is what a read
 # from memory does, and what makes it cost microseconds.
 UnaryHandler = Callable[[bytes, Call], Answer | Awaitable[Answer]]
-StreamHandler = Callable[[Stream, Call], Awaitable[None]]
+StreamHandler = Callable[[MessageStream, Call], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ class Server(Protocol):
     """A running transport."""
 
     @property
-    def budget(self) -> Budget:
+    def budget(self) -> ByteBudget:
         """What its connections hold of answers that are not taken yet."""
 
     @property

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from kine import drivers
 from kine.observe.logging import fields
-from kine.transport.accept import BREATHER, ExhaustedError, accepted
-from kine.transport.listen import listen, remove_socket
-from kine.workers import WorkerError, channel
+from kine.transport.acceptor import BREATHER, ExhaustedError, accepted
+from kine.transport.listen_sockets import listen, remove_socket
+from kine.workers import WorkerError, parent_channel
 
 if TYPE_CHECKING:
     from kine.config import Settings
@@ -32,7 +32,7 @@ _STOPPING = 10.0  # seconds for workers to stop, which are two at most unless th
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class WorkerProcess:
     number: int
     process: asyncio.subprocess.Process
     channel: socket.socket
@@ -63,8 +63,8 @@ async def supervise(settings: Settings, stop: asyncio.Event) -> None:
             stack.callback(remove_socket, settings.listen_address.path)
         scraped = settings.metrics_bind_address
         scrapers = [stack.enter_context(sock) for sock in listen(scraped)] if scraped is not None else []
-        listeners = [(channel.CLIENT, sock) for sock in clients]
-        listeners += [(channel.METRICS, sock) for sock in scrapers]
+        listeners = [(parent_channel.CLIENT, sock) for sock in clients]
+        listeners += [(parent_channel.METRICS, sock) for sock in scrapers]
         address = settings.listen_address
         if not address.path:
             address = address.at(clients[0].getsockname()[1])
@@ -78,7 +78,7 @@ class Parent:
         self._listeners = listeners
         self._address = address
         self._url = url
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerProcess] = []
         self._left: deque[tuple[bytes, socket.socket]] = deque()  # by workers that have ended, for the next
         self._listening: set[bytes] = set()
         self._changed = asyncio.Event()  # a worker has become ready
@@ -145,7 +145,7 @@ class Parent:
             )
             await asyncio.sleep(pause)
 
-    async def _start(self, number: int) -> Worker:
+    async def _start(self, number: int) -> WorkerProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with contextlib.ExitStack() as unless_started, theirs:
@@ -153,16 +153,16 @@ class Parent:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *sys.orig_argv[1:],
-                env={**os.environ, channel.VARIABLE: channel.variable(number, theirs)},
+                env={**os.environ, parent_channel.VARIABLE: parent_channel.variable(number, theirs)},
                 pass_fds=(theirs.fileno(),),
             )
             unless_started.pop_all()
-        worker = Worker(number, process, ours)
+        worker = WorkerProcess(number, process, ours)
         self._workers.append(worker)
         self._loop.add_reader(ours.fileno(), self._heard, worker)
         return worker
 
-    def _ended(self, worker: Worker) -> None:
+    def _ended(self, worker: WorkerProcess) -> None:
         worker.up = worker.ready = False
         self._workers.remove(worker)
         self._loop.remove_reader(worker.channel.fileno())
@@ -192,7 +192,7 @@ class Parent:
         for _, connection in self._left:
             connection.close()
 
-    def _heard(self, worker: Worker) -> None:
+    def _heard(self, worker: WorkerProcess) -> None:
         try:
             said = worker.channel.recv(4096)
         except BlockingIOError:
@@ -206,38 +206,38 @@ class Parent:
             self._answer(worker, bytes((byte,)))
         self._dispatch()
 
-    def _answer(self, worker: Worker, said: bytes) -> None:
-        if said == channel.TAKEN:
+    def _answer(self, worker: WorkerProcess, said: bytes) -> None:
+        if said == parent_channel.TAKEN:
             kind, connection = worker.waiting.popleft()
             connection.close()
-            worker.open += kind == channel.CLIENT
-        elif said == channel.ENDED:
+            worker.open += kind == parent_channel.CLIENT
+        elif said == parent_channel.ENDED:
             worker.open -= 1
-        elif said == channel.UP:
+        elif said == parent_channel.UP:
             worker.up = True
-        elif said == channel.READY:
+        elif said == parent_channel.READY:
             worker.ready = worker.served = True
             self._changed.set()
-        elif said == channel.STOPPING:
+        elif said == parent_channel.STOPPING:
             worker.up = worker.ready = False
-        elif said == channel.ASK:
+        elif said == parent_channel.ASK:
             self._ask(worker)
 
-    def _ask(self, asking: Worker) -> None:
+    def _ask(self, asking: WorkerProcess) -> None:
         """Has every other worker tell the one that asks, on a connection of the two."""
         for worker in self._workers:
             if worker.up and worker is not asking:
                 here, there = socket.socketpair()
                 with here, there:
-                    if channel.pass_on(worker.channel, channel.ASKED, there):
-                        channel.pass_on(asking.channel, channel.TOLD, here)
+                    if parent_channel.pass_on(worker.channel, parent_channel.ASKED, there):
+                        parent_channel.pass_on(asking.channel, parent_channel.TOLD, here)
         with contextlib.suppress(OSError):
-            asking.channel.send(channel.ALL_TOLD)
+            asking.channel.send(parent_channel.ALL_TOLD)
 
     # ---- connections
 
-    def _takers(self, kind: bytes) -> list[Worker]:
-        takers = (w for w in self._workers if (w.ready if kind == channel.CLIENT else w.up))
+    def _takers(self, kind: bytes) -> list[WorkerProcess]:
+        takers = (w for w in self._workers if (w.ready if kind == parent_channel.CLIENT else w.up))
         return sorted(takers, key=lambda worker: worker.load)
 
     def _dispatch(self) -> None:
@@ -266,7 +266,7 @@ class Parent:
 
     def _pass_on(self, kind: bytes, connection: socket.socket) -> None:
         for worker in self._takers(kind):
-            if channel.pass_on(worker.channel, kind, connection):
+            if parent_channel.pass_on(worker.channel, kind, connection):
                 worker.waiting.append((kind, connection))
                 worker.given += 1
                 return

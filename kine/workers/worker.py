@@ -11,8 +11,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kine.tasks import Tasks
-from kine.workers import channel
+from kine.background_tasks import BackgroundTasks
+from kine.workers import parent_channel
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Worker:
         self._asking = asyncio.Lock()
         self._told: list[socket.socket] = []
         self._all_told: asyncio.Future[None] | None = None
-        self._tasks = Tasks()
+        self._tasks = BackgroundTasks()
 
     def watch(self, stop: asyncio.Event) -> None:
         """Sets `stop` when the parent says so, or is gone."""
@@ -43,29 +43,29 @@ class Worker:
 
     def up(self, metrics: Take, asked: Take) -> None:
         """From now on connections of the metrics address come, and other workers' questions."""
-        self._takes |= {channel.METRICS: metrics, channel.ASKED: asked}
-        self._say(channel.UP)
+        self._takes |= {parent_channel.METRICS: metrics, parent_channel.ASKED: asked}
+        self._say(parent_channel.UP)
 
     def ready(self, clients: Take) -> None:
         """From now on clients' connections come."""
-        self._takes[channel.CLIENT] = clients
-        self._say(channel.READY)
+        self._takes[parent_channel.CLIENT] = clients
+        self._say(parent_channel.READY)
 
     def ended(self) -> None:
         """A client's connection has ended."""
-        self._say(channel.ENDED)
+        self._say(parent_channel.ENDED)
 
     def stopping(self) -> None:
         """No connection is taken any more. What is on its way goes to another worker when this one ends."""
         self._takes.clear()
-        self._say(channel.STOPPING)
+        self._say(parent_channel.STOPPING)
 
     async def others(self) -> list[dict[str, Any]]:
         """What the other workers tell of themselves; one that does not in time is left out."""
         async with self._asking:
             self._told.clear()
             self._all_told = asyncio.get_running_loop().create_future()
-            self._say(channel.ASK)
+            self._say(parent_channel.ASK)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     await self._all_told
@@ -92,7 +92,7 @@ class Worker:
                 log.info("stopping with the parent")
             stop.set()
             signal.alarm(_LAST)
-        elif said == channel.ALL_TOLD:
+        elif said == parent_channel.ALL_TOLD:
             if self._all_told is not None and not self._all_told.done():
                 self._all_told.set_result(None)
         elif descriptors:
@@ -101,11 +101,11 @@ class Worker:
             self._took(said, connection)
 
     def _took(self, kind: bytes, connection: socket.socket) -> None:
-        if kind == channel.TOLD:
+        if kind == parent_channel.TOLD:
             self._told.append(connection)
         elif (take := self._takes.get(kind)) is not None:
-            if kind != channel.ASKED:
-                self._say(channel.TAKEN)
+            if kind != parent_channel.ASKED:
+                self._say(parent_channel.TAKEN)
             self._tasks.start(self._take(kind, take, connection))
         else:  # stopping
             connection.close()
@@ -115,7 +115,7 @@ class Worker:
             await take(connection)
         except OSError:  # a handshake that failed, or a peer that has gone already
             connection.close()
-            if kind == channel.CLIENT:
+            if kind == parent_channel.CLIENT:
                 self.ended()
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from bench import quoted
-from bench.stored import ROOT, read
+from bench import doc_figures
+from bench.published_reports import ROOT, read
 
 STORED = read()
 
 
-@pytest.mark.parametrize("name", quoted.PAGES)
+@pytest.mark.parametrize("name", doc_figures.PAGES)
 def test_quoted_figures_are_the_reports(name: str) -> None:
     text = (ROOT / name).read_text()
 
     assert text.count("<!-- figures: ") >= 3
-    assert quoted.page(text, STORED) == text, "run: python -m bench figures"
+    assert doc_figures.page(text, STORED) == text, "run: python -m bench figures"
 
 
 def test_reports_are_read_back() -> None:

@@ -10,14 +10,22 @@ from random import Random
 import pytest
 
 from bench.endpoint import parse
-from bench.load import Slot
-from bench.soak.plan import EVENTS, ON_EVERYTHING, Settings, key_of, prefix_of, resource_prefix, watches
-from bench.soak.tally import Arrived, Delivery, Expected, Written, compare
-from bench.soak.traffic import GET, LEASE, UPDATE, Call, Objects, Traffic
+from bench.soak.event_counts import Arrived, Delivery, Expected, Written, compare
+from bench.soak.soak_settings import (
+    EVENTS,
+    ON_EVERYTHING,
+    SoakSettings,
+    key_of,
+    prefix_of,
+    resource_prefix,
+    watches,
+)
+from bench.soak.soak_traffic import GET, LEASE, UPDATE, Call, Objects, Traffic
 from bench.soak.verdict import MIB, judge
+from bench.unary_load import Slot
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = Settings(parse("kine=http://127.0.0.1:1"), keys=1_000, watchers=100)
+SETTINGS = SoakSettings(parse("kine=http://127.0.0.1:1"), keys=1_000, watchers=100)
 WHOLE = Delivery(expected=10, events=10, wrong_watches=0, wrong=[])
 HOUR = range(10, 3601, 10)
 PERIOD = 300.0

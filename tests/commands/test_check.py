@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kine.commands.rules import RULES
+from kine.commands.table_rules import RULES
 from kine.drivers.base import UNFINISHED
 from tests.client import Client
 from tests.commands.conftest import told

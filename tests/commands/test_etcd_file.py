@@ -20,14 +20,14 @@ from tests.commands.conftest import told
 from tests.commands.test_snapshot import Held, contents, held
 from tests.databases import mysql as mysql_binary
 from tests.databases import postgres as postgres_binary
-from tests.ops import delete, put
 from tests.servers import mysql, nats, postgres
 from tests.servers.kine import start_kine
+from tests.txn_ops import delete, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.remote.etcds import Etcds
+    from tests.remote.etcd_clusters import Etcds
     from tests.servers.process import Instance
 
 pytestmark = pytest.mark.xdist_group("commands")  # their databases are started once
@@ -65,7 +65,7 @@ def fill(client: Client) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Held], int]:
     """A snapshot, what etcd had, and its revision."""
-    from tests.remote.etcds import Etcds
+    from tests.remote.etcd_clusters import Etcds
 
     directory = tmp_path_factory.mktemp("etcd")
     etcds = Etcds(directory)

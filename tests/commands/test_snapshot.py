@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kine.commands.api import opened
+from kine.commands.endpoint_client import opened
 from kine.config import settings
 from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, refused
 from tests.commands.conftest import told
 from tests.databases import mysql as mysql_binary
 from tests.databases import postgres as postgres_binary
-from tests.ops import put, version
-from tests.remote.etcds import Etcds
+from tests.remote.etcd_clusters import Etcds
 from tests.servers import mysql, nats, postgres
 from tests.servers.kine import ROOT, start_kine
+from tests.txn_ops import put, version
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from tests.certificates import write_authority, write_pair
 from tests.client import Client
 from tests.commands.conftest import told
 from tests.databases.process import free_port
-from tests.remote.etcds import Etcds
+from tests.remote.etcd_clusters import Etcds
 from tests.servers.kine import start_kine
-from tests.tls import write_authority, write_pair
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from kine.commands import progress
 from tests.client import Client
 from tests.commands.conftest import told
 from tests.databases.process import end_with_this_process
-from tests.faults.places import KINDS, missing, new_place
+from tests.faults.run_databases import KINDS, missing, new_place
 from tests.servers.kine import ROOT, start_kine
 
 if TYPE_CHECKING:

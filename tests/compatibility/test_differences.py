@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kine.etcd.bolt import Reader
+from kine.etcd.bbolt import BboltReader
 from kine.proto import rpc_pb2 as pb
 from tests.client import EVERY_KEY, Client, refused
-from tests.ops import delete, nested, put
 from tests.servers import etcd
 from tests.servers.kine import start_kine
+from tests.txn_ops import delete, nested, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +199,9 @@ def test_snapshot_has_no_history(ours: Client) -> None:
     parts = ours.snapshot()
     snapshot = b"".join(part.blob for part in parts)
 
-    found = [int.from_bytes(key[:8], "big") for key, _ in Reader(memoryview(snapshot)[:-32]).bucket(b"key")]
+    found = [
+        int.from_bytes(key[:8], "big") for key, _ in BboltReader(memoryview(snapshot)[:-32]).bucket(b"key")
+    ]
 
     assert revisions[-1] in found
     assert not set(revisions[:-1]) & set(found)

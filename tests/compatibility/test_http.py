@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from tests.certificates import write_authority, write_pair
 from tests.client import Client
 from tests.servers.kine import start_kine
-from tests.tls import write_authority, write_pair
 
 if TYPE_CHECKING:
-    from tests.remote.etcds import Etcds
+    from tests.remote.etcd_clusters import Etcds
     from tests.servers.process import Instance
 
 pytestmark = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests import ops
+from tests import txn_ops
 from tests.client import Client
 from tests.executable import address
 
@@ -44,7 +44,7 @@ def test_its_probe_holds_and_its_supervisor_knows_the_process(place: Place) -> N
     with Client(f"unix://{place.outside('/run/k0s/kine/kine.sock')}:2379") as client:
         lease = client.grant(60).ID
         answer = client.txn(
-            [ops.version(b"/k0s/health", "=", 0)], [ops.put(b"/k0s/health", b"ok", lease=lease)], []
+            [txn_ops.version(b"/k0s/health", "=", 0)], [txn_ops.put(b"/k0s/health", b"ok", lease=lease)], []
         )
         assert answer.succeeded
         client.revoke(lease)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
 
-from tests.endings import ENDINGS
-from tests.reaper import end_with_this_process
+from tests.cleanup_at_exit import ENDINGS
+from tests.process_reaper import end_with_this_process
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0

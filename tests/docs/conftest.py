@@ -19,8 +19,8 @@ from tests.databases import postgres as postgres_binary
 from tests.databases.process import free_port
 from tests.docs.blocks import Block
 from tests.forktools.conftest import IDENTITY
-from tests.forktools.history import History
-from tests.remote.etcds import Etcds
+from tests.forktools.git_history import History
+from tests.remote.etcd_clusters import Etcds
 from tests.servers import postgres
 from tests.servers.etcd import missing as etcd_missing
 from tests.servers.kine import start_kine

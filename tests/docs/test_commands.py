@@ -11,8 +11,8 @@ import pytest
 
 from tests.docs import blocks
 from tests.docs.blocks import ALL, PAGES, ROOT, SHELL, Block
+from tests.docs.command_validity import problems
 from tests.docs.conftest import Place
-from tests.docs.known import problems
 
 by_block = pytest.mark.parametrize("block", SHELL, ids=lambda block: block.name)
 

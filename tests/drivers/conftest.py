@@ -12,7 +12,7 @@ import pytest
 from kine import drivers
 from kine.drivers.base import Log, Options
 from tests.databases import mysql, nats, postgres
-from tests.drivers.places import (
+from tests.drivers.driver_databases import (
     GoWriter,
     MemoryPlace,
     MysqlPlace,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.drivers.places import GoWriter
+    from tests.drivers.driver_databases import GoWriter
 
 _COLUMNS = "name, created, deleted, create_revision, prev_revision, lease, value, old_value"
 HEALTH = b'{"health":"true"}'

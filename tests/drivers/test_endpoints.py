@@ -12,9 +12,9 @@ import trustme
 from kine import drivers
 from kine.drivers.base import Options
 from kine.drivers.mysql import dsn as mysql
-from kine.drivers.postgres import client_key
 from kine.drivers.postgres import dsn as postgres
-from tests.tls import write_authority, write_pair
+from kine.drivers.postgres import private_key_copy
+from tests.certificates import write_authority, write_pair
 
 REFUSED = {
     "postgres://u:hidden-word@h/d?sslmode=verify_full": "sslmode.*verify-full",
@@ -122,12 +122,12 @@ def test_flags_verify_the_name_unless_the_endpoint_says_otherwise(authority: str
 def test_key_that_others_may_read_becomes_one_that_libpq_takes(tmp_path: Path) -> None:
     _, path = write_pair(tmp_path, trustme.CA())
     os.chmod(path, 0o644)
-    with client_key.usable(path) as usable:
+    with private_key_copy.usable(path) as usable:
         assert os.stat(usable).st_mode & 0o777 == 0o600
         assert Path(usable).read_bytes() == Path(path).read_bytes()
     assert not os.path.exists(usable)
     os.chmod(path, 0o600)
-    with client_key.usable(path) as usable:
+    with private_key_copy.usable(path) as usable:
         assert usable == path
 
 

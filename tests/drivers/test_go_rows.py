@@ -14,14 +14,14 @@ from tests.client import DELETE, PUT, Client, WatchStream, prefix_end
 from tests.commands.conftest import told
 from tests.drivers import go_kine, go_rows
 from tests.drivers.go_rows import Go17, fill, make_table
-from tests.ops import delete, get, modified, put
 from tests.servers.kine import start_kine
+from tests.txn_ops import delete, get, modified, put
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kine.proto import kv_pb2 as kv
-    from tests.drivers.places import GoWriter, Place
+    from tests.drivers.driver_databases import GoWriter, Place
     from tests.servers.process import Instance
 
 GO = b"/go/", prefix_end(b"/go/")

@@ -11,10 +11,10 @@ import pytest
 from kine import drivers
 from kine.commands.check import _findings
 from kine.drivers.base import Log, Options
-from kine.drivers.sql import gaps
+from kine.drivers.sql import id_gaps
 from tests.client import Client
 from tests.drivers.conftest import _place as new_place
-from tests.drivers.rows import all_rows, created, deleted, updated, write
+from tests.drivers.row_shorthand import all_rows, created, deleted, updated, write
 from tests.servers.kine import start_kine
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.drivers.conftest import OpenLog
-    from tests.drivers.places import GoWriter, Place
+    from tests.drivers.driver_databases import GoWriter, Place
 
 COMPACT = created(b"compact_rev_key", b"")
 
@@ -108,7 +108,7 @@ async def test_a_leap_is_one_gap_for_whoever_reads_it(
         assert [row.name for block in [b async for b in each.load()] for row in block][-1] == b"/b"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
     [(count,)] = go(shared_place).run("SELECT count(*) FROM kine")
-    assert count == 2 + 2 * gaps.ENDS + 1
+    assert count == 2 + 2 * id_gaps.ENDS + 1
     assert await found(shared_place) == []
 
 

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from kine.drivers.mysql import pymysql_internals
 from kine.drivers.nats import nats_internals
 from kine.identity import botocore_internals
-from kine.transport.http2 import headers
+from kine.transport.http2 import hpack
 
 
 def unconnected() -> Any:
@@ -88,9 +88,9 @@ def test_botocore_makes_the_processes_that_a_role_is_assumed_by_where_ours_are_p
 
 
 def test_hpack_has_the_tables_of_the_standard() -> None:
-    assert len(headers._STATIC) == 61  # RFC 7541, appendix A
-    assert headers._STATIC[0] == (b":authority", b"")
-    assert headers._STATIC[60] == (b"www-authenticate", b"")
-    assert headers.decode_huffman(bytes.fromhex("f1e3c2e5f23a6ba0ab90f4ff")) == b"www.example.com"  # C.4.1
+    assert len(hpack._STATIC) == 61  # RFC 7541, appendix A
+    assert hpack._STATIC[0] == (b":authority", b"")
+    assert hpack._STATIC[60] == (b"www-authenticate", b"")
+    assert hpack.decode_huffman(bytes.fromhex("f1e3c2e5f23a6ba0ab90f4ff")) == b"www.example.com"  # C.4.1
     fields = [(b":method", b"POST"), (b"x-of", b"ours")]
     assert Decoder().decode(Encoder().encode(fields), raw=True) == fields

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import psycopg
 import pytest
 
-from kine.drivers.postgres.listen import Listener
+from kine.drivers.postgres.listen_notify import NotificationListener
+from kine.drivers.postgres.pipeline import Pipeline
 from kine.drivers.postgres.statements import CHANNEL
-from kine.drivers.postgres.wire import Wire
 from tests.databases import postgres
 from tests.servers.postgres import database_server
 
@@ -34,7 +34,7 @@ async def say(announcer: Connection, payload: str) -> None:
     await announcer.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
 
 
-async def works(listener: Listener) -> None:
+async def works(listener: NotificationListener) -> None:
     async with asyncio.timeout(PATIENCE):
         while not listener.works:
             await listener.heard()
@@ -47,14 +47,16 @@ async def polls(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @asynccontextmanager
-async def started(announce: Callable[[str], Awaitable[None]], wires: list[Wire]) -> AsyncIterator[Listener]:
+async def started(
+    announce: Callable[[str], Awaitable[None]], wires: list[Pipeline]
+) -> AsyncIterator[NotificationListener]:
     """A listener that announces itself so; the connections it makes are added to `wires`."""
 
-    async def listening() -> Wire:
-        wires.append(Wire(await connect()))
+    async def listening() -> Pipeline:
+        wires.append(Pipeline(await connect()))
         return wires[-1]
 
-    listener = Listener(listening, announce, "ours")
+    listener = NotificationListener(listening, announce, "ours")
     listener.start()
     try:
         yield listener
@@ -72,7 +74,7 @@ async def announcer() -> AsyncIterator[Connection]:
 
 
 async def test_announcements_of_others_during_the_trial_do_not_deafen(announcer: Connection) -> None:
-    wires: list[Wire] = []
+    wires: list[Pipeline] = []
 
     async def later(payload: str) -> None:
         await heard.wait()
@@ -106,14 +108,14 @@ async def test_an_announcement_that_arrives_late_is_heard_all_the_same(
 ) -> None:
     """A database, or a machine, that is busy at the start: it had been polled for ten minutes."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("kine.drivers.postgres.listen._TRIAL", 0.05)
+    monkeypatch.setattr("kine.drivers.postgres.listen_notify._TRIAL", 0.05)
     busy = asyncio.Event()
 
     async def announce(payload: str) -> None:
         await busy.wait()
         await say(announcer, payload)
 
-    wires: list[Wire] = []
+    wires: list[Pipeline] = []
     async with started(announce, wires) as listener:
         await polls(caplog)
         assert not listener.works
@@ -127,9 +129,9 @@ async def test_a_connection_that_ends_within_its_trial_is_replaced(
     announcer: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("kine.drivers.postgres.listen._TRIAL", 0.05)
-    monkeypatch.setattr("kine.drivers.postgres.listen._RETRY", 0.05)
-    wires: list[Wire] = []
+    monkeypatch.setattr("kine.drivers.postgres.listen_notify._TRIAL", 0.05)
+    monkeypatch.setattr("kine.drivers.postgres.listen_notify._RETRY", 0.05)
+    wires: list[Pipeline] = []
 
     async def announce(payload: str) -> None:
         if len(wires) > 1:

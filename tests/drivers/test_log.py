@@ -9,8 +9,8 @@ import pytest
 
 from kine.drivers.base import BehindError, InvalidKeyError, Log, NewRow
 from tests.drivers.conftest import OpenLog
-from tests.drivers.places import GoWriter, Place
-from tests.drivers.rows import all_rows, created, deleted, updated, write
+from tests.drivers.driver_databases import GoWriter, Place
+from tests.drivers.row_shorthand import all_rows, created, deleted, updated, write
 
 Go = Callable[[Place], GoWriter]
 

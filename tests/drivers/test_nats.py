@@ -12,17 +12,17 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from kine.drivers.base import Log, NoSpaceError, Tail, UnavailableError
-from kine.drivers.nats import keys, s2
+from kine.drivers.base import Log, LogTail, NoSpaceError, UnavailableError
+from kine.drivers.nats import s2, subjects
 from kine.drivers.nats.append import Appender, Publication
 from kine.drivers.nats.failures import LostError
 from kine.drivers.nats.log import NatsLog
-from kine.drivers.nats.stream import Stream
+from kine.drivers.nats.stream import JetStreamStream
 from tests.databases.nats import Nats
 from tests.databases.proxy import Proxy
 from tests.drivers.conftest import OpenLog
-from tests.drivers.places import NatsPlace
-from tests.drivers.rows import all_rows, created, deleted, updated, write
+from tests.drivers.driver_databases import NatsPlace
+from tests.drivers.row_shorthand import all_rows, created, deleted, updated, write
 
 PATIENCE = 60.0  # seconds
 
@@ -59,7 +59,7 @@ class GoKine:
         return tombstone
 
     async def publish(self, key: bytes, data: bytes, headers: dict[str, str]) -> int:
-        subject = f"$KV.{self._bucket}.{keys.encode(key)}"
+        subject = f"$KV.{self._bucket}.{subjects.encode(key)}"
         answer = await self._client.request(subject, data, 5, headers=headers or None)
         return int(json.loads(answer.data)["seq"])
 
@@ -106,7 +106,7 @@ async def test_a_bucket_that_ends_with_go_kines_marker_is_whole(
     tombstone = await go.delete(b"/a", first, first)
     again = await open_log(place)
     assert [row.id async for rows in again.load() for row in rows] == [first, tombstone]
-    assert await again.tail(tombstone, 10) == Tail([], tombstone + 1, 0)
+    assert await again.tail(tombstone, 10) == LogTail([], tombstone + 1, 0)
     third = await go.put(b"/a", b"B", prev=tombstone)
     tail = await again.tail(tombstone, 10)
     assert ([row.id for row in tail.rows], tail.compact_revision) == ([third], 0)
@@ -248,7 +248,7 @@ async def test_a_write_whose_answer_is_lost_is_not_denied_by_a_question_that_is(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await log.append([write(created(b"/a"))], 0)
-    publish, answer = Appender._publish, Stream.get
+    publish, answer = Appender._publish, JetStreamStream.get
     told = iter((0, 1))
 
     async def unheard(self: Appender, one: Publication, extra: dict[str, str]) -> asyncio.Future[Msg]:
@@ -263,7 +263,7 @@ async def test_a_write_whose_answer_is_lost_is_not_denied_by_a_question_that_is(
 
     failures = iter((None, LostError()))
 
-    async def sometimes(self: Stream, **query: object) -> object:
+    async def sometimes(self: JetStreamStream, **query: object) -> object:
         """Finds nothing, then does not answer; later as it is."""
         if (failure := next(failures, answer)) is answer:
             return await answer(self, **query)
@@ -272,7 +272,7 @@ async def test_a_write_whose_answer_is_lost_is_not_denied_by_a_question_that_is(
         return None
 
     monkeypatch.setattr(Appender, "_publish", unheard)
-    monkeypatch.setattr(Stream, "get", sometimes)
+    monkeypatch.setattr(JetStreamStream, "get", sometimes)
     [ids] = await log.append([write(updated(b"/a", 1, 1))], 1)
 
     assert list(ids or ()) == [2]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
 from kine.drivers.base import InvalidKeyError
-from kine.drivers.nats import keys, s2
-from kine.drivers.nats.stream import told_last_sequence
+from kine.drivers.nats import s2, subjects
+from kine.drivers.nats.stream import last_sequence_of
 
 # Made by klauspost/compress's s2.Writer at its four settings.
 VECTORS = json.loads(Path(__file__).with_name("s2_vectors.json").read_text())
@@ -32,22 +32,22 @@ VECTORS = json.loads(Path(__file__).with_name("s2_vectors.json").read_text())
     ],
 )
 def test_keys_are_written_as_go_kine_writes_them(key: bytes, subject: str) -> None:
-    assert keys.encode(key) == subject
-    assert keys.decode(subject) == key
+    assert subjects.encode(key) == subject
+    assert subjects.decode(subject) == key
 
 
 @given(st.binary(max_size=200))
 def test_a_key_comes_back_from_its_subject(key: bytes) -> None:
-    assert keys.decode(keys.encode(key)) == key
+    assert subjects.decode(subjects.encode(key)) == key
 
 
 def test_a_subject_no_kine_wrote_is_told_apart() -> None:
-    assert keys.decode("not-base58.0") is None
+    assert subjects.decode("not-base58.0") is None
 
 
 def test_a_key_longer_than_a_subject_is_refused() -> None:
     with pytest.raises(InvalidKeyError):
-        keys.encode(b"/" + b"x" * 3_000)
+        subjects.encode(b"/" + b"x" * 3_000)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["Name"])
@@ -100,4 +100,4 @@ def info(*active: int, leader: str = "n0") -> bytes:
 def test_the_last_sequence_is_read_where_its_leader_is_to_be_believed(
     answer: bytes, sequence: int | None
 ) -> None:
-    assert told_last_sequence(Msg(None, data=answer)) == sequence  # type: ignore[arg-type]  # no connection
+    assert last_sequence_of(Msg(None, data=answer)) == sequence  # type: ignore[arg-type]  # no connection

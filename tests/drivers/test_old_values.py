@@ -11,13 +11,13 @@ from grpc import StatusCode
 from tests.client import Client, refused
 from tests.commands.conftest import told
 from tests.drivers.conftest import _place as new_place
-from tests.ops import delete, get, modified
 from tests.servers.kine import start_kine
+from tests.txn_ops import delete, get, modified
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.drivers.places import Place
+    from tests.drivers.driver_databases import Place
 
 HEALTH = b"/registry/health"
 PLAIN, CIPHER = b"the plaintext of a secret", b"its ciphertext"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kine.drivers.postgres.insertion import insertion
+from kine.drivers.postgres.batch_insert import insertion
 from kine.drivers.sql.database import Batch
-from tests.drivers.places import PostgresPlace
-from tests.drivers.rows import created
+from tests.drivers.driver_databases import PostgresPlace
+from tests.drivers.row_shorthand import created
 
 if TYPE_CHECKING:
     from tests.databases.postgres import Postgres

@@ -10,14 +10,14 @@ import pytest
 
 from kine.drivers.base import Options
 from kine.drivers.sql.log import SqlLog
-from tests.drivers.places import MysqlPlace, PostgresPlace
-from tests.drivers.rows import created, write
+from tests.drivers.driver_databases import MysqlPlace, PostgresPlace
+from tests.drivers.row_shorthand import created, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.drivers.conftest import OpenLog
-    from tests.drivers.places import Place
+    from tests.drivers.driver_databases import Place
 
 WAIT = 60.0  # seconds for what must come; a loaded machine is no failure
 

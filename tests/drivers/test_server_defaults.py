@@ -12,16 +12,16 @@ from kine.drivers.base import DriverError
 from tests.client import Client
 from tests.commands.conftest import told
 from tests.databases import mysql, postgres
+from tests.drivers.driver_databases import MysqlPlace, PostgresPlace
 from tests.drivers.go_rows import make_table
-from tests.drivers.places import MysqlPlace, PostgresPlace
-from tests.ops import get, put
 from tests.servers.kine import start_kine
+from tests.txn_ops import get, put
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.drivers.conftest import OpenLog
-    from tests.drivers.places import Place
+    from tests.drivers.driver_databases import Place
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.drivers.rows import created, write
+from tests.drivers.row_shorthand import created, write
 
 if TYPE_CHECKING:
     from tests.drivers.conftest import OpenLog
-    from tests.drivers.places import Place
+    from tests.drivers.driver_databases import Place
 
 INSTANCES = 6
 

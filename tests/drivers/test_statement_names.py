@@ -8,13 +8,13 @@ import pytest
 
 from kine.drivers.sql.log import SqlLog
 from kine.observe import metrics
-from tests.drivers.rows import created, write
+from tests.drivers.row_shorthand import created, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.drivers.conftest import OpenLog
-    from tests.drivers.places import Place
+    from tests.drivers.driver_databases import Place
 
 
 async def test_an_insert_is_counted_by_go_kines_name(
@@ -31,7 +31,7 @@ async def test_an_insert_is_counted_by_go_kines_name(
 
     if place.kind == "nats":
         pytest.skip("Go kine counts no statements there")
-    monkeypatch.setattr("kine.drivers.sql.timing.observe_sql", noted(metrics.observe_sql))
+    monkeypatch.setattr("kine.drivers.sql.statement_timing.observe_sql", noted(metrics.observe_sql))
     log = await open_log(place)
 
     await log.append([write(created(b"/counted"))], 0)

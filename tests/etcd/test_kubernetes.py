@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests import ops
+from tests import txn_ops
 from tests.client import DELETE, PUT, Client, WatchStream, keys_of, prefix_end, refused
 
 if TYPE_CHECKING:
@@ -17,15 +17,17 @@ COMPACT_KEY = b"compact_rev_key"
 
 
 def create(client: Client, key: bytes, value: bytes = b"v", **fields: int) -> pb.TxnResponse:
-    return client.txn([ops.modified(key, "=", 0)], [ops.put(key, value, **fields)])
+    return client.txn([txn_ops.modified(key, "=", 0)], [txn_ops.put(key, value, **fields)])
 
 
 def update(client: Client, key: bytes, revision: int, value: bytes, **fields: int) -> pb.TxnResponse:
-    return client.txn([ops.modified(key, "=", revision)], [ops.put(key, value, **fields)], [ops.get(key)])
+    return client.txn(
+        [txn_ops.modified(key, "=", revision)], [txn_ops.put(key, value, **fields)], [txn_ops.get(key)]
+    )
 
 
 def delete(client: Client, key: bytes, revision: int) -> pb.TxnResponse:
-    return client.txn([ops.modified(key, "=", revision)], [ops.delete(key)], [ops.get(key)])
+    return client.txn([txn_ops.modified(key, "=", revision)], [txn_ops.delete(key)], [txn_ops.get(key)])
 
 
 # ---- create
@@ -77,7 +79,7 @@ def test_create_with_a_lease_attaches_it(client: Client, prefix: bytes) -> None:
 def test_create_or_get_of_a_new_key_puts_it(client: Client, prefix: bytes) -> None:
     key = prefix + b"pod"
 
-    answer = client.txn([ops.modified(key, "=", 0)], [ops.put(key, b"v")], [ops.get(key)])
+    answer = client.txn([txn_ops.modified(key, "=", 0)], [txn_ops.put(key, b"v")], [txn_ops.get(key)])
 
     assert answer.succeeded
     assert answer.responses[0].HasField("response_put")
@@ -90,7 +92,7 @@ def test_create_or_get_of_an_existing_key_returns_it(client: Client, prefix: byt
     key = prefix + b"pod"
     create(client, key, b"first")
 
-    answer = client.txn([ops.modified(key, "=", 0)], [ops.put(key, b"v")], [ops.get(key)])
+    answer = client.txn([txn_ops.modified(key, "=", 0)], [txn_ops.put(key, b"v")], [txn_ops.get(key)])
 
     assert not answer.succeeded
     (kv,) = answer.responses[0].response_range.kvs
@@ -100,7 +102,7 @@ def test_create_or_get_of_an_existing_key_returns_it(client: Client, prefix: byt
 def test_delete_of_an_absent_key_at_revision_0_deletes_nothing(client: Client, prefix: bytes) -> None:
     revision = client.put(prefix + b"other").header.revision
 
-    answer = client.txn([ops.modified(prefix + b"pod", "=", 0)], [ops.delete(prefix + b"pod")])
+    answer = client.txn([txn_ops.modified(prefix + b"pod", "=", 0)], [txn_ops.delete(prefix + b"pod")])
 
     assert (answer.succeeded, answer.header.revision) == (True, revision)
     assert answer.responses[0].response_delete_range.deleted == 0
@@ -213,7 +215,9 @@ def test_delete_with_prev_kv_returns_what_was_deleted(client: Client, prefix: by
     created = create(client, key).header.revision
     before = client.get(key)
 
-    answer = client.txn([ops.modified(key, "=", created)], [ops.delete(key, prev_kv=True)], [ops.get(key)])
+    answer = client.txn(
+        [txn_ops.modified(key, "=", created)], [txn_ops.delete(key, prev_kv=True)], [txn_ops.get(key)]
+    )
 
     assert list(answer.responses[0].response_delete_range.prev_kvs) == [before]
 
@@ -249,7 +253,7 @@ def test_delete_of_any_revision_returns_the_kv_and_the_deletion(client: Client, 
     create(client, key)
     before = client.get(key)
 
-    answer = client.txn(success=[ops.get(key), ops.delete(key)])
+    answer = client.txn(success=[txn_ops.get(key), txn_ops.delete(key)])
 
     assert answer.succeeded
     read, deletion = answer.responses
@@ -261,7 +265,7 @@ def test_delete_of_any_revision_returns_the_kv_and_the_deletion(client: Client, 
 def test_delete_of_any_revision_of_an_absent_key_deletes_none(client: Client, prefix: bytes) -> None:
     key = prefix + b"pod"
 
-    answer = client.txn(success=[ops.get(key), ops.delete(key)])
+    answer = client.txn(success=[txn_ops.get(key), txn_ops.delete(key)])
 
     read, deletion = answer.responses
     assert (len(read.response_range.kvs), deletion.response_delete_range.deleted) == (0, 0)
@@ -358,7 +362,9 @@ def test_create_is_told_from_update_by_its_revisions(
 
 def lock(client: Client, version: int, value: bytes) -> pb.TxnResponse:
     return client.txn(
-        [ops.version(COMPACT_KEY, "=", version)], [ops.put(COMPACT_KEY, value)], [ops.get(COMPACT_KEY)]
+        [txn_ops.version(COMPACT_KEY, "=", version)],
+        [txn_ops.put(COMPACT_KEY, value)],
+        [txn_ops.get(COMPACT_KEY)],
     )
 
 
@@ -471,7 +477,7 @@ def test_compaction_lock_cannot_be_written_by_the_name_of_its_rows(
     lock(client, lock_version, b"100")
     reason = "etcdserver: compact_rev_key_apiserver is where kine keeps compact_rev_key: write that"
 
-    for attempt in (client.put, lambda key: client.txn([], [ops.put(key)])):
+    for attempt in (client.put, lambda key: client.txn([], [txn_ops.put(key)])):
         with refused(grpc.StatusCode.INVALID_ARGUMENT, reason):
             attempt(b"compact_rev_key_apiserver")
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from kine.proto import rpc_pb2 as pb
-from tests import ops
+from tests import txn_ops
 from tests.client import DELETE, PUT, Client, WatchStream, keys_of, prefix_end, refused
 
 NOT_FOUND = "etcdserver: requested lease not found"
@@ -340,7 +340,7 @@ def test_deleted_key_leaves_the_lease(client: Client, prefix: bytes) -> None:
 def test_txn_attaches_and_detaches(client: Client, prefix: bytes) -> None:
     lease = client.grant(60).ID
     client.put(prefix + b"a", b"v", lease=lease)
-    client.txn(success=[ops.put(prefix + b"a", b"v"), ops.put(prefix + b"b", b"v", lease=lease)])
+    client.txn(success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.put(prefix + b"b", b"v", lease=lease)])
 
     assert list(client.time_to_live(lease, keys=True).keys) == [prefix + b"b"]
     client.revoke(lease)
@@ -357,7 +357,7 @@ def test_expiry_deletes_the_keys(client: Client, watch: WatchStream, prefix: byt
     watch.create(prefix, prefix_end(prefix), prev_kv=True, filters=[pb.WatchCreateRequest.NOPUT])
     start = time.monotonic()  # of the lease, not of what a busy machine does after it
     lease = client.grant(capabilities.min_ttl).ID
-    client.txn(success=[ops.put(prefix + key, b"v", lease=lease) for key in (b"a", b"b")])
+    client.txn(success=[txn_ops.put(prefix + key, b"v", lease=lease) for key in (b"a", b"b")])
 
     events = watch.events(2, timeout=capabilities.min_ttl + EXPIRY_SLACK)
 

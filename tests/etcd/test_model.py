@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.agreement import new_world
 from tests.client import Client
 from tests.conftest import Counts, StartOwn
-from tests.machine import run
+from tests.differential import new_world
+from tests.etcd_state_machine import run
 from tests.servers import Backend
 
 

@@ -6,14 +6,16 @@ import grpc
 import pytest
 
 from kine.proto import rpc_pb2 as pb
-from tests import ops
+from tests import txn_ops
 from tests.client import Client, keys_of, prefix_end, refused
 
 UNKNOWN_LEASE = 0x7E57_0000_0000_0002
 
 
 def test_txn_without_compares_succeeds(client: Client, prefix: bytes) -> None:
-    answer = client.txn(success=[ops.put(prefix + b"k", b"then")], failure=[ops.put(prefix + b"k", b"else")])
+    answer = client.txn(
+        success=[txn_ops.put(prefix + b"k", b"then")], failure=[txn_ops.put(prefix + b"k", b"else")]
+    )
 
     assert answer.succeeded
     assert client.get(prefix + b"k").value == b"then"
@@ -21,9 +23,9 @@ def test_txn_without_compares_succeeds(client: Client, prefix: bytes) -> None:
 
 def test_failed_compare_takes_the_other_branch(client: Client, prefix: bytes) -> None:
     answer = client.txn(
-        [ops.version(prefix + b"k", "=", 5)],
-        [ops.put(prefix + b"k", b"then")],
-        [ops.put(prefix + b"k", b"else")],
+        [txn_ops.version(prefix + b"k", "=", 5)],
+        [txn_ops.put(prefix + b"k", b"then")],
+        [txn_ops.put(prefix + b"k", b"else")],
     )
 
     assert not answer.succeeded
@@ -33,7 +35,7 @@ def test_failed_compare_takes_the_other_branch(client: Client, prefix: bytes) ->
 def test_one_failed_compare_of_several_is_enough(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"a", b"v")
 
-    answer = client.txn([ops.version(prefix + b"a", "=", 1), ops.version(prefix + b"b", "=", 1)])
+    answer = client.txn([txn_ops.version(prefix + b"a", "=", 1), txn_ops.version(prefix + b"b", "=", 1)])
 
     assert not answer.succeeded
 
@@ -49,7 +51,7 @@ def test_empty_txn_answers_with_the_current_revision(client: Client, prefix: byt
 def test_txn_of_reads_takes_no_revision(client: Client, prefix: bytes) -> None:
     revision = client.put(prefix + b"k", b"v").header.revision
 
-    answer = client.txn(success=[ops.get(prefix + b"k"), ops.get(prefix + b"absent")])
+    answer = client.txn(success=[txn_ops.get(prefix + b"k"), txn_ops.get(prefix + b"absent")])
 
     assert answer.header.revision == revision
     assert [response.response_range.count for response in answer.responses] == [1, 0]
@@ -58,11 +60,11 @@ def test_txn_of_reads_takes_no_revision(client: Client, prefix: bytes) -> None:
 def test_txn_that_deletes_nothing_takes_no_revision(client: Client, prefix: bytes) -> None:
     before = client.revision()
 
-    assert client.txn(success=[ops.delete(prefix + b"absent")]).header.revision == before
+    assert client.txn(success=[txn_ops.delete(prefix + b"absent")]).header.revision == before
 
 
 def test_header_carries_the_revision_of_the_last_write(client: Client, prefix: bytes) -> None:
-    answer = client.txn(success=[ops.put(prefix + b"a", b"v"), ops.put(prefix + b"b", b"v")])
+    answer = client.txn(success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.put(prefix + b"b", b"v")])
 
     assert client.get(prefix + b"b").mod_revision == answer.header.revision == client.revision()
 
@@ -71,7 +73,7 @@ def test_writes_of_a_txn_share_one_revision(client: Client, prefix: bytes, needs
     needs("one_revision_per_txn")
     before = client.revision()
 
-    answer = client.txn(success=[ops.put(prefix + b"a", b"v"), ops.put(prefix + b"b", b"v")])
+    answer = client.txn(success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.put(prefix + b"b", b"v")])
 
     assert answer.header.revision == before + 1
     assert {kv.mod_revision for kv in client.range(prefix, prefix_end(prefix)).kvs} == {before + 1}
@@ -82,7 +84,7 @@ def test_writes_of_a_txn_take_a_revision_each(client: Client, prefix: bytes, cap
         pytest.skip("a row a write is kine's way")
     before = client.revision()
 
-    answer = client.txn(success=[ops.put(prefix + b"b", b"v"), ops.put(prefix + b"a", b"v")])
+    answer = client.txn(success=[txn_ops.put(prefix + b"b", b"v"), txn_ops.put(prefix + b"a", b"v")])
 
     assert answer.header.revision == before + 2
     assert client.get(prefix + b"b").mod_revision == before + 1
@@ -94,10 +96,10 @@ def test_responses_come_in_the_order_of_operations(client: Client, prefix: bytes
 
     answer = client.txn(
         success=[
-            ops.put(prefix + b"k", b"v"),
-            ops.get(prefix + b"k"),
-            ops.delete(prefix + b"gone"),
-            ops.get(prefix + b"gone"),
+            txn_ops.put(prefix + b"k", b"v"),
+            txn_ops.get(prefix + b"k"),
+            txn_ops.delete(prefix + b"gone"),
+            txn_ops.get(prefix + b"gone"),
         ]
     )
 
@@ -106,7 +108,7 @@ def test_responses_come_in_the_order_of_operations(client: Client, prefix: bytes
 
 
 def test_response_kinds_are_present_even_when_empty(client: Client, prefix: bytes) -> None:
-    answer = client.txn(success=[ops.get(prefix + b"absent"), ops.delete(prefix + b"absent")])
+    answer = client.txn(success=[txn_ops.get(prefix + b"absent"), txn_ops.delete(prefix + b"absent")])
 
     kinds = [response.WhichOneof("response") for response in answer.responses]
     assert kinds == ["response_range", "response_delete_range"]
@@ -116,7 +118,7 @@ def test_response_kinds_are_present_even_when_empty(client: Client, prefix: byte
 
 
 def test_get_after_put_sees_it(client: Client, prefix: bytes) -> None:
-    answer = client.txn(success=[ops.put(prefix + b"k", b"v"), ops.get(prefix + b"k")])
+    answer = client.txn(success=[txn_ops.put(prefix + b"k", b"v"), txn_ops.get(prefix + b"k")])
 
     (kv,) = answer.responses[1].response_range.kvs
     assert (kv.value, kv.version) == (b"v", 1)
@@ -124,21 +126,21 @@ def test_get_after_put_sees_it(client: Client, prefix: bytes) -> None:
 
 
 def test_get_before_put_does_not_see_it(client: Client, prefix: bytes) -> None:
-    answer = client.txn(success=[ops.get(prefix + b"k"), ops.put(prefix + b"k", b"v")])
+    answer = client.txn(success=[txn_ops.get(prefix + b"k"), txn_ops.put(prefix + b"k", b"v")])
 
     assert answer.responses[0].response_range.count == 0
 
 
 def test_list_between_writes_sees_the_first(client: Client, prefix: bytes) -> None:
-    everything = ops.get(prefix, prefix_end(prefix))
+    everything = txn_ops.get(prefix, prefix_end(prefix))
 
     answer = client.txn(
         success=[
-            ops.put(prefix + b"a", b"v"),
+            txn_ops.put(prefix + b"a", b"v"),
             everything,
-            ops.put(prefix + b"b", b"v"),
+            txn_ops.put(prefix + b"b", b"v"),
             everything,
-            ops.delete(prefix + b"c"),
+            txn_ops.delete(prefix + b"c"),
         ]
     )
 
@@ -149,7 +151,7 @@ def test_list_between_writes_sees_the_first(client: Client, prefix: bytes) -> No
 def test_get_after_delete_does_not_see_the_key(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"k", b"v")
 
-    answer = client.txn(success=[ops.delete(prefix + b"k"), ops.get(prefix + b"k")])
+    answer = client.txn(success=[txn_ops.delete(prefix + b"k"), txn_ops.get(prefix + b"k")])
 
     assert answer.responses[1].response_range.count == 0
 
@@ -157,15 +159,15 @@ def test_get_after_delete_does_not_see_the_key(client: Client, prefix: bytes) ->
 def test_second_delete_of_a_txn_deletes_nothing(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"k", b"v")
 
-    answer = client.txn(success=[ops.delete(prefix + b"k"), ops.delete(prefix, prefix_end(prefix))])
+    answer = client.txn(success=[txn_ops.delete(prefix + b"k"), txn_ops.delete(prefix, prefix_end(prefix))])
 
     assert [response.response_delete_range.deleted for response in answer.responses] == [1, 0]
 
 
 def test_compares_see_the_state_before_the_txn(client: Client, prefix: bytes) -> None:
     answer = client.txn(
-        [ops.version(prefix + b"k", "=", 0)],
-        [ops.put(prefix + b"k", b"v"), ops.nested([ops.version(prefix + b"k", "=", 0)], [])],
+        [txn_ops.version(prefix + b"k", "=", 0)],
+        [txn_ops.put(prefix + b"k", b"v"), txn_ops.nested([txn_ops.version(prefix + b"k", "=", 0)], [])],
     )
 
     assert answer.responses[1].response_txn.succeeded
@@ -176,7 +178,7 @@ def test_read_at_an_old_revision_inside_a_txn_sees_the_past(client: Client, pref
     client.put(prefix + b"k", b"new")
 
     answer = client.txn(
-        success=[ops.put(prefix + b"k", b"newest"), ops.get(prefix + b"k", revision=revision)]
+        success=[txn_ops.put(prefix + b"k", b"newest"), txn_ops.get(prefix + b"k", revision=revision)]
     )
 
     assert answer.responses[1].response_range.kvs[0].value == b"old"
@@ -186,7 +188,7 @@ def test_put_in_a_txn_returns_its_prev_kv(client: Client, prefix: bytes) -> None
     client.put(prefix + b"k", b"one")
     before = client.get(prefix + b"k")
 
-    answer = client.txn(success=[ops.put(prefix + b"k", b"two", prev_kv=True)])
+    answer = client.txn(success=[txn_ops.put(prefix + b"k", b"two", prev_kv=True)])
 
     assert answer.responses[0].response_put.prev_kv == before
 
@@ -194,7 +196,7 @@ def test_put_in_a_txn_returns_its_prev_kv(client: Client, prefix: bytes) -> None
 def test_put_in_a_txn_with_ignore_value(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"k", b"kept")
 
-    client.txn(success=[ops.put(prefix + b"k", ignore_value=True)])
+    client.txn(success=[txn_ops.put(prefix + b"k", ignore_value=True)])
 
     kv = client.get(prefix + b"k")
     assert (kv.value, kv.version) == (b"kept", 2)
@@ -203,9 +205,9 @@ def test_put_in_a_txn_with_ignore_value(client: Client, prefix: bytes) -> None:
 def test_list_options_apply_inside_a_txn(client: Client, prefix: bytes, five: list[bytes]) -> None:
     answer = client.txn(
         success=[
-            ops.get(prefix, prefix_end(prefix), limit=2, keys_only=True),
-            ops.get(prefix, prefix_end(prefix), count_only=True),
-            ops.get(prefix, prefix_end(prefix), sort_order="DESCEND", limit=1),
+            txn_ops.get(prefix, prefix_end(prefix), limit=2, keys_only=True),
+            txn_ops.get(prefix, prefix_end(prefix), count_only=True),
+            txn_ops.get(prefix, prefix_end(prefix), sort_order="DESCEND", limit=1),
         ]
     )
 
@@ -221,9 +223,9 @@ def test_list_options_apply_inside_a_txn(client: Client, prefix: bytes, five: li
 def test_nested_txn_runs_in_place(client: Client, prefix: bytes) -> None:
     answer = client.txn(
         success=[
-            ops.put(prefix + b"a", b"outer"),
-            ops.nested([], [ops.get(prefix + b"a"), ops.put(prefix + b"b", b"inner")]),
-            ops.get(prefix + b"b"),
+            txn_ops.put(prefix + b"a", b"outer"),
+            txn_ops.nested([], [txn_ops.get(prefix + b"a"), txn_ops.put(prefix + b"b", b"inner")]),
+            txn_ops.get(prefix + b"b"),
         ]
     )
 
@@ -237,12 +239,12 @@ def test_nested_txn_takes_its_own_branch(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"k", b"v")
 
     answer = client.txn(
-        [ops.version(prefix + b"k", "=", 1)],
+        [txn_ops.version(prefix + b"k", "=", 1)],
         [
-            ops.nested(
-                [ops.version(prefix + b"k", "=", 2)],
-                [ops.put(prefix + b"then", b"v")],
-                [ops.put(prefix + b"else", b"v")],
+            txn_ops.nested(
+                [txn_ops.version(prefix + b"k", "=", 2)],
+                [txn_ops.put(prefix + b"then", b"v")],
+                [txn_ops.put(prefix + b"else", b"v")],
             )
         ],
     )
@@ -254,12 +256,12 @@ def test_nested_txn_takes_its_own_branch(client: Client, prefix: bytes) -> None:
 
 def test_two_nested_txns_keep_their_branches_apart(client: Client, prefix: bytes) -> None:
     client.put(prefix + b"k", b"v")
-    absent, present = ops.version(prefix + b"k", "=", 0), ops.version(prefix + b"k", "=", 1)
+    absent, present = txn_ops.version(prefix + b"k", "=", 0), txn_ops.version(prefix + b"k", "=", 1)
 
     answer = client.txn(
         success=[
-            ops.nested([absent], [], [ops.nested([present], [ops.put(prefix + b"a", b"v")])]),
-            ops.nested([present], [ops.nested([absent], [], [ops.put(prefix + b"b", b"v")])]),
+            txn_ops.nested([absent], [], [txn_ops.nested([present], [txn_ops.put(prefix + b"a", b"v")])]),
+            txn_ops.nested([present], [txn_ops.nested([absent], [], [txn_ops.put(prefix + b"b", b"v")])]),
         ]
     )
 
@@ -276,7 +278,9 @@ def test_unknown_lease_in_the_last_put_leaves_nothing_behind(client: Client, pre
     before = client.revision()
 
     with refused(grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found"):
-        client.txn(success=[ops.put(prefix + b"a", b"v"), ops.put(prefix + b"b", b"v", lease=UNKNOWN_LEASE)])
+        client.txn(
+            success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.put(prefix + b"b", b"v", lease=UNKNOWN_LEASE)]
+        )
 
     assert client.range(prefix, prefix_end(prefix)).count == 0
     assert client.revision() == before
@@ -284,7 +288,7 @@ def test_unknown_lease_in_the_last_put_leaves_nothing_behind(client: Client, pre
 
 def test_ignore_value_of_an_absent_key_leaves_nothing_behind(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: key not found"):
-        client.txn(success=[ops.put(prefix + b"a", b"v"), ops.put(prefix + b"b", ignore_value=True)])
+        client.txn(success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.put(prefix + b"b", ignore_value=True)])
 
     assert client.range(prefix, prefix_end(prefix)).count == 0
 
@@ -292,17 +296,17 @@ def test_ignore_value_of_an_absent_key_leaves_nothing_behind(client: Client, pre
 def test_unknown_lease_of_a_put_is_told_before_a_future_read_ahead_of_it(
     client: Client, prefix: bytes
 ) -> None:
-    ahead = ops.get(prefix + b"a", revision=client.revision() + 1000)
+    ahead = txn_ops.get(prefix + b"a", revision=client.revision() + 1000)
 
     with refused(grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found"):
-        client.txn([], [ops.nested([], [ahead]), ops.put(prefix + b"b", b"v", lease=UNKNOWN_LEASE)])
+        client.txn([], [txn_ops.nested([], [ahead]), txn_ops.put(prefix + b"b", b"v", lease=UNKNOWN_LEASE)])
 
 
 def test_future_read_leaves_nothing_behind(client: Client, prefix: bytes) -> None:
     future = client.revision() + 10
 
     with refused(grpc.StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision"):
-        client.txn(success=[ops.put(prefix + b"a", b"v"), ops.get(prefix + b"a", revision=future)])
+        client.txn(success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.get(prefix + b"a", revision=future)])
 
     assert client.range(prefix, prefix_end(prefix)).count == 0
 
@@ -312,16 +316,16 @@ def test_compacted_read_leaves_nothing_behind(client: Client, prefix: bytes) -> 
     client.compact(client.put(prefix + b"k", b"v").header.revision)
 
     with refused(grpc.StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"):
-        client.txn(success=[ops.put(prefix + b"a", b"v"), ops.get(prefix + b"k", revision=old)])
+        client.txn(success=[txn_ops.put(prefix + b"a", b"v"), txn_ops.get(prefix + b"k", revision=old)])
 
     assert client.get(prefix + b"a") is None
 
 
 def test_errors_of_the_branch_not_taken_do_not_matter(client: Client, prefix: bytes) -> None:
     answer = client.txn(
-        [ops.version(prefix + b"k", "=", 9)],
-        [ops.put(prefix + b"k", b"v", lease=UNKNOWN_LEASE)],
-        [ops.put(prefix + b"k", b"else")],
+        [txn_ops.version(prefix + b"k", "=", 9)],
+        [txn_ops.put(prefix + b"k", b"v", lease=UNKNOWN_LEASE)],
+        [txn_ops.put(prefix + b"k", b"else")],
     )
 
     assert not answer.succeeded
@@ -330,7 +334,7 @@ def test_errors_of_the_branch_not_taken_do_not_matter(client: Client, prefix: by
 
 def test_txn_is_seen_whole_by_a_reader_at_its_revision(client: Client, prefix: bytes) -> None:
     revision = client.txn(
-        success=[ops.put(prefix + b"%d" % number, b"v") for number in range(20)]
+        success=[txn_ops.put(prefix + b"%d" % number, b"v") for number in range(20)]
     ).header.revision
 
     assert client.range(prefix, prefix_end(prefix), revision=revision).count == 20
@@ -340,7 +344,7 @@ def test_txn_is_seen_whole_by_a_reader_at_its_revision(client: Client, prefix: b
 
 
 def test_128_operations_are_allowed(client: Client, prefix: bytes) -> None:
-    answer = client.txn(success=[ops.put(prefix + b"%03d" % number, b"v") for number in range(128)])
+    answer = client.txn(success=[txn_ops.put(prefix + b"%03d" % number, b"v") for number in range(128)])
 
     assert len(answer.responses) == 128
     assert client.range(prefix, prefix_end(prefix)).count == 128
@@ -350,9 +354,9 @@ def test_128_operations_are_allowed(client: Client, prefix: bytes) -> None:
 def test_129_operations_are_refused(client: Client, prefix: bytes, part: str) -> None:
     key = prefix + b"k"
     many = {
-        "compare": {"compare": [ops.version(key, "=", 0)] * 129},
-        "success": {"success": [ops.get(key)] * 129},
-        "failure": {"failure": [ops.get(key)] * 129},
+        "compare": {"compare": [txn_ops.version(key, "=", 0)] * 129},
+        "success": {"success": [txn_ops.get(key)] * 129},
+        "failure": {"failure": [txn_ops.get(key)] * 129},
     }
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: too many operations in txn request"):
@@ -360,25 +364,25 @@ def test_129_operations_are_refused(client: Client, prefix: bytes, part: str) ->
 
 
 def test_nested_operations_count_against_the_limit(client: Client, prefix: bytes) -> None:
-    inner = [ops.get(prefix + b"k")] * 100
+    inner = [txn_ops.get(prefix + b"k")] * 100
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: too many operations in txn request"):
-        client.txn(success=[ops.nested([], inner)] * 30)
+        client.txn(success=[txn_ops.nested([], inner)] * 30)
 
 
 def test_same_key_put_twice_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"):
-        client.txn(success=[ops.put(prefix + b"k", b"1"), ops.put(prefix + b"k", b"2")])
+        client.txn(success=[txn_ops.put(prefix + b"k", b"1"), txn_ops.put(prefix + b"k", b"2")])
 
 
 def test_same_key_in_the_branch_not_taken_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"):
-        client.txn(failure=[ops.put(prefix + b"k", b"1"), ops.put(prefix + b"k", b"2")])
+        client.txn(failure=[txn_ops.put(prefix + b"k", b"1"), txn_ops.put(prefix + b"k", b"2")])
 
 
 @pytest.mark.parametrize("order", ["put first", "delete first"])
 def test_put_and_delete_of_one_key_are_refused(client: Client, prefix: bytes, order: str) -> None:
-    both = [ops.put(prefix + b"k", b"1"), ops.delete(prefix + b"k")]
+    both = [txn_ops.put(prefix + b"k", b"1"), txn_ops.delete(prefix + b"k")]
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"):
         client.txn(success=both if order == "put first" else both[::-1])
@@ -386,43 +390,45 @@ def test_put_and_delete_of_one_key_are_refused(client: Client, prefix: bytes, or
 
 def test_put_inside_a_deleted_range_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"):
-        client.txn(success=[ops.delete(prefix, prefix_end(prefix)), ops.put(prefix + b"k", b"1")])
+        client.txn(success=[txn_ops.delete(prefix, prefix_end(prefix)), txn_ops.put(prefix + b"k", b"1")])
 
 
 def test_put_beside_a_deleted_range_is_allowed(client: Client, prefix: bytes, five: list[bytes]) -> None:
-    client.txn(success=[ops.delete(five[0], five[3]), ops.put(five[3], b"new")])
+    client.txn(success=[txn_ops.delete(five[0], five[3]), txn_ops.put(five[3], b"new")])
 
     assert keys_of(client.range(prefix, prefix_end(prefix))) == five[3:]
 
 
 def test_same_key_in_both_branches_is_allowed(client: Client, prefix: bytes) -> None:
-    client.txn(success=[ops.put(prefix + b"k", b"1")], failure=[ops.put(prefix + b"k", b"2")])
+    client.txn(success=[txn_ops.put(prefix + b"k", b"1")], failure=[txn_ops.put(prefix + b"k", b"2")])
 
     assert client.get(prefix + b"k").value == b"1"
 
 
 def test_same_key_in_both_branches_of_a_nested_txn_is_allowed(client: Client, prefix: bytes) -> None:
-    client.txn(success=[ops.nested([], [ops.put(prefix + b"k", b"1")], [ops.put(prefix + b"k", b"2")])])
+    client.txn(
+        success=[txn_ops.nested([], [txn_ops.put(prefix + b"k", b"1")], [txn_ops.put(prefix + b"k", b"2")])]
+    )
 
     assert client.get(prefix + b"k").value == b"1"
 
 
 def test_same_key_inside_and_outside_a_nested_txn_is_refused(client: Client, prefix: bytes) -> None:
-    inner = ops.nested([], [ops.put(prefix + b"k", b"1")])
+    inner = txn_ops.nested([], [txn_ops.put(prefix + b"k", b"1")])
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"):
-        client.txn(success=[inner, ops.put(prefix + b"k", b"2")])
+        client.txn(success=[inner, txn_ops.put(prefix + b"k", b"2")])
 
 
 def test_same_key_in_two_nested_txns_is_refused(client: Client, prefix: bytes) -> None:
-    inner = ops.nested([], [ops.put(prefix + b"k", b"1")])
+    inner = txn_ops.nested([], [txn_ops.put(prefix + b"k", b"1")])
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"):
         client.txn(success=[inner, inner])
 
 
 def test_overlapping_deletes_are_allowed(client: Client, prefix: bytes, five: list[bytes]) -> None:
-    answer = client.txn(success=[ops.delete(five[0], five[3]), ops.delete(five[1], five[4])])
+    answer = client.txn(success=[txn_ops.delete(five[0], five[3]), txn_ops.delete(five[1], five[4])])
 
     assert [response.response_delete_range.deleted for response in answer.responses] == [3, 1]
 
@@ -430,10 +436,10 @@ def test_overlapping_deletes_are_allowed(client: Client, prefix: bytes, five: li
 @pytest.mark.parametrize("kind", ["compare", "get", "put", "delete"])
 def test_empty_key_is_refused(client: Client, kind: str) -> None:
     parts = {
-        "compare": {"compare": [ops.version(b"", "=", 0)]},
-        "get": {"success": [ops.get(b"")]},
-        "put": {"failure": [ops.put(b"")]},
-        "delete": {"success": [ops.delete(b"")]},
+        "compare": {"compare": [txn_ops.version(b"", "=", 0)]},
+        "get": {"success": [txn_ops.get(b"")]},
+        "put": {"failure": [txn_ops.put(b"")]},
+        "delete": {"success": [txn_ops.delete(b"")]},
     }
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided"):
@@ -442,12 +448,12 @@ def test_empty_key_is_refused(client: Client, kind: str) -> None:
 
 def test_ignore_value_with_a_value_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: value is provided"):
-        client.txn(success=[ops.put(prefix + b"k", b"v", ignore_value=True)])
+        client.txn(success=[txn_ops.put(prefix + b"k", b"v", ignore_value=True)])
 
 
 def test_ignore_lease_with_a_lease_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: lease is provided"):
-        client.txn(success=[ops.put(prefix + b"k", b"v", ignore_lease=True, lease=1)])
+        client.txn(success=[txn_ops.put(prefix + b"k", b"v", ignore_lease=True, lease=1)])
 
 
 def test_operation_without_a_request_is_refused(client: Client) -> None:
@@ -457,4 +463,4 @@ def test_operation_without_a_request_is_refused(client: Client) -> None:
 
 def test_txn_over_the_size_limit_is_refused(client: Client, prefix: bytes) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large"):
-        client.txn(success=[ops.put(prefix + b"%d" % number, b"x" * 400_000) for number in range(4)])
+        client.txn(success=[txn_ops.put(prefix + b"%d" % number, b"x" * 400_000) for number in range(4)])

@@ -7,7 +7,7 @@ import queue
 import pytest
 
 from kine.proto import rpc_pb2 as pb
-from tests import ops
+from tests import txn_ops
 from tests.client import DELETE, EVERY_KEY, PUT, Client, WatchStream, prefix_end
 
 NOPUT = pb.WatchCreateRequest.NOPUT
@@ -101,7 +101,7 @@ def test_delete_of_an_absent_key_is_no_event(client: Client, watch: WatchStream,
 
 def test_failed_update_is_no_event(client: Client, watch: WatchStream, prefix: bytes) -> None:
     watch.create(prefix + b"k")
-    client.txn([ops.modified(prefix + b"k", "=", 5)], [ops.put(prefix + b"k", b"lost")])
+    client.txn([txn_ops.modified(prefix + b"k", "=", 5)], [txn_ops.put(prefix + b"k", b"lost")])
     client.put(prefix + b"k", b"kept")
 
     assert watch.events(1)[0].kv.value == b"kept"
@@ -132,7 +132,11 @@ def test_writes_of_a_txn_are_all_seen_in_order(client: Client, watch: WatchStrea
     client.put(prefix + b"gone", b"v")
     watch.create(prefix, prefix_end(prefix))
     client.txn(
-        success=[ops.put(prefix + b"b", b"1"), ops.delete(prefix + b"gone"), ops.put(prefix + b"a", b"2")]
+        success=[
+            txn_ops.put(prefix + b"b", b"1"),
+            txn_ops.delete(prefix + b"gone"),
+            txn_ops.put(prefix + b"a", b"2"),
+        ]
     )
 
     events = watch.events(3)
@@ -147,7 +151,7 @@ def test_writes_of_a_txn_are_all_seen_in_order(client: Client, watch: WatchStrea
 def test_writes_of_a_txn_come_in_one_answer(client: Client, watch: WatchStream, prefix: bytes, needs) -> None:
     needs("one_revision_per_txn")
     watch.create(prefix, prefix_end(prefix))
-    client.txn(success=[ops.put(prefix + b"%d" % number, b"v") for number in range(20)])
+    client.txn(success=[txn_ops.put(prefix + b"%d" % number, b"v") for number in range(20)])
 
     assert len(watch.receive().events) == 20
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from kine.proto import rpc_pb2 as pb
-from tests import ops
+from tests import txn_ops
 from tests.client import Client, WatchStream, prefix_end
 from tests.conftest import Needs, StartOwn
 
@@ -215,7 +215,7 @@ def test_big_history_is_replayed_whole(client: Client, watch: WatchStream, prefi
     start = client.revision() + 1
     written = []
     for number in range(0, 5000, 100):
-        batch = [ops.put(prefix + b"%04d" % (number + index), b"x" * 200) for index in range(100)]
+        batch = [txn_ops.put(prefix + b"%04d" % (number + index), b"x" * 200) for index in range(100)]
         client.txn(success=batch)
         written += [op.request_put.key for op in batch]
 

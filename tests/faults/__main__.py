@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tests.faults.keeping import keep, summary, table, totals
 from tests.faults.run import Plan, Report, run
+from tests.faults.run_artifacts import keep, summary, table, totals
 from tests.servers import Backend, backends
 
 # In the order of a round. The others are these behind another door.

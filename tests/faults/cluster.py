@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.databases import shim
+from tests.databases import clock_shim
 from tests.databases.proxy_process import ProxyProcess
 from tests.servers.kine import start_kine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.databases.shim import Shim
-    from tests.faults.behind import Behind
+    from tests.databases.clock_shim import Shim
+    from tests.faults.backing_services import Behind
     from tests.servers import Backend
     from tests.servers.process import Instance
 
@@ -36,8 +36,8 @@ class Cluster:
     def start(self) -> None:
         if self.behind.ports:
             self.proxies = [ProxyProcess(*self.behind.ports) for _ in range(self.size)]
-        if not shim.missing():
-            self.shims = [shim.Shim() for _ in range(self.size)]
+        if not clock_shim.missing():
+            self.shims = [clock_shim.Shim() for _ in range(self.size)]
         self.start_instance(0)  # which makes what the others find
         with ThreadPoolExecutor(self.size) as pool:
             list(pool.map(self.start_instance, range(1, self.size)))

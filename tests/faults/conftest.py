@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.client import Client
-from tests.faults.places import KINDS, missing, new_place
+from tests.faults.run_databases import KINDS, missing, new_place
 
 if TYPE_CHECKING:
-    from tests.drivers.places import Place
+    from tests.drivers.driver_databases import Place
     from tests.servers import Backend
     from tests.servers.process import Instance
 

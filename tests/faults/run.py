@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import grpc
 
 from tests.client import Client, prefix_end
-from tests.faults.behind import behind
-from tests.faults.between import after_compaction, after_revocation
+from tests.faults.backing_services import behind
 from tests.faults.cluster import Cluster
-from tests.faults.faults import Fault, inflict, schedule
-from tests.faults.leasing import GONE, LEASED, Holder
+from tests.faults.cross_instance_reads import after_compaction, after_revocation
+from tests.faults.fault_schedule import Fault, inflict, schedule
+from tests.faults.history_checks import violations
+from tests.faults.lease_traffic import GONE, LEASED, Holder
 from tests.faults.traffic import END, PREFIX, Call, Caller, Known
-from tests.faults.validation import violations
-from tests.faults.watching import Watcher
+from tests.faults.watch_traffic import Watcher
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 
 from tests.client import Client
 from tests.databases.process import free_port
-from tests.drivers.test_starts import readiness
-from tests.faults.places import missing, new_place
+from tests.drivers.test_start_errors import readiness
+from tests.faults.run_databases import missing, new_place
 from tests.servers.kine import start_kine
 
 if TYPE_CHECKING:

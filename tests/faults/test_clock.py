@@ -11,15 +11,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.client import DELETE, Client, prefix_end
-from tests.databases import shim
-from tests.databases.shim import Shim
-from tests.faults.places import missing, new_place
-from tests.ops import put
+from tests.databases import clock_shim
+from tests.databases.clock_shim import Shim
+from tests.faults.run_databases import missing, new_place
 from tests.servers.kine import start_kine
+from tests.txn_ops import put
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(shim.missing()), reason=shim.missing() or "-"),
+    pytest.mark.skipif(bool(clock_shim.missing()), reason=clock_shim.missing() or "-"),
 ]
 STEP = 400 * 86400.0  # seconds
 TTL = 4

@@ -18,15 +18,15 @@ import grpc
 import pytest
 
 from tests.client import Client, WatchStream, prefix_end
-from tests.databases import disk, mysql, nats, postgres
-from tests.databases.disk import Disk
+from tests.databases import loop_disk, mysql, nats, postgres
+from tests.databases.loop_disk import Disk
 from tests.databases.process import unprivileged
-from tests.faults.places import new_place
+from tests.faults.run_databases import new_place
 from tests.servers.kine import start_kine
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(disk.missing()), reason=disk.missing() or "-"),
+    pytest.mark.skipif(bool(loop_disk.missing()), reason=loop_disk.missing() or "-"),
 ]
 FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
 SIZES = {"mysql": 768, "nats": 48}  # mebibytes

@@ -17,9 +17,9 @@ import pytest
 from kine.proto import rpc_pb2 as pb
 from tests.client import Client, prefix_end
 from tests.databases import nats
-from tests.ops import put
 from tests.servers.kine import start_kine
 from tests.servers.process import Instance
+from tests.txn_ops import put
 
 pytestmark = [
     pytest.mark.slow,

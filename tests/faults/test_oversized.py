@@ -13,7 +13,7 @@ import pytest
 
 from tests.client import Client
 from tests.databases import mysql, nats, postgres
-from tests.faults.places import new_place
+from tests.faults.run_databases import new_place
 from tests.servers.kine import start_kine
 from tests.servers.nats import database_server
 

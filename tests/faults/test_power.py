@@ -13,8 +13,8 @@ import pytest
 
 from tests.client import Client, prefix_end
 from tests.commands.conftest import told
-from tests.databases import disk, mysql, nats, postgres
-from tests.databases.disk import Disk
+from tests.databases import loop_disk, mysql, nats, postgres
+from tests.databases.loop_disk import Disk
 from tests.databases.process import DatabaseServer
 from tests.servers.kine import start_kine
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(disk.missing()), reason=disk.missing() or "-"),
+    pytest.mark.skipif(bool(loop_disk.missing()), reason=loop_disk.missing() or "-"),
 ]
 PREFIX = b"/registry/power/"
 WRITERS = 4

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 
 from tests.client import Client, prefix_end
-from tests.ops import delete, get, modified, put
+from tests.txn_ops import delete, get, modified, put
 
 if TYPE_CHECKING:
     from kine.proto import kv_pb2 as kv

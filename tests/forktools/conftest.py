@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from forktools.cli import main
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 IDENTITY = {
     f"GIT_{role}_{name}": value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
-from tests.forktools.lines import NEW, OLD, picked, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import NEW, OLD, picked, upstream
 
 GATE = ".github/workflows/version-policy.yaml"
 

@@ -7,8 +7,8 @@ import pytest
 from forktools.backports import Urgency, urgency
 from forktools.commits import Commit
 from tests.forktools.conftest import Command
-from tests.forktools.history import History
-from tests.forktools.lines import OLD, picked, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import OLD, picked, upstream
 
 
 @pytest.fixture

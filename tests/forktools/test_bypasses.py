@@ -10,7 +10,7 @@ import pytest
 
 from forktools.commits import malformed_header
 from forktools.policy import nearly_fork, parse_subject
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import DELETED, History, Link
+from tests.forktools.git_history import DELETED, History, Link
 
 LINE = "release/vcluster/v0.16.3"
 Check = Callable[..., Result]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from forktools import commits, patch_cache, progress, report
+from forktools import commits, patch_cache, progress, reporting
 from forktools.policy import Finding, Level, Rule
 from tests.forktools.conftest import Command
-from tests.forktools.history import History
-from tests.forktools.lines import APP, APP_1_1, NEW, OLD, edited, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import APP, APP_1_1, NEW, OLD, edited, upstream
 from tests.forktools.test_scale import bulk
 
 ERROR = Rule("broken", "Says.", "Fix.")
@@ -25,7 +25,7 @@ class TestAnnotations:
     """GitHub shows ten of a level; the last one tells of the others."""
 
     def commands(self, *findings: Finding) -> list[str]:
-        return [*report.workflow_commands(findings)]
+        return [*reporting.workflow_commands(findings)]
 
     def test_ten_are_shown(self) -> None:
         assert len(self.commands(*[Finding(ERROR, f"m{n}") for n in range(10)])) == 10
@@ -41,12 +41,12 @@ class TestAnnotations:
         assert lines[19].startswith("::warning title=forktools::2 more warnings (11 doubtful in all)")
 
     def test_the_table_ends_and_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
-        flood = [Finding(ERROR, f"message{n}") for n in range(report.TABLE_ROWS + 2)]
-        report.show(report.Report("check-pr", "flooded.", {}, flood), report.Output.TABLE)
+        flood = [Finding(ERROR, f"message{n}") for n in range(reporting.TABLE_ROWS + 2)]
+        reporting.show(reporting.Report("check-pr", "flooded.", {}, flood), reporting.Output.TABLE)
 
         shown = capsys.readouterr().out
-        assert f"message{report.TABLE_ROWS - 1}." in shown
-        assert f"message{report.TABLE_ROWS}." not in shown
+        assert f"message{reporting.TABLE_ROWS - 1}." in shown
+        assert f"message{reporting.TABLE_ROWS}." not in shown
         assert "2 more rows: --output json has them all." in shown
 
 
@@ -128,8 +128,8 @@ class TestPatches:
         monkeypatch.setattr(progress, "_EVERY", -1.0)
         monkeypatch.setattr("sys.stderr", said)
 
-        progress.told("Reading patches", 20, 50)
-        progress.told("Reading patches", 50, 50)
+        progress.with_progress("Reading patches", 20, 50)
+        progress.with_progress("Reading patches", 50, 50)
 
         assert said.getvalue() == "\r\033[KReading patches: 20 of 50\r\033[K"
 

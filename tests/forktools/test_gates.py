@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
-from tests.forktools.lines import NEW, OLD, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import NEW, OLD, upstream
 
 NEWEST = "release/vcluster/v1.2.0"
 MISSING = ("replay-missing", None)

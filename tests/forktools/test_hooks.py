@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.forktools.conftest import Command
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 LINE = "release/vcluster/v1.0.0"
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forktools.policy import parse_subject
-from forktools.settings import DEFAULTS
-from forktools.text import (
+from forktools.sanitize import (
     annotation_data,
     annotation_property,
     decode,
@@ -23,8 +22,9 @@ from forktools.text import (
     markdown,
     visible,
 )
+from forktools.settings import DEFAULTS
 from tests.forktools.conftest import Command
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 pytestmark = pytest.mark.engines  # each text in each format, through a repository of its own
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
-from tests.forktools.lines import APP_1_1, NEW, OLD, edited, picked, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import APP_1_1, NEW, OLD, edited, picked, upstream
 
 Check = Callable[..., Result]
 

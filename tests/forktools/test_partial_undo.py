@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.forktools.conftest import Command
-from tests.forktools.history import Changes, Content, History, Link, Symlink
-from tests.forktools.lines import APP, NEW, OLD, edited, upstream
+from tests.forktools.git_history import Changes, Content, History, Link, Symlink
+from tests.forktools.synthetic_fork import APP, NEW, OLD, edited, upstream
 
 REVERTED = [("replay-reverted", None)]
 THINNER = [("replay-thinner", None)]

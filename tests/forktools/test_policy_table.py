@@ -8,7 +8,7 @@ import pytest
 
 from forktools.settings import DEFAULTS
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import DELETED, Changes, History, Link, Symlink
+from tests.forktools.git_history import DELETED, Changes, History, Link, Symlink
 
 PRODUCT_TYPES, TOOLING_TYPES, TYPES = DEFAULTS.product_types, DEFAULTS.tooling_types, DEFAULTS.types
 LINE = "release/vcluster/v0.16.3"

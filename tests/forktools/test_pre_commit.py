@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 ROOT = Path(__file__).parents[2]
 LINE = "release/vcluster/v1.0.0"

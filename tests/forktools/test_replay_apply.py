@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from forktools import cut, journal
-from forktools.cut import Phase
-from forktools.repository import open_repository
+from forktools import replay_run, run_journal
+from forktools.git_repository import open_repository
+from forktools.replay_run import RunPhase
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
-from tests.forktools.lines import APP_1_1, NEW, OLD, edited, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import APP_1_1, NEW, OLD, edited, upstream
 
 Apply = Callable[..., Result]
 
@@ -481,13 +481,13 @@ class TestKilled:
         """Killed in the middle of a pick: 30 commits made, none of them on record, a half-made one on top."""
         repo = open_repository(smooth.path)
         moves = [
-            cut.Move(sha, "", cut.Action.PICK)
+            replay_run.RunStep(sha, "", replay_run.Action.PICK)
             for sha in smooth.git("rev-list", "--reverse", f"v1.0.0..{OLD}").split()
         ]
         base = smooth.sha("v1.1.0")
-        state = cut.Run(NEW, base, str(worktree), base, tuple(moves))
-        with journal.locked(repo) as runs:
-            journal.write(runs, state)
+        state = replay_run.ReplayRun(NEW, base, str(worktree), base, tuple(moves))
+        with run_journal.locked(repo) as runs:
+            run_journal.write(runs, state)
         smooth.git("worktree", "add", "--quiet", "--detach", str(worktree), base)
         shas = [move.sha for move in moves[:30]]
         subprocess.run(["git", "cherry-pick", "-x", *shas], cwd=worktree, check=True, capture_output=True)
@@ -517,15 +517,15 @@ class TestKilled:
     ) -> None:
         repo = open_repository(smooth.path)
         base = smooth.sha("v1.1.0")
-        with journal.locked(repo) as runs:
-            journal.write(runs, cut.Run(NEW, base, str(worktree), base, ()))
+        with run_journal.locked(repo) as runs:
+            run_journal.write(runs, replay_run.ReplayRun(NEW, base, str(worktree), base, ()))
 
         assert apply(smooth, "--continue").json["phase"] == "done"
 
     def test_killed_after_the_branch_was_made(self, smooth: History, apply: Apply, worktree: Path) -> None:
         base = smooth.sha("v1.1.0")
-        with journal.locked(open_repository(smooth.path)) as runs:
-            journal.write(runs, cut.Run(NEW, base, str(worktree), base, ()))
+        with run_journal.locked(open_repository(smooth.path)) as runs:
+            run_journal.write(runs, replay_run.ReplayRun(NEW, base, str(worktree), base, ()))
         subprocess.run(["git", "branch", NEW, base], cwd=smooth.path, check=True)
 
         assert apply(smooth, "--continue").json["phase"] == "done"
@@ -536,8 +536,8 @@ class TestKilled:
         self, smooth: History, apply: Apply, worktree: Path, unmade: str, ends: str
     ) -> None:
         base = smooth.sha("v1.1.0")
-        with journal.locked(open_repository(smooth.path)) as runs:
-            journal.write(runs, cut.Run(NEW, base, str(worktree), base, ()))
+        with run_journal.locked(open_repository(smooth.path)) as runs:
+            run_journal.write(runs, replay_run.ReplayRun(NEW, base, str(worktree), base, ()))
         add = ["git", "worktree", "add", "-q", "--lock", "--detach", str(worktree), base]
         subprocess.run(add, cwd=smooth.path, check=True)
         if unmade == "HEAD":
@@ -598,13 +598,13 @@ class TestKilled:
     ],
 )
 def test_trailer_is_put_where_git_puts_it(message: str, expected: str) -> None:
-    assert cut.with_trailer(message, "1" * 40) == expected.replace(
+    assert replay_run.with_trailer(message, "1" * 40) == expected.replace(
         "TRAILER", f"(cherry picked from commit {'1' * 40})"
     )
 
 
 def test_two_processes_cannot_cut_at_once(fork: History, apply: Apply) -> None:
-    with journal.locked(open_repository(fork.path)):
+    with run_journal.locked(open_repository(fork.path)):
         result = apply(fork)
 
     assert result.status == 2
@@ -612,4 +612,4 @@ def test_two_processes_cannot_cut_at_once(fork: History, apply: Apply) -> None:
 
 
 def test_phases_are_what_the_schema_says() -> None:
-    assert {phase.value for phase in Phase} == {"running", "stopped", "done", "undone"}
+    assert {phase.value for phase in RunPhase} == {"running", "stopped", "done", "undone"}

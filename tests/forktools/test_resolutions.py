@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
-from tests.forktools.lines import APP, APP_1_1, OLD, edited, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import APP, APP_1_1, OLD, edited, upstream
 
 REF = "refs/forktools/resolutions"
 BOTH = edited(30, "both", APP_1_1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.forktools.conftest import Command
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 COMMITS = 2000
 PROCESSES = 60  # of git, however many commits: starting one for each takes most of the time there is

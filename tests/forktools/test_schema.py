@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from tests.forktools.conftest import SCHEMA, Command
-from tests.forktools.history import History
-from tests.forktools.lines import NEW, OLD, edited, upstream
+from tests.forktools.git_history import History
+from tests.forktools.synthetic_fork import NEW, OLD, edited, upstream
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 LINE = "release/vcluster/v1.0.0"
 

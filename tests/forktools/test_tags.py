@@ -10,7 +10,7 @@ import pytest
 
 from forktools.tags import parse_tag
 from tests.forktools.conftest import Command, Result
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 LINE = "release/vcluster/v1.0.0"
 TagCheck = Callable[..., Result]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.forktools.history import History
+from tests.forktools.git_history import History
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,14 +20,14 @@ from kine.drivers.base import DriverError, Options
 from kine.etcd.routes import Bounds, Identity, services
 from kine.remote.endpoint import parse as parse_etcd
 from kine.store import defragmentation
-from kine.store.store import Settings, Store
+from kine.store.store import Store, StoreSettings
 from kine.transport.base import Answer, Call, Limits, Pieces, RpcError, Unary
 from kine.transport.http2.connection import Connection
 from kine.transport.http2.frames import HEAD, PREFACE
-from kine.transport.http2.grpc import Inbox, timeout
-from kine.transport.http2.headers import BlockError, Decoder, ListTooLargeError
-from kine.transport.http2.opening import Spoken, spoken_in
-from kine.transport.http2.stream import Stream
+from kine.transport.http2.grpc_framing import MessageReader, timeout
+from kine.transport.http2.hpack import BlockError, Decoder, ListTooLargeError
+from kine.transport.http2.protocol_detection import DetectedProtocol, detect_protocol
+from kine.transport.http2.stream import Http2Stream
 
 MAX_LIST = 64 * 1024
 LIMIT = 64 * 1024
@@ -43,18 +43,18 @@ class Taking:
         self.connection = Connection(self, Limits())
         self.sent = bytearray()
 
-    def request(self, stream: Stream) -> None:
+    def request(self, stream: Http2Stream) -> None:
         stream.application = bytearray()
 
-    def data(self, stream: Stream, data: bytes, ended: bool) -> None:
+    def data(self, stream: Http2Stream, data: bytes, ended: bool) -> None:
         stream.application += data
         self.connection.release(stream, len(data))
         if ended:
             self.connection.out.respond(stream, b"\x88", bytes(stream.application), b"\x88")
 
-    def reset(self, stream: Stream) -> None: ...
+    def reset(self, stream: Http2Stream) -> None: ...
 
-    def drained(self, stream: Stream) -> None: ...
+    def drained(self, stream: Http2Stream) -> None: ...
 
     def receive(self, data: bytes) -> None:
         self.connection.receive(data, 1.0)
@@ -107,8 +107,8 @@ def decode_as_the_library(blocks: list[bytes]) -> None:
 
 def opening(data: bytes) -> None:
     """The first bytes of a connection: what is told of a part is not taken back by the rest."""
-    verdicts = [spoken_in(data[:end]) for end in range(len(data) + 1)]
-    settled = [verdict for verdict in verdicts if verdict is not Spoken.UNKNOWN]
+    verdicts = [detect_protocol(data[:end]) for end in range(len(data) + 1)]
+    settled = [verdict for verdict in verdicts if verdict is not DetectedProtocol.UNKNOWN]
     assert len(set(settled)) <= 1
     assert not settled or verdicts[-1] is settled[0]
     assert len(data) < len(PREFACE) or settled
@@ -123,7 +123,7 @@ def messages(data: bytes) -> None:
         return
     encoding = ("", "gzip", "identity", "snappy")[data[0] % 4]
     size, data = 1 + data[1], data[2:]
-    inbox = Inbox(LIMIT, encoding)
+    inbox = MessageReader(LIMIT, encoding)
     with suppress(RpcError):
         for begin in range(0, len(data), size):
             inbox.feed(data[begin : begin + size])
@@ -139,7 +139,7 @@ def messages(data: bytes) -> None:
 def gzipped(data: bytes) -> None:
     """What is compressed is read back, and nothing that is not one member is."""
     packed = gzip.compress(data, 1, mtime=0)
-    inbox = Inbox(LIMIT, "gzip")
+    inbox = MessageReader(LIMIT, "gzip")
     inbox.feed(b"\1" + len(packed).to_bytes(4, "big") + packed)
     with suppress(RpcError):
         assert inbox.take()[0] == data
@@ -159,7 +159,7 @@ class _Api:
         async def begin() -> None:
             driver = drivers.connect("memory://", Options())
             await driver.open()
-            self._store = Store(driver, Settings(value_cache_bytes=1024 * 1024))
+            self._store = Store(driver, StoreSettings(value_cache_bytes=1024 * 1024))
             await self._store.open()
 
         self._loop.run_until_complete(begin())

@@ -12,7 +12,7 @@ import pytest
 
 from tests.databases.process import free_port
 from tests.hostile.harness import Target
-from tests.hostile.messages import Sent, corpus
+from tests.hostile.hostile_messages import Sent, corpus
 from tests.servers.kine import ROOT, TRANSPORTS, serving
 from tests.servers.process import start as start_process
 
@@ -53,7 +53,7 @@ def start_target(
         command = [
             sys.executable,
             "-m",
-            "tests.hostile.counting",
+            "tests.hostile.counting_server",
             "--listen-address=127.0.0.1:0",
             f"--endpoint={endpoint or f'sqlite://{tmp_path}/data/state.db'}",
             f"--transport={request.param}",

@@ -26,7 +26,7 @@ import grpc
 from hpack import Encoder
 
 from tests.client import Client
-from tests.transport.wire import END_HEADERS, END_STREAM, HEADERS, Wire, body, frame
+from tests.transport.raw_http2 import END_HEADERS, END_STREAM, HEADERS, Wire, body, frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ KEY, VALUE = b"/registry/probe", b"here"
 
 
 def head(stream: int, path: str, *more: tuple[str, str]) -> bytes:
-    """As `tests.transport.wire.head`, with what grpcio's server wants besides."""
+    """As `tests.transport.raw_http2.head`, with what grpcio's server wants besides."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "kine")]
     fields += [("te", "trailers"), ("content-type", "application/grpc"), *more]
     return frame(HEADERS, END_HEADERS, stream, Encoder().encode(fields))

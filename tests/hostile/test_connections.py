@@ -13,8 +13,8 @@ import pytest
 
 from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import KEY, MIB, Target, await_that, head
-from tests.hostile.test_queued import RANGE, WATCH, created, messages
-from tests.transport.wire import DATA, GOAWAY, HEADERS, Wire, body, frame
+from tests.hostile.test_queued_bytes import RANGE, WATCH, created, messages
+from tests.transport.raw_http2 import DATA, GOAWAY, HEADERS, Wire, body, frame
 
 if TYPE_CHECKING:
     from tests.hostile.conftest import StartTarget

@@ -12,11 +12,11 @@ import grpc
 import pytest
 import trustme
 
+from tests.certificates import write_authority, write_pair
 from tests.client import Client
 from tests.databases.process import free_port
 from tests.hostile.harness import WAIT
 from tests.servers.kine import TRANSPORTS, start_kine
-from tests.tls import write_authority, write_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

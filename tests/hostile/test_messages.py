@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.hostile.harness import MIB, await_that, request
-from tests.transport.wire import DATA, END_STREAM, HEADERS, OK, RST_STREAM, Wire, body, frame
+from tests.transport.raw_http2 import DATA, END_STREAM, HEADERS, OK, RST_STREAM, Wire, body, frame
 
 if TYPE_CHECKING:
     from tests.hostile.harness import Target

@@ -71,7 +71,7 @@ def test_requests_that_are_sent_ahead(target: Target) -> None:
 
 
 def test_silent_connections_end(start_target: StartTarget) -> None:
-    target = start_target(constants={"kine.observe.http.IDLE_TIMEOUT": 0.5})
+    target = start_target(constants={"kine.observe.metrics_server.IDLE_TIMEOUT": 0.5})
     addresses = [target.metrics_address]
     if target.transport == "http2":  # grpcio's port speaks no HTTP/1.1
         addresses.append(target.address)

@@ -15,9 +15,9 @@ import grpc
 import pytest
 import trustme
 
+from tests.certificates import write_authority
 from tests.client import Client
 from tests.servers.kine import TRANSPORTS, start_kine
-from tests.tls import write_authority
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from kine.proto import rpc_pb2 as pb
 from tests.client import prefix_end
 from tests.hostile.conftest import StartTarget
 from tests.hostile.harness import KIB, MIB, await_that, head
-from tests.hostile.test_queued import DIRECTORY, SLACK, VALUES, fill, messages, send
+from tests.hostile.test_queued_bytes import DIRECTORY, SLACK, VALUES, fill, messages, send
 
 PATH = "/etcdserverpb.KV/RangeStream"
 EVERYTHING = pb.RangeRequest(key=DIRECTORY, range_end=prefix_end(DIRECTORY)).SerializeToString()

@@ -13,7 +13,7 @@ from tests.hostile.harness import MIB, await_that, request
 if TYPE_CHECKING:
     from tests.hostile.conftest import StartTarget
     from tests.hostile.harness import Target
-    from tests.transport.wire import Wire
+    from tests.transport.raw_http2 import Wire
 
 SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
 STREAMS = 12

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import MIB, request
-from tests.hostile.test_queued import RANGE
+from tests.hostile.test_queued_bytes import RANGE
 
 if TYPE_CHECKING:
     from tests.hostile.harness import Target

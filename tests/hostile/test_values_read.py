@@ -10,9 +10,9 @@ import pytest
 
 from kine.proto import rpc_pb2 as pb
 from tests.hostile.harness import MIB, WAIT, await_that, head
-from tests.hostile.test_queued import RANGE, SLACK, TXN
-from tests.ops import get, put
-from tests.transport.wire import body
+from tests.hostile.test_queued_bytes import RANGE, SLACK, TXN
+from tests.transport.raw_http2 import body
+from tests.txn_ops import get, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable

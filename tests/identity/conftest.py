@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases.kerberized import Kerberized
+from tests.databases.kerberos_postgres import Kerberized
 from tests.servers.kine import start_kine
 from tests.servers.process import Instance
 

@@ -20,18 +20,18 @@ import pytest
 
 from kine import drivers, identity
 from kine.drivers.base import Options
-from kine.identity.aws import region_of
 from kine.identity.base import IdentityError
+from kine.identity.rds_iam import region_of
+from tests.certificates import serving
 from tests.client import Client
 from tests.databases import mysql, postgres
 from tests.databases.process import free_port
 from tests.identity import sigv4
-from tests.identity.gate import Gate
-from tests.identity.mysql_gate import MysqlGate
+from tests.identity.mysql_password_gate import MysqlGate
+from tests.identity.postgres_password_gate import Gate
 from tests.servers import mysql as mysql_servers
 from tests.servers.kine import start_kine
 from tests.servers.process import Instance
-from tests.tls import serving
 
 REGION = "eu-central-1"
 USER = "kine_app"

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import serving
 from tests.client import Client
 from tests.databases import postgres
 from tests.executable import executable, missing
 from tests.identity import aws_stub, sigv4
 from tests.identity.aws_stub import Stub
-from tests.identity.gate import Gate
+from tests.identity.postgres_password_gate import Gate
 from tests.identity.test_aws import USER
 from tests.identity.test_aws_serving import bare, judged
 from tests.servers.kine import start_kine
-from tests.tls import serving
 
 __all__ = ["bare"]
 

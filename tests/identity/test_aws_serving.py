@@ -20,19 +20,19 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.certificates import serving
 from tests.client import Client
 from tests.databases import mysql, postgres
 from tests.databases.process import free_port
 from tests.identity import aws_stub, sigv4
 from tests.identity.aws_stub import Answer, Asked, Stub
-from tests.identity.gate import Gate
-from tests.identity.mysql_gate import MysqlGate
+from tests.identity.mysql_password_gate import MysqlGate
+from tests.identity.postgres_password_gate import Gate
 from tests.identity.test_aws import REGION, USER, put_until_served
 from tests.identity.test_kerberos_failures import grown
 from tests.servers import mysql as mysql_servers
 from tests.servers.kine import ROOT, start_kine
 from tests.servers.process import Instance
-from tests.tls import serving
 
 SECRETS = (sigv4.SECRET_KEY, "handed-to-the-pod-only-5a1b", "session-of-the-role-77c0")
 PATIENCE = 60.0

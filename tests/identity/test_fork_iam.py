@@ -20,18 +20,18 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.certificates import write_authority, write_pair
 from tests.databases import mysql, postgres
 from tests.databases.process import directory, free_port
-from tests.identity import aws_stub, fork, sigv4
+from tests.identity import aws_stub, fork_differential, sigv4
 from tests.identity.aws_stub import Stub
-from tests.identity.fork import EXITS, NAMES, TRIES_ON, Case, Run
-from tests.identity.gate import Gate
-from tests.identity.mysql_gate import MysqlGate
+from tests.identity.fork_differential import EXITS, NAMES, TRIES_ON, Case, Run
+from tests.identity.mysql_password_gate import MysqlGate
+from tests.identity.postgres_password_gate import Gate
 from tests.servers import mysql as mysql_servers
-from tests.tls import write_authority, write_pair
 
 pytestmark = [
-    pytest.mark.skipif(bool(fork.missing()), reason=fork.missing() or "-"),
+    pytest.mark.skipif(bool(fork_differential.missing()), reason=fork_differential.missing() or "-"),
     pytest.mark.skipif(
         os.geteuid() != 0 or shutil.which("unshare") is None,
         reason="a hosts file of their own needs root, and unshare",
@@ -487,7 +487,7 @@ def outcomes(behind: Behind, case: Case, directory: Path) -> dict[str, str]:
         **(case.environment if set(case.environment) & set(KEYS) else {**KEYS, **case.environment}),
     }
     given = replace(case, flags=("--identity-provider=aws", *case.flags), environment=environment)
-    return fork.compare(given, directory, values, observe, before=behind.before)
+    return fork_differential.compare(given, directory, values, observe, before=behind.before)
 
 
 def _described(password: str, *, encrypted: bool, certificate: bool) -> str:
@@ -514,7 +514,7 @@ def _described(password: str, *, encrypted: bool, certificate: bool) -> str:
 )
 def test_outcome_is_the_forks_or_a_listed_one(behind: Behind, tmp_path: Path, case: Case) -> None:
     assert outcomes(behind, case, tmp_path) == case.expected()
-    assert fork.listed(case)
+    assert fork_differential.listed(case)
 
 
 def sts_of(region: str) -> str:
@@ -568,5 +568,8 @@ def test_sts_is_asked_where_the_fork_asks_it(
         def observe(name: str, run: Run) -> str:
             return ", ".join({asked.path.removesuffix(":443") for asked in stubs[name].asked}) or "nobody"
 
-        assert fork.compare(case, tmp_path, values, observe, before=behind.before) == case.expected()
-    assert fork.listed(case)
+        assert (
+            fork_differential.compare(case, tmp_path, values, observe, before=behind.before)
+            == case.expected()
+        )
+    assert fork_differential.listed(case)

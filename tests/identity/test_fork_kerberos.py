@@ -21,15 +21,15 @@ import grpc
 import pytest
 
 from tests.client import Client
-from tests.databases.kerberized import Kerberized
-from tests.databases.kerberized import missing as no_realm
+from tests.databases.kerberos_postgres import Kerberized
+from tests.databases.kerberos_postgres import missing as no_realm
 from tests.databases.process import free_port
-from tests.identity import fork
-from tests.identity.fork import EXITS, NAMES, TRIES_ON, Case, Run
+from tests.identity import fork_differential
+from tests.identity.fork_differential import EXITS, NAMES, TRIES_ON, Case, Run
 
 pytestmark = [
     pytest.mark.skipif(bool(no_realm()), reason=no_realm() or "-"),
-    pytest.mark.skipif(bool(fork.missing()), reason=fork.missing() or "-"),
+    pytest.mark.skipif(bool(fork_differential.missing()), reason=fork_differential.missing() or "-"),
     pytest.mark.xdist_group("fork"),
     pytest.mark.engines,
 ]
@@ -294,7 +294,7 @@ def outcomes(
     values = {name: {**files, "database": f"d{number}x{at}"} for at, name in enumerate(NAMES)}
 
     def observe(name: str, run: Run) -> str:
-        if run.end != fork.SERVES:
+        if run.end != fork_differential.SERVES:
             return run.end
         with realm.postgres.admin() as admin:
             found = admin.execute(
@@ -310,7 +310,9 @@ def outcomes(
         )
 
     environment = {"KRB5_CONFIG": str(realm.kdc.config), **case.environment}
-    return fork.compare(replace(case, environment=environment), directory, values, observe, before=before)
+    return fork_differential.compare(
+        replace(case, environment=environment), directory, values, observe, before=before
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_outcome_is_the_forks_or_a_listed_one(
     realm: Kerberized, files: dict[str, str], tmp_path: Path, case: Case
 ) -> None:
     assert outcomes(realm, files, case, tmp_path) == case.expected()
-    assert fork.listed(case)
+    assert fork_differential.listed(case)
 
 
 def test_connections_are_made_without_a_kdc(realm: Kerberized, files: dict[str, str], tmp_path: Path) -> None:
@@ -347,16 +349,16 @@ def test_connections_are_made_without_a_kdc(realm: Kerberized, files: dict[str, 
                     failed += 1
                     time.sleep(0.5)
                 else:
-                    return fork.SERVES
+                    return fork_differential.SERVES
         return "fails"
 
-    case = Case("tickets", BY_KEYTAB, "fails", fork.SERVES, "tickets")
+    case = Case("tickets", BY_KEYTAB, "fails", fork_differential.SERVES, "tickets")
     given = replace(case, environment={"KRB5_CONFIG": str(realm.kdc.config)})
     try:
-        assert fork.compare(given, tmp_path, values, observe) == case.expected()
+        assert fork_differential.compare(given, tmp_path, values, observe) == case.expected()
     finally:
         realm.kdc.server.start()
-    assert fork.listed(case)
+    assert fork_differential.listed(case)
 
 
 class Names(socketserver.BaseRequestHandler):
@@ -452,7 +454,7 @@ def test_host_is_called_as_the_fork_calls_it(
     environment = {"KRB5_CONFIG": str(tmp_path / "krb5.conf")}
     case = Case("names", endpoint, go_kine, ours, CANONICAL, environment=environment)
     assert outcomes(realm, files, case, tmp_path, named) == case.expected()
-    assert fork.listed(case)
+    assert fork_differential.listed(case)
 
 
 @pytest.mark.parametrize("told", [None, "", "FILE:"])
@@ -479,4 +481,4 @@ def test_keytab_that_may_not_be_read(realm: Kerberized, files: dict[str, str], t
     without = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
     case = Case("unreadable", BY_KEYTAB, TRIES_ON, EXITS, "`krb5_keytab` of a directory")
     assert outcomes(realm, {**files, "keytab": str(keytab)}, case, tmp_path, without) == case.expected()
-    assert fork.listed(case)
+    assert fork_differential.listed(case)

@@ -20,9 +20,9 @@ from kine.drivers.postgres import dsn
 from kine.drivers.postgres.dsn import parse
 from tests.client import Client
 from tests.databases.kdc import Kdc
-from tests.databases.kerberized import Kerberized, missing
+from tests.databases.kerberos_postgres import Kerberized, missing
 from tests.databases.process import free_port
-from tests.identity.gss_gate import GssGate
+from tests.identity.gss_encrypting_proxy import GssGate
 from tests.servers.process import Instance
 
 ENDPOINT = "postgres://kine%40KINE.TEST@db:5432/kine"
@@ -171,7 +171,7 @@ def test_keytab_opens_an_encrypted_connection_and_leaves_nothing_behind(
 
 _ANSWERS = """
 import asyncio, sys
-from kine.drivers.postgres.encrypted import EncryptedConnection
+from kine.drivers.postgres.gss_connection import EncryptedConnection
 
 async def read():
     connection = await EncryptedConnection.connect(sys.argv[1], autocommit=True)

@@ -24,9 +24,9 @@ from kine.drivers.base import Options
 from kine.drivers.postgres.connection import connect
 from kine.drivers.postgres.dsn import parse
 from kine.drivers.sql.failures import StatementError
-from kine.identity import ccache, kerberos
+from kine.identity import ccache_format, kerberos
 from tests.client import Client
-from tests.databases.kerberized import Kerberized, missing
+from tests.databases.kerberos_postgres import Kerberized, missing
 from tests.databases.process import free_port
 from tests.identity.test_kerberos import ENDPOINT, put
 from tests.servers.kine import ROOT, serving
@@ -364,10 +364,10 @@ def test_cache_is_read_whole_and_loses_its_settings(realm: Kerberized, tmp_path:
     cache = tmp_path / "cache"
     realm.kdc.kinit("kine", realm.keytab, cache)
     content = cache.read_bytes()
-    assert ccache.parse(content).packed() == content
-    ticket = ccache.principal("krbtgt/KINE.TEST@KINE.TEST")
-    alias = ccache.principal("other/a\\/b@REALM")
-    prepared = ccache.parse(ccache.prepared(content, {alias: ticket}))
+    assert ccache_format.parse(content).packed() == content
+    ticket = ccache_format.principal("krbtgt/KINE.TEST@KINE.TEST")
+    alias = ccache_format.principal("other/a\\/b@REALM")
+    prepared = ccache_format.parse(ccache_format.prepared(content, {alias: ticket}))
     assert [(entry.server.realm, entry.server.parts) for entry in prepared.entries] == [
         (b"KINE.TEST", (b"krbtgt", b"KINE.TEST")),
         (b"REALM", (b"other", b"a/b")),
@@ -378,10 +378,10 @@ def test_cache_is_read_whole_and_loses_its_settings(realm: Kerberized, tmp_path:
 def test_cache_that_was_cut_off_is_refused(realm: Kerberized, tmp_path: Path, size: int) -> None:
     cache = tmp_path / "cache"
     realm.kdc.kinit("kine", realm.keytab, cache)
-    whole = {len(ccache.parse(cache.read_bytes()).packed())}
+    whole = {len(ccache_format.parse(cache.read_bytes()).packed())}
     content = cache.read_bytes()[:size]
     try:
-        assert ccache.parse(content).packed() == content
+        assert ccache_format.parse(content).packed() == content
     except ValueError:
         assert size not in whole
 

@@ -18,10 +18,10 @@ from typing import Annotated
 import typer
 
 from tests.client import Client
-from tests.databases.disk import Disk
-from tests.moves.filling import Amount, fill
-from tests.moves.moving import INTERRUPTIONS, Source, move, read, save
-from tests.moves.places import PLACES, missing
+from tests.databases.loop_disk import Disk
+from tests.moves.fill_source import Amount, fill
+from tests.moves.move_backends import PLACES, missing
+from tests.moves.one_move import INTERRUPTIONS, Source, move, read, save
 from tests.servers import process
 
 

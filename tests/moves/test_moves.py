@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.databases import disk as disks
-from tests.endings import ENDINGS
+from tests.cleanup_at_exit import ENDINGS
+from tests.databases import loop_disk as disks
 from tests.moves.__main__ import filled
-from tests.moves.filling import Amount
-from tests.moves.moving import INTERRUPTIONS, Source, move
-from tests.moves.places import PLACES, missing
+from tests.moves.fill_source import Amount
+from tests.moves.move_backends import PLACES, missing
+from tests.moves.one_move import INTERRUPTIONS, Source, move
 
 if TYPE_CHECKING:
     from pathlib import Path

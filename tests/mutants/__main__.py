@@ -20,8 +20,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.recording import Map, copy_tree, gathered, record
-from tests.mutants.trial import PACKAGES, Outcome, every, package_of, really_failing, sample, trials
+from tests.mutants.coverage_map import Map, copy_tree, gathered, record
+from tests.mutants.mutant_trial import PACKAGES, Outcome, every, package_of, really_failing, sample, trials
 
 ROOT = Path(__file__).parents[2]
 MAP = ROOT / ".mutants" / "map.json"

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.certificates import write_authority, write_pair
 from tests.client import Client
 from tests.executable import (
     BUSYBOX,
@@ -38,7 +39,6 @@ from tests.executable import (
 )
 from tests.servers import backends
 from tests.servers.kine import start_kine
-from tests.tls import write_authority, write_pair
 
 pytestmark = [
     pytest.mark.engines,

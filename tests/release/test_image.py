@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kine.address import Address
-from kine.observe.http import MetricsServer
+from kine.observe.metrics_server import MetricsServer
 from kine.tls import Tls
 from tests.client import Client
 from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executable, missing, musl_root

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.release.actions import Event, Result, path_with, play
+from tests.release.workflow_runner import Event, Result, path_with, play
 
 ROOT = Path(__file__).parents[2]
 LINE = "release/vcluster/v0.17.5"

@@ -6,20 +6,20 @@ import pytest
 
 from kine.drivers import connect
 from kine.drivers.base import Options
-from kine.remote.endpoint import Endpoint, parse
+from kine.remote.endpoint import EtcdEndpoint, parse
 
 
 @pytest.mark.parametrize(
     ("endpoint", "read"),
     [
-        ("http://10.0.0.1:2379", [Endpoint("10.0.0.1", 2379)]),
-        ("https://etcd.example/", [Endpoint("etcd.example", 2379, tls=True)]),
-        ("http://[::1]:1", [Endpoint("::1", 1)]),
-        ("unix:///run/etcd.sock", [Endpoint(path="/run/etcd.sock")]),
-        ("http://a:1, https://b:2,http://a:1,", [Endpoint("a", 1), Endpoint("b", 2, tls=True)]),
+        ("http://10.0.0.1:2379", [EtcdEndpoint("10.0.0.1", 2379)]),
+        ("https://etcd.example/", [EtcdEndpoint("etcd.example", 2379, tls=True)]),
+        ("http://[::1]:1", [EtcdEndpoint("::1", 1)]),
+        ("unix:///run/etcd.sock", [EtcdEndpoint(path="/run/etcd.sock")]),
+        ("http://a:1, https://b:2,http://a:1,", [EtcdEndpoint("a", 1), EtcdEndpoint("b", 2, tls=True)]),
     ],
 )
-def test_endpoint_is_read(endpoint: str, read: list[Endpoint]) -> None:
+def test_endpoint_is_read(endpoint: str, read: list[EtcdEndpoint]) -> None:
     assert list(parse(endpoint)) == read
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from tests.certificates import write_authority, write_pair
 from tests.client import Client
-from tests.tls import write_authority, write_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.remote.etcds import Etcds
+    from tests.remote.etcd_clusters import Etcds
 
 
 @dataclass(frozen=True, slots=True)

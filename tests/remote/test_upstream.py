@@ -13,7 +13,7 @@ from tests.client import CALL_TIMEOUT, EVERY_KEY, Client, refused
 from tests.databases.process import free_port
 
 if TYPE_CHECKING:
-    from tests.remote.etcds import Etcds
+    from tests.remote.etcd_clusters import Etcds
 
 PATIENCE = 60.0  # seconds for an election, a reconnection
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)

@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.certificates import serving
 from tests.databases import postgres
 from tests.databases.process import directory as new_directory
 from tests.identity import sigv4
-from tests.identity.gate import Gate
+from tests.identity.postgres_password_gate import Gate
 from tests.servers import Backend, Capabilities, text_without_nul
 from tests.servers.kerberos import SUBSET
 from tests.servers.kine import start_kine
-from tests.tls import serving
 
 if TYPE_CHECKING:
     from tests.servers.process import Instance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tests.databases import kerberized
+from tests.databases import kerberos_postgres
 from tests.servers import Backend, Capabilities, text_without_nul
 from tests.servers.kine import start_kine
 
@@ -21,8 +21,8 @@ _databases: dict[Path, str] = {}
 
 
 @cache
-def realm() -> kerberized.Kerberized:
-    return kerberized.Kerberized()
+def realm() -> kerberos_postgres.Kerberized:
+    return kerberos_postgres.Kerberized()
 
 
 def start(
@@ -48,7 +48,7 @@ BACKENDS = [
         kind="postgres-kerberos",
         transport="http2",
         capabilities=Capabilities(holds_key=text_without_nul, holds_long_keys=False),
-        missing=kerberized.missing,
+        missing=kerberos_postgres.missing,
         start=start,
         subset=SUBSET,
     )

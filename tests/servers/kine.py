@@ -18,7 +18,7 @@ from tests.servers.process import start as start_process
 
 ROOT = Path(__file__).parents[2]
 _CHOOSING = threading.Lock()  # the database of a directory: instances on one may be started at once
-TRANSPORTS = {"http2": "kine.transport.http2", "grpcio": "kine.transport.grpc"}
+TRANSPORTS = {"http2": "kine.transport.http2", "grpcio": "kine.transport.grpcio_server"}
 
 
 def start_kine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.endings import ENDINGS
+from tests.cleanup_at_exit import ENDINGS
 from tests.servers import Backend, etcd
 from tests.servers.kine import missing as kine_missing
 from tests.servers.kine import start_kine

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from tests import secrets
-from tests.reaper import end_with_this_process
+from tests import secret_scan
+from tests.process_reaper import end_with_this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,7 @@ def start(
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"server-{next(_log_numbers)}.log"
-    secrets.started(command, environment or {}, log)
+    secret_scan.started(command, environment or {}, log)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -90,7 +90,7 @@ def start(
         process.wait(STOP_TIMEOUT)
         tail = log.read_text(errors="replace")[-3000:]
         raise StartError(f"{command[0]} did not serve (exit code {process.returncode}):\n{tail}")
-    secrets.look_at_arguments(command, process.pid)
+    secret_scan.look_at_arguments(command, process.pid)
     return Instance(address, directory, log, process)
 
 

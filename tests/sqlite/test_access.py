@@ -15,8 +15,8 @@ import pytest
 
 from kine import drivers
 from kine.drivers.base import Options
+from tests.cleanup_at_exit import ENDINGS
 from tests.client import Client
-from tests.endings import ENDINGS
 from tests.servers.kine import ROOT, serving, start_kine
 from tests.servers.process import start
 

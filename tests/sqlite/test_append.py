@@ -11,7 +11,7 @@ import pytest
 from kine.drivers.base import NewRow, Options
 from kine.drivers.sqlite.dsn import parse
 from kine.drivers.sqlite.log import SqliteLog
-from tests.drivers.rows import created, deleted, updated, write
+from tests.drivers.row_shorthand import created, deleted, updated, write
 
 
 @pytest.fixture

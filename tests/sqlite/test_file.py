@@ -12,12 +12,12 @@ import grpc
 import pytest
 
 from kine.drivers.base import DriverError
-from kine.drivers.sqlite.check import check_file
 from kine.drivers.sqlite.dsn import parse
+from kine.drivers.sqlite.preflight import check_file
 from tests.client import Client
-from tests.ops import get, modified, put
 from tests.servers.kine import start_kine
 from tests.servers.process import StartError
+from tests.txn_ops import get, modified, put
 
 GO_KINE = """
 CREATE TABLE kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, created INTEGER, deleted INTEGER,

@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 import pytest
 
 from kine.store.errors import AnswerTooLargeError
-from kine.store.ops import Range, RangeResult, SortOrder
-from tests.store.test_lists import World, loaded
+from kine.store.operations import Range, RangeResult, SortOrder
+from tests.store.test_range_cache import World, loaded
 
 ALL = Range(b"k/", b"k0")
 

@@ -11,12 +11,12 @@ from kine.drivers.memory import _Rows
 from kine.proto import rpc_pb2 as pb
 from kine.store.compactor import Compactor, Policy
 from kine.store.index import Entry, Index
-from kine.store.store import Settings
+from kine.store.store import StoreSettings
 from kine.transport.base import RpcError
-from tests.instances import Held, running, start, within
+from tests.in_process_server import Held, running, start, within
 
 ROWS = 3_000
-RETAINING_NOTHING = Settings(compaction=Policy(min_retain=0))
+RETAINING_NOTHING = StoreSettings(compaction=Policy(min_retain=0))
 
 
 class Database:
@@ -141,7 +141,7 @@ async def test_a_full_database_retains_nothing() -> None:
 
 
 async def test_retained_revisions_are_readable_after_a_compaction() -> None:
-    async with running("memory://", Settings(compaction=Policy(min_retain=3))) as kine:
+    async with running("memory://", StoreSettings(compaction=Policy(min_retain=3))) as kine:
         for number in range(10):
             await kine.put(b"/t/key", b"%d" % number)
         now = kine.store.index.revision

@@ -39,7 +39,7 @@ class Held:
         self.doubts += 1
 
     def wait(self, name: str) -> None:
-        lacking = self.freshness.lacking()
+        lacking = self.freshness.revision_to_reach()
         assert lacking is not None
         self.freshness.wait(lacking, lambda error: self.told.update({name: error}))
 

@@ -28,20 +28,20 @@ from kine.proto import kv_pb2 as kv
 from kine.proto import rpc_pb2 as pb
 from kine.store import write_queue
 from kine.store.compactor import Policy
-from kine.store.store import Settings
+from kine.store.store import StoreSettings
 from kine.transport.base import RpcError
-from tests import traffic
-from tests.agreement import CALLS
+from tests import request_strategies
 from tests.client import CHANNEL_OPTIONS
 from tests.databases import nats
-from tests.faults.places import missing, new_place
-from tests.instances import METHODS, PATIENCE, Deaf, Instance, Watching, start
-from tests.model import Model, Refusal, Watch
-from tests.outline import outline, outline_events
-from tests.remote.etcds import Etcds
+from tests.differential import CALLS
+from tests.etcd_model import Model, Refusal, Watch
+from tests.faults.run_databases import missing, new_place
+from tests.in_process_server import METHODS, PATIENCE, Deaf, Instance, Watching, start
+from tests.normalized_responses import outline, outline_events
+from tests.remote.etcd_clusters import Etcds
+from tests.revision_mapping import Timeline, Translation
 from tests.servers.nats import HISTORY
 from tests.servers.nats import database_server as nats_server
-from tests.timeline import Timeline, Translation
 
 TOO_MANY = "etcdserver: too many requests"
 GONE = object()  # the answer of a request whose client did not wait for it
@@ -205,19 +205,19 @@ class TwoInstances(RuleBasedStateMachine):
 
     # ---- rules
 
-    @initialize(puts=st.lists(traffic.plain_puts, min_size=3, max_size=6))
+    @initialize(puts=st.lists(request_strategies.plain_puts, min_size=3, max_size=6))
     def begin(self, puts: list[Any]) -> None:
         for lease in (1, 2):
-            self._send([(lease - 1, pb.LeaseGrantRequest(ID=lease, TTL=traffic.LEASE_TTL))])
+            self._send([(lease - 1, pb.LeaseGrantRequest(ID=lease, TTL=request_strategies.LEASE_TTL))])
         self._send([(number % 2, put) for number, put in enumerate(puts[:2])])
         for put in puts[2:]:
             self._send([(0, put)])
 
     parties_of = st.sampled_from([0, 0, 1])
     many = st.lists(
-        st.tuples(st.sampled_from([0, 0, 0, 1]), st.one_of(traffic.writes, traffic.requests)).filter(
-            lambda call: not isinstance(call[1], pb.LeaseRevokeRequest)
-        ),
+        st.tuples(
+            st.sampled_from([0, 0, 0, 1]), st.one_of(request_strategies.writes, request_strategies.requests)
+        ).filter(lambda call: not isinstance(call[1], pb.LeaseRevokeRequest)),
         min_size=2,
         max_size=5,
     )
@@ -230,7 +230,7 @@ class TwoInstances(RuleBasedStateMachine):
     def at_once_again(self, calls: list[tuple[int, Any]]) -> None:
         self._send(calls)
 
-    @rule(party=parties_of, requests=st.lists(traffic.writes, min_size=2, max_size=5))
+    @rule(party=parties_of, requests=st.lists(request_strategies.writes, min_size=2, max_size=5))
     def one_group(self, party: int, requests: list[Any]) -> None:
         self._send([(party, request) for request in requests])
 
@@ -242,11 +242,11 @@ class TwoInstances(RuleBasedStateMachine):
     def full_queue(self, calls: list[tuple[int, Any]], room: int) -> None:
         self._send(calls, room=room)
 
-    @rule(party=parties_of, request=traffic.revokes)
+    @rule(party=parties_of, request=request_strategies.revokes)
     def revoke(self, party: int, request: Any) -> None:
         self._send([(party, request)])
 
-    @rule(first=parties_of, put=traffic.plain_puts, lease=st.sampled_from([1, 2, 3]))
+    @rule(first=parties_of, put=request_strategies.plain_puts, lease=st.sampled_from([1, 2, 3]))
     def attached_here_revoked_there(self, first: int, put: Any, lease: int) -> None:
         leased = pb.PutRequest(key=put.key, value=put.value, lease=lease)
         self._send([(first, leased)])
@@ -254,7 +254,7 @@ class TwoInstances(RuleBasedStateMachine):
         self._send([(1 - first, pb.LeaseRevokeRequest(ID=lease))])
         self._send([(first, pb.RangeRequest(key=put.key))])
 
-    @rule(party=parties_of, request=traffic.compactions)
+    @rule(party=parties_of, request=request_strategies.compactions)
     def compact(self, party: int, request: Any) -> None:
         self.check_watches()  # an event's prev_kv is as of when it was sent
         for each in range(2):  # what one has never heard of before it is compacted, its watches never show
@@ -264,7 +264,9 @@ class TwoInstances(RuleBasedStateMachine):
         if self.full and self.model.compact_revision > before:
             self._slow_and_compacted()
         # The other one must not answer about what is gone.
-        self._send([(1 - party, pb.RangeRequest(key=b"a", range_end=b"z", revision=traffic.AHEAD))])
+        self._send(
+            [(1 - party, pb.RangeRequest(key=b"a", range_end=b"z", revision=request_strategies.AHEAD))]
+        )
 
     def _slow_and_compacted(self) -> None:
         """Watches on full streams lack what has gone: each ends, or had nothing to be sent."""
@@ -284,7 +286,7 @@ class TwoInstances(RuleBasedStateMachine):
                 assert not watched.seen.request.prev_kv or len(watched.got) == len(expected)
             self.followed.remove(watched)
 
-    @rule(party=parties_of, request=traffic.watches)
+    @rule(party=parties_of, request=request_strategies.watches)
     def watch(self, party: int, request: Any) -> None:
         filled = self.translate(request)
         seen = self.model.watch(filled)
@@ -385,7 +387,7 @@ def run(
     )
 
 
-RETAINING_NOTHING = Settings(compaction=Policy(min_retain=0))
+RETAINING_NOTHING = StoreSettings(compaction=Policy(min_retain=0))
 
 
 async def started(*where: Any) -> list[Instance]:

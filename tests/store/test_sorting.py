@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kine.store import sorting
-from kine.store.sorting import sorted_in_turns
+from kine.store import sliced_sort
+from kine.store.sliced_sort import sorted_in_turns
 
 Pairs = list[tuple[bytes, int]]
 
@@ -15,8 +15,8 @@ Pairs = list[tuple[bytes, int]]
 @pytest.fixture(autouse=True, scope="module")
 def _few_at_once() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sorting, "AT_ONCE", 5)
-        patch.setattr(sorting, "_LIKE_AN_ITEM", 2)
+        patch.setattr(sliced_sort, "AT_ONCE", 5)
+        patch.setattr(sliced_sort, "_LIKE_AN_ITEM", 2)
         yield
 
 

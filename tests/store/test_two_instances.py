@@ -10,9 +10,9 @@ from kine.drivers.base import Row
 from kine.drivers.memory import _Rows
 from kine.proto import rpc_pb2 as pb
 from kine.store.compactor import Policy
-from kine.store.store import Settings
+from kine.store.store import StoreSettings
 from kine.transport.base import RpcError
-from tests.instances import Deaf, Far, Held, Instance, running, until, within
+from tests.in_process_server import Deaf, Far, Held, Instance, running, until, within
 
 KEY = b"/t/key"
 EVERY = {"key": b"/t/", "range_end": b"/t0"}
@@ -153,7 +153,7 @@ async def test_a_revision_that_is_given_again_shows_that_the_database_has_gone_b
 @pytest.mark.parametrize("kind", [Deaf, Far])
 async def test_what_the_other_instance_has_compacted_is_refused_here(kind: type[Deaf]) -> None:
     rows = _Rows()
-    nothing = Settings(compaction=Policy(min_retain=0))
+    nothing = StoreSettings(compaction=Policy(min_retain=0))
     async with running(kind(rows), nothing) as here, running(kind(rows), nothing) as there:
         old = await here.put(KEY, b"1")
         new = await here.put(KEY, b"2")

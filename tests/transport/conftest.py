@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.transport.serving import TRANSPORTS, Channel, Served
+from tests.transport.transport_thread import TRANSPORTS, Channel, Served
 
 if TYPE_CHECKING:
-    from tests.transport.routes import Seen
+    from tests.transport.sample_routes import Seen
 
 
 @pytest.fixture(params=TRANSPORTS, scope="package")

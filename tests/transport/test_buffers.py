@@ -5,15 +5,15 @@ from __future__ import annotations
 from unittest.mock import Mock
 
 from kine.transport.base import Limits
+from kine.transport.http2.protocol import Http2Protocol
 from kine.transport.http2.server import Http2Server
-from kine.transport.http2.shell import Shell
 
 BUFFERED = 200_000
 
 
 async def test_bytes_that_wait_for_the_socket_count_as_queued() -> None:
     server = Http2Server({}, [], None, Limits())
-    shell = Shell(server)
+    shell = Http2Protocol(server)
     socket = Mock()
     socket.get_extra_info.return_value = None
     socket.is_closing.return_value = False

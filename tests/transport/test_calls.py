@@ -11,14 +11,14 @@ import grpc
 import pytest
 
 from kine.transport.base import Code
-from tests.transport.routes import SECRET
-from tests.transport.serving import WAIT, Channel
+from tests.transport.sample_routes import SECRET
+from tests.transport.transport_thread import WAIT, Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.transport.routes import Seen
-    from tests.transport.serving import Served
+    from tests.transport.sample_routes import Seen
+    from tests.transport.transport_thread import Served
 
 
 @pytest.mark.parametrize("method", ["Now", "Later"])

@@ -13,7 +13,7 @@ from hpack import Encoder
 from kine.transport.base import Limits
 from kine.transport.http2.connection import Connection
 from kine.transport.http2.frames import HEAD, PREFACE
-from kine.transport.http2.stream import Stream
+from kine.transport.http2.stream import Http2Stream
 from tests.servers.kine import start_kine
 
 if TYPE_CHECKING:
@@ -188,13 +188,13 @@ RULES = [
 class Silent:
     """An application that takes requests and answers none."""
 
-    def request(self, stream: Stream) -> None: ...
+    def request(self, stream: Http2Stream) -> None: ...
 
-    def data(self, stream: Stream, data: bytes, ended: bool) -> None: ...
+    def data(self, stream: Http2Stream, data: bytes, ended: bool) -> None: ...
 
-    def reset(self, stream: Stream) -> None: ...
+    def reset(self, stream: Http2Stream) -> None: ...
 
-    def drained(self, stream: Stream) -> None: ...
+    def drained(self, stream: Http2Stream) -> None: ...
 
 
 def told(connection: Connection) -> list[tuple[str, int]]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from kine.transport.base import Limits
 from kine.transport.http2.connection import Connection
 from kine.transport.http2.frames import HEAD, PREFACE
-from kine.transport.http2.headers import Decoder
-from kine.transport.http2.stream import Stream
+from kine.transport.http2.hpack import Decoder
+from kine.transport.http2.stream import Http2Stream
 from tests.fuzz.targets import decode_as_the_library
 
 FIELDS = [
@@ -30,21 +30,21 @@ class Echo:
         self.told: list[tuple[str, int, bytes, bool]] = []
         self.sent = bytearray()
 
-    def request(self, stream: Stream) -> None:
+    def request(self, stream: Http2Stream) -> None:
         stream.application = bytearray()
         self.told.append(("request", stream.id, stream.head.path.encode("latin-1"), False))
 
-    def data(self, stream: Stream, data: bytes, ended: bool) -> None:
+    def data(self, stream: Http2Stream, data: bytes, ended: bool) -> None:
         stream.application += data
         self.connection.release(stream, len(data))
         self.told.append(("data", stream.id, data, ended))
         if ended:
             self.connection.out.respond(stream, b"\x88", bytes(stream.application), b"\x88")
 
-    def reset(self, stream: Stream) -> None:
+    def reset(self, stream: Http2Stream) -> None:
         self.told.append(("reset", stream.id, b"", False))
 
-    def drained(self, stream: Stream) -> None: ...
+    def drained(self, stream: Http2Stream) -> None: ...
 
     def receive(self, data: bytes) -> None:
         self.connection.receive(data, 1.0)

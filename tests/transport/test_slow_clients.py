@@ -12,11 +12,11 @@ import pytest
 from hpack import Decoder, Encoder
 
 from kine.transport.base import Limits
-from kine.transport.budget import Budget
-from kine.transport.http2.calls import GrpcStream
-from kine.transport.http2.grpc import Inbox
-from tests.transport.serving import WAIT, Channel, Served
-from tests.transport.wire import END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Wire, body, frame
+from kine.transport.byte_budget import ByteBudget
+from kine.transport.http2.active_calls import GrpcStream
+from kine.transport.http2.grpc_framing import MessageReader
+from tests.transport.raw_http2 import END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Wire, body, frame
+from tests.transport.transport_thread import WAIT, Channel, Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Silent:
 
 
 def call(stream: int, path: str, message: bytes) -> bytes:
-    """As `tests.transport.wire.call`, with what grpcio's server wants besides."""
+    """As `tests.transport.raw_http2.call`, with what grpcio's server wants besides."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
     fields += [("content-type", "application/grpc"), ("te", "trailers")]
     return frame(HEADERS, END_HEADERS, stream, Encoder().encode(fields)) + body(stream, message)
@@ -123,17 +123,17 @@ def test_answers_wait_for_clients_that_hold_the_room_only_until_these_are_cut_of
 async def test_handler_that_sends_on_without_end_ends_with_its_client() -> None:
     """On grpcio, where a write that fails is the first sign: the loop must go on."""
     pytest.importorskip("grpc")
-    from kine.transport.clients import Clients
-    from kine.transport.grpc import GrpcStream as Stream
-    from kine.turns import Turns
+    from kine.fair_queue import FairTurns
+    from kine.transport.grpcio_peers import GrpcioPeers
+    from kine.transport.grpcio_server import GrpcStream as Stream
 
     async def gone(message: bytes) -> None:
         raise ConnectionError
 
     async def pour() -> None:
-        clients = Clients(Budget(64 * MIB))
+        clients = GrpcioPeers(ByteBudget(64 * MIB))
         context = SimpleNamespace(write=gone)
-        stream = Stream(context, clients.begin("ipv4:127.0.0.1:1"), Turns())  # type: ignore[arg-type]
+        stream = Stream(context, clients.begin("ipv4:127.0.0.1:1"), FairTurns())  # type: ignore[arg-type]
         sent = 0
         while sent < 1_000_000:  # without end, for a client that would wait
             stream.send(bytes(64 * 1024))
@@ -146,9 +146,9 @@ async def test_handler_that_sends_on_without_end_ends_with_its_client() -> None:
 
 
 def test_stream_that_is_over_is_not_full_whatever_its_connection_holds() -> None:
-    account = Budget(1).account(Silent())
+    account = ByteBudget(1).account(Silent())
     shell, http = SimpleNamespace(account=account), SimpleNamespace(queued=0, local_closed=False)
-    stream = GrpcStream(shell, http, Inbox(1, ""))  # type: ignore[arg-type]
+    stream = GrpcStream(shell, http, MessageReader(1, ""))  # type: ignore[arg-type]
     account.add(2)
     assert stream.full
 

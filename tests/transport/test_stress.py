@@ -14,7 +14,7 @@ import pytest
 from kine.proto import rpc_pb2 as rpc
 from tests.client import Client
 from tests.servers.kine import start_sqlite
-from tests.transport.wire import (
+from tests.transport.raw_http2 import (
     DATA,
     END_STREAM,
     HEADERS,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kine.arguments import UsageError, normalize
 from kine.cli import main
+from kine.go_flags import UsageError, normalize
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds, for a process to end

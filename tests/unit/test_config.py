@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kine.address import Address
 from kine.config import SettingError, Settings, settings
-from kine.forms import address, address_or_off, format_duration, memory, parse_duration, scheme, size
+from kine.flag_values import address, address_or_off, format_duration, parse_duration, scheme, size
+from kine.memory_limit import memory_limit
 from kine.tls import Tls
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def test_size(written: str, expected: int) -> None:
 
 
 def test_value_cache_is_a_quarter_of_memory_at_most_4_gib() -> None:
-    assert settings({}, {}).value_cache_bytes == min(memory() // 4, 4 << 30)
+    assert settings({}, {}).value_cache_bytes == min(memory_limit() // 4, 4 << 30)
 
 
 def test_memory_is_bounded_by_the_control_group(tmp_path: Path) -> None:
@@ -327,7 +328,7 @@ def test_memory_is_bounded_by_the_control_group(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/kubepods/pod1\n")
 
-    assert memory(tmp_path) == 268435456
+    assert memory_limit(tmp_path) == 268435456
 
 
 def test_memory_is_bounded_by_a_version_1_control_group(tmp_path: Path) -> None:
@@ -337,8 +338,8 @@ def test_memory_is_bounded_by_a_version_1_control_group(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("3:cpu,cpuacct:/docker/c1\n2:memory:/docker/c1\n")
 
-    assert memory(tmp_path) == 134217728
+    assert memory_limit(tmp_path) == 134217728
 
 
 def test_memory_without_control_groups_is_the_machines(tmp_path: Path) -> None:
-    assert memory(tmp_path) > 64 << 20
+    assert memory_limit(tmp_path) > 64 << 20

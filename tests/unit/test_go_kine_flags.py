@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from kine import drivers
-from kine.arguments import UsageError, normalize
 from kine.cli import main
 from kine.config import FLAGS, T4_FLAGS, SettingError, settings
 from kine.drivers.base import Options
+from kine.go_flags import UsageError, normalize
 
 FORK = {"identity-provider"}
 OURS = {

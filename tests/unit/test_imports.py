@@ -22,7 +22,7 @@ def test_server_loads_nothing_that_its_endpoint_does_not_need(driver: str) -> No
 
 def test_commands_are_known_without_being_loaded() -> None:
     from kine.cli import COMMANDS
-    from kine.commands.app import app
+    from kine.commands.command_line import app
 
     named = [command.name or "" for command in app.registered_commands]
     assert [*named, *(group.name for group in app.registered_groups)] == list(COMMANDS)

@@ -11,15 +11,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kine.observe import metrics
+from kine.observe.grpc_metrics import observed
 from kine.observe.metrics import SQL_BUCKETS, Histogram, observe_sql
-from kine.observe.rpc import observed
 from kine.transport.base import Call, Code, RpcError, Streaming, Unary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from types import FrameType
 
-    from kine.transport.base import Routes, Stream
+    from kine.transport.base import MessageStream, Routes
 
 CALL = Call(method="/etcdserverpb.KV/Range")
 
@@ -136,7 +136,7 @@ async def test_write_batches_are_shown() -> None:
 
 async def test_reading_is_asked_for_at_each_scrape() -> None:
     figures = iter([7, 8])
-    metrics.read("kine_revision", lambda: next(figures))
+    metrics.register_gauge("kine_revision", lambda: next(figures))
 
     assert await figure("kine_revision") == 7
     assert await figure("kine_revision") == 8
@@ -146,7 +146,7 @@ async def test_reading_that_waits_is_awaited() -> None:
     async def size() -> float:
         return 4096
 
-    metrics.read("kine_db_size_bytes", size)
+    metrics.register_gauge("kine_db_size_bytes", size)
 
     assert await figure("kine_db_size_bytes") == 4096
 
@@ -162,8 +162,8 @@ async def test_reading_that_fails_keeps_its_last_figure_and_the_others(
             return answer
         return await asyncio.get_running_loop().create_future()
 
-    metrics.read("kine_db_size_bytes", fails_then_hangs)
-    metrics.read("kine_keys", lambda: 3)
+    metrics.register_gauge("kine_db_size_bytes", fails_then_hangs)
+    metrics.register_gauge("kine_keys", lambda: 3)
     await scrape()
 
     shown = await scrape()
@@ -174,7 +174,7 @@ async def test_reading_that_fails_keeps_its_last_figure_and_the_others(
 
 def test_reading_of_an_unknown_name_is_refused() -> None:
     with pytest.raises(KeyError):
-        metrics.read("kine_revisoin", lambda: 1)
+        metrics.register_gauge("kine_revisoin", lambda: 1)
 
 
 async def test_answer_at_hand_is_passed_on_at_once_and_counted() -> None:
@@ -266,7 +266,7 @@ async def test_stream_is_counted_while_open_and_when_ended(path: str, kind: str)
 
         async def drain(self) -> None: ...
 
-    async def handler(stream: Stream, call: Call) -> None:
+    async def handler(stream: MessageStream, call: Call) -> None:
         await stream.receive()
 
     route = observed({path: Streaming(handler)})[path]

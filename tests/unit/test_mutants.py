@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import __main__ as program
-from tests.mutants.operators import mutants
-from tests.mutants.recording import Map
-from tests.mutants.recording import Test as Recorded
-from tests.mutants.trial import chosen, every, ordered, package_of, sample
+from tests.mutants.coverage_map import Map
+from tests.mutants.coverage_map import Test as Recorded
+from tests.mutants.mutant_trial import chosen, every, ordered, package_of, sample
+from tests.mutants.mutation_operators import mutants
 
 SOURCE = '''"""A module."""
 

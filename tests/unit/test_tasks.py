@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from kine.tasks import Tasks
+from kine.background_tasks import BackgroundTasks
 
 
 async def test_a_task_that_nobody_holds_runs_to_its_end() -> None:
-    tasks, ended = Tasks(), asyncio.Event()
+    tasks, ended = BackgroundTasks(), asyncio.Event()
 
     async def work() -> None:
         await asyncio.sleep(0)
@@ -21,7 +21,7 @@ async def test_a_task_that_nobody_holds_runs_to_its_end() -> None:
 
 
 async def test_the_end_is_awaited_of_those_too_that_begin_meanwhile() -> None:
-    tasks, seen = Tasks(), list[str]()
+    tasks, seen = BackgroundTasks(), list[str]()
 
     async def second() -> None:
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_the_end_is_awaited_of_those_too_that_begin_meanwhile() -> None:
 
 
 async def test_cancelled_tasks_have_ended_and_a_failure_is_their_own() -> None:
-    tasks, begun = Tasks(), asyncio.Event()
+    tasks, begun = BackgroundTasks(), asyncio.Event()
 
     async def stubborn() -> None:
         begun.set()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from kine import tls, tls_flags
+from kine import tls, tls_file_check
 from kine.config import Settings
 from kine.tls import Tls
-from tests.tls import trusting, write_authority, write_pair
+from tests.certificates import trusting, write_authority, write_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,12 +43,12 @@ def test_good_files_pass(tmp_path: Path) -> None:
     cert, key = write_pair(tmp_path, authority)
     ca = write_authority(tmp_path, authority)
 
-    tls_flags.check(Settings(server_cert_file=cert, server_key_file=key, trusted_ca_file=ca, ca_file=ca))
+    tls_file_check.check(Settings(server_cert_file=cert, server_key_file=key, trusted_ca_file=ca, ca_file=ca))
 
 
 def test_missing_file_is_named_with_its_flag(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^--ca-file: .*/absent.pem: No such file"):
-        tls_flags.check(Settings(ca_file=str(tmp_path / "absent.pem")))
+        tls_file_check.check(Settings(ca_file=str(tmp_path / "absent.pem")))
 
 
 def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     _, key = write_pair(tmp_path, authority, "other")
 
     with pytest.raises(ValueError, match="--server-cert-file and --server-key-file are not"):
-        tls_flags.check(Settings(server_cert_file=cert, server_key_file=key))
+        tls_file_check.check(Settings(server_cert_file=cert, server_key_file=key))
 
 
 def test_file_without_a_certificate_is_refused(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_file_without_a_certificate_is_refused(tmp_path: Path) -> None:
     empty.write_text("nothing here\n")
 
     with pytest.raises(ValueError, match="--trusted-ca-file holds no PEM certificate"):
-        tls_flags.check(Settings(server_cert_file=cert, server_key_file=key, trusted_ca_file=str(empty)))
+        tls_file_check.check(Settings(server_cert_file=cert, server_key_file=key, trusted_ca_file=str(empty)))
 
 
 async def test_renewed_certificate_counts_from_the_next_connection(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ import pytest
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.certificates import trusting, write_authority, write_pair
 from tests.client import DELETE, Client
 from tests.databases.process import free_port
 from tests.servers.kine import start_kine
 from tests.servers.process import Instance, StartError
-from tests.tls import trusting, write_authority, write_pair
 
 pytestmark = pytest.mark.xdist_group("workers")  # most share one server
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from kine.drivers.base import Log, Options
 from kine.drivers.mysql.database import MysqlDatabase
 from kine.drivers.mysql.dsn import parse
-from kine.drivers.mysql.view import view
+from kine.drivers.mysql.read_only_view import inspect
 from kine.drivers.sql.log import SqlLog
 from kine.identity import provider
 
-__all__ = ["connect", "view"]
+__all__ = ["connect", "inspect"]
 
 
 def connect(endpoint: str, options: Options) -> Log:

@@ -17,7 +17,7 @@ from kine.drivers.base import InvalidKeyError
 from kine.drivers.mysql import pymysql_internals
 from kine.drivers.mysql.dsn import SESSION
 from kine.drivers.mysql.failures import translated
-from kine.drivers.reserved import COMPACT_REV_KEY, COMPACT_REV_ROW
+from kine.drivers.reserved_row_names import COMPACT_REV_KEY, COMPACT_REV_ROW
 from kine.drivers.sql.database import idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pymysql
 
+from kine.background_tasks import BackgroundTasks
 from kine.drivers.base import (
     DriverError,
     InvalidKeyError,
@@ -34,15 +35,14 @@ from kine.drivers.mysql.connection import (
     written,
 )
 from kine.drivers.mysql.failures import ACCOUNT, TURNED, translated
-from kine.drivers.mysql.guarantees import check_tables
-from kine.drivers.mysql.setup import Server, prepare
-from kine.drivers.sql import gaps, statements
+from kine.drivers.mysql.safety_settings import check_tables
+from kine.drivers.mysql.setup import ServerInfo, prepare
+from kine.drivers.sql import id_gaps, statements
 from kine.drivers.sql.database import Batch, FencedError, WentBackError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, Generation, Pool, fit
-from kine.drivers.sql.timing import timed
+from kine.drivers.sql.pool import ConnectionSlots, Generation, Pool, fit
+from kine.drivers.sql.statement_timing import timed
 from kine.identity.base import IdentityError
-from kine.tasks import Tasks
 
 if TYPE_CHECKING:
     from kine.drivers.mysql.dsn import Dsn
@@ -105,17 +105,17 @@ class MysqlDatabase:
         self._limit = dsn.lock_timeout * 2 + _GRACE
         self._threads = ThreadPoolExecutor(_THREADS, "mysql")
         self._pool = Pool(_Held, options)
-        self._parting = Tasks()
+        self._parting = BackgroundTasks()
         self._generation = Generation()
-        self._server = Server()
+        self._server = ServerInfo()
         self._packet = self._server.max_packet
         self._past = 0  # no id up to here will be given
         limit = options.max_open_connections
-        self._free = Free(limit if limit > 0 else _THREADS * 4, dsn.lock_timeout)
+        self._free = ConnectionSlots(limit if limit > 0 else _THREADS * 4, dsn.lock_timeout)
 
     @property
-    def highest_id(self) -> int:
-        return self._server.highest_id
+    def max_storable_id(self) -> int:
+        return self._server.max_storable_id
 
     # ---- opening
 
@@ -542,7 +542,7 @@ class MysqlSession:
         for statement in self._database.packets(placed):
             await self._call(run, _PLACE + statement)
 
-    async def fill(self, fillers: Sequence[gaps.Filler]) -> set[int]:
+    async def fill(self, fillers: Sequence[id_gaps.Filler]) -> set[int]:
         filled: set[int] = await self._call(_fill, fillers)
         return filled
 
@@ -609,7 +609,7 @@ def _changed(connection: Connection, statement: bytes) -> int:
         return count
 
 
-def _fill(connection: Connection, fillers: Sequence[gaps.Filler]) -> set[int]:
+def _fill(connection: Connection, fillers: Sequence[id_gaps.Filler]) -> set[int]:
     values = b", ".join(_filler(*filler, "") for filler in fillers)
     if _changed(connection, _FILL + values) == len(fillers):
         return {row_id for row_id, _ in fillers}
@@ -618,18 +618,18 @@ def _fill(connection: Connection, fillers: Sequence[gaps.Filler]) -> set[int]:
     [rows] = run(
         connection, b"SELECT id, name, deleted, prev_revision FROM kine WHERE id IN (" + listed + b")"
     )
-    filled = {row[0] for row in rows if gaps.is_filler(*row[1:])}
+    filled = {row[0] for row in rows if id_gaps.is_filler(*row[1:])}
     taken = {row[0] for row in rows}
     for filler in fillers:
         if filler.id not in taken:
-            row = _filler(*filler, gaps.unguessable())
+            row = _filler(*filler, id_gaps.unguessable())
             if _changed(connection, _FILL + row):
                 filled.add(filler.id)
     return filled
 
 
 def _filler(row_id: int, last: int, suffix: str) -> bytes:
-    return b"(%d, '%s', 0, 1, %d, 0, 0)" % (row_id, (gaps.name(row_id) + suffix).encode(), last)
+    return b"(%d, '%s', 0, 1, %d, 0, 0)" % (row_id, (id_gaps.name(row_id) + suffix).encode(), last)
 
 
 def _advance_allocator(connection: Connection, floor: int) -> int | None:

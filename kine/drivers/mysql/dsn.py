@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from kine.drivers.base import Options
-from kine.forms import FALSE, TRUE, host_and_port, parse_duration
+from kine.flag_values import FALSE, TRUE, host_and_port, parse_duration
 from kine.tls import client_context
 
 log = logging.getLogger(__name__)

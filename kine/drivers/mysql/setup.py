@@ -13,9 +13,9 @@ import pymysql
 from kine.drivers.base import DriverError
 from kine.drivers.mysql.connection import Connection, close, connect, run
 from kine.drivers.mysql.failures import translated
-from kine.drivers.mysql.guarantees import check_tables, tell_what_may_be_lost
 from kine.drivers.mysql.privileges import grant, is_denied, lacking_rights, quoted
-from kine.drivers.sql import narrow_ids, tables
+from kine.drivers.mysql.safety_settings import check_tables, warn_of_weak_durability
+from kine.drivers.sql import int32_ids, tables
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.statements import ANY_ROW, MIGRATE
 
@@ -36,17 +36,17 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerInfo:
     """In what the one we are connected to differs."""
 
     name: str = "MySQL"
     version: str = ""
     max_packet: int = 1 << 22
-    highest_id: int = 0  # that the table can hold, 0: not known
+    max_storable_id: int = 0  # that the table can hold, 0: not known
     own: bool = True  # MySQL or MariaDB itself, which can become a replica and says so
 
 
-def prepare(dsn: Dsn, password: str) -> Server:
+def prepare(dsn: Dsn, password: str) -> ServerInfo:
     """Raises StatementError where trying again may help, else DriverError."""
     connection = _reach(dsn, password)
     try:
@@ -54,9 +54,9 @@ def prepare(dsn: Dsn, password: str) -> Server:
         server = _detect(connection)
         if dsn.max_packet:
             server = replace(server, max_packet=min(server.max_packet, dsn.max_packet))
-        server = replace(server, highest_id=_create_tables(connection, server, dsn.database))
+        server = replace(server, max_storable_id=_create_tables(connection, server, dsn.database))
         check_tables(connection)
-        tell_what_may_be_lost(connection)
+        warn_of_weak_durability(connection)
     except pymysql.MySQLError as error:
         failure = translated(error, advise=False)
         if is_denied(error):
@@ -127,15 +127,15 @@ def _no_access(dsn: Dsn, password: str, error: StatementError) -> StatementError
     return StatementError(error.kind, error.code, f"{error}: {everything}")
 
 
-def _detect(connection: Connection) -> Server:
+def _detect(connection: Connection) -> ServerInfo:
     [[(version, packet)]] = run(connection, b"SELECT version(), @@max_allowed_packet")
     told = bytes(version).decode(errors="replace")
     name = "MariaDB" if "MariaDB" in told else "TiDB" if "TiDB" in told else "MySQL"
     log.info("the database server is %s %s", name, told)
-    return Server(name, told, int(packet), own=name != "TiDB")
+    return ServerInfo(name, told, int(packet), own=name != "TiDB")
 
 
-def _create_tables(connection: Connection, server: Server, database: str) -> int:
+def _create_tables(connection: Connection, server: ServerInfo, database: str) -> int:
     """The highest id that the table can hold."""
     found = _names(
         connection, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
@@ -159,8 +159,8 @@ def _create_tables(connection: Connection, server: Server, database: str) -> int
     for step in _MIGRATIONS[: int(asked) if asked.isdecimal() else 0]:
         log.info("migrating the schema: this may take a while")
         run(connection, step.encode())
-    [[(highest, newest)]] = run(connection, narrow_ids.QUESTION["mysql"].encode())
-    if warning := narrow_ids.warning(highest, newest):
+    [[(highest, newest)]] = run(connection, int32_ids.QUESTION["mysql"].encode())
+    if warning := int32_ids.warning(highest, newest):
         log.warning("%s", warning)
     if "key_value" in found and not run(connection, ANY_ROW.encode())[0]:
         with connection.cursor() as cursor:
@@ -169,7 +169,7 @@ def _create_tables(connection: Connection, server: Server, database: str) -> int
     return int(highest or 0)
 
 
-def _missing(found: set[str], server: Server) -> list[bytes]:
+def _missing(found: set[str], server: ServerInfo) -> list[bytes]:
     made = []
     for table in (*tables.SHARED, tables.TURN):
         if table not in found:

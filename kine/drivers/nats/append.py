@@ -29,21 +29,21 @@ from kine.drivers.base import (
     UnknownOutcomeError,
     Write,
 )
-from kine.drivers.nats import record
+from kine.drivers.nats import row_messages
 from kine.drivers.nats.failures import (
     BATCH_OFF,
     BATCH_TOO_LARGE,
     MAXIMUM_BYTES,
     LostError,
-    NobodyError,
-    RefusedError,
+    NatsRefusedError,
+    NoRespondersError,
     refusal,
 )
-from kine.drivers.nats.keys import encode
-from kine.drivers.nats.stream import Stream, answered
+from kine.drivers.nats.stream import JetStreamStream, answered
+from kine.drivers.nats.subjects import encode
 
 if TYPE_CHECKING:
-    from kine.drivers.nats.reading import Reader
+    from kine.drivers.nats.read_rows import RowReader
 
 _PATIENCE = 10.0  # seconds for a group, finding out about lost answers included
 _ANSWER = 3.0  # seconds for one answer
@@ -68,7 +68,7 @@ class Publication(NamedTuple):
 
 
 class Appender:
-    def __init__(self, stream: Stream, reader: Reader) -> None:
+    def __init__(self, stream: JetStreamStream, reader: RowReader) -> None:
         self._stream = stream
         self._reader = reader
         self._instance = secrets.token_hex(6)
@@ -82,7 +82,7 @@ class Appender:
         publications = [[self._publication(row) for row in write.rows] for write in writes]
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         if await self._full_for([one for its in publications for one in its]):
-            raise RefusedError(MAXIMUM_BYTES, "").translated()
+            raise NatsRefusedError(MAXIMUM_BYTES, "").translated()
         if not any(write.guarded or len(write.rows) > 1 for write in writes):
             return [
                 (sequence,) if isinstance(sequence, int) else sequence
@@ -122,7 +122,7 @@ class Appender:
     def _publication(self, row: NewRow) -> Publication:
         """Raises InvalidKeyError."""
         subject = encode(row.name)
-        payload = record.encode(row)
+        payload = row_messages.encode(row)
         limit = self.largest - len(subject)
         if len(payload) > limit:
             raise TooLargeError(
@@ -175,14 +175,14 @@ class Appender:
         for number, (one, answer) in enumerate(zip(publications, answers, strict=False)):
             try:
                 outcome[number] = _acknowledged(answer)
-            except RefusedError as error:
+            except NatsRefusedError as error:
                 if error.conflict:
                     outcome[number] = await self._alone(self._conflict(one, deadline))
                 elif error.again:
                     unsettled[number] = False
                 else:
                     outcome[number] = error.translated()
-            except NobodyError:
+            except NoRespondersError:
                 unsettled[number] = False
             except LostError:
                 unsettled[number] = True
@@ -195,13 +195,13 @@ class Appender:
         """What goes wrong with one write is that one's outcome: the others may have landed."""
         try:
             return await work
-        except RefusedError as error:
+        except NatsRefusedError as error:
             return error.translated()
         except DriverError as error:
             return error
 
     async def _publish(self, one: Publication, extra: dict[str, str]) -> asyncio.Future[Msg]:
-        headers = {**record.headers(one.row, one.name, one.expected), **extra}
+        headers = {**row_messages.headers(one.row, one.name, one.expected), **extra}
         subject = f"{self._stream.prefix}{one.subject}"
         return await self._stream.client.send(subject, one.payload, headers)
 
@@ -215,7 +215,7 @@ class Appender:
             return None  # others of its group may have landed: it is decided again
         if last is None and one.expected:
             return await self._settle(one._replace(expected=0), deadline)
-        if last is not None and not one.expected and record.is_deletion(last):
+        if last is not None and not one.expected and row_messages.is_deletion(last):
             return await self._settle(one._replace(expected=last.sequence), deadline)
         return None
 
@@ -238,7 +238,7 @@ class Appender:
                 answer = await self._publish(one, extra or {})
                 await asyncio.wait([answer], timeout=_ANSWER)
                 return _acknowledged(answer)
-            except RefusedError as error:
+            except NatsRefusedError as error:
                 if error.conflict:
                     landed = await self._landed(one)
                     if landed is not False:
@@ -247,7 +247,7 @@ class Appender:
                     raise
             except LostError:
                 lost = True
-            except (NobodyError, UnavailableError):
+            except (NoRespondersError, UnavailableError):
                 pass
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
@@ -261,9 +261,9 @@ class Appender:
                 return False if not one.expected or await self._still_last(one) else None
         except UnavailableError:
             return False
-        if record.written_by(found) == one.name:
+        if row_messages.written_by(found) == one.name:
             return found.sequence
-        before = record.decode(found, one.row.name, with_value=False)
+        before = row_messages.decode(found, one.row.name, with_value=False)
         if before is not None and before.prev_revision not in (one.row.prev_revision, 0):
             raise UnknownOutcomeError("a write took place or not: what came right after it is gone")
         return None
@@ -285,13 +285,13 @@ class Appender:
             answer = await self._publish(one, extra)
             await asyncio.wait([answer], timeout=_ANSWER)
             sequence = _acknowledged(answer)
-        except RefusedError as error:
+        except NatsRefusedError as error:
             if error.conflict:
                 return None
             if not error.again:
                 raise error.translated() from error
             raise UnavailableError("JetStream is busy") from error
-        except NobodyError:
+        except NoRespondersError:
             raise UnavailableError("JetStream does not answer") from None
         except LostError:
             settled = await self._settle(one, deadline, extra, lost=True)
@@ -313,7 +313,7 @@ class Appender:
             try:
                 sequence = await self._commit(publications, extra)
                 return range(sequence - len(publications) + 1, sequence + 1)
-            except RefusedError as error:
+            except NatsRefusedError as error:
                 if error.code == BATCH_OFF:  # another instance has stopped, and turned it off
                     self.atomic = False
                     await self._allow_batches()
@@ -331,7 +331,7 @@ class Appender:
                     raise error.translated() from error
             except LostError:
                 lost = True
-            except (NobodyError, UnavailableError):
+            except (NoRespondersError, UnavailableError):
                 if not lost:
                     raise UnavailableError("JetStream does not answer") from None
             await asyncio.sleep(pause)
@@ -346,9 +346,9 @@ class Appender:
         client = self._stream.client
         answer: asyncio.Future[Msg] | None = None
         for number, one in enumerate(publications, 1):
-            batch = {record.BATCH: name, "Nats-Batch-Sequence": str(number)}
+            batch = {row_messages.BATCH: name, "Nats-Batch-Sequence": str(number)}
             if number == last:
-                batch[record.COMMIT] = "1"
+                batch[row_messages.COMMIT] = "1"
             if number == 1:
                 first = await self._publish(one, {**batch, **extra})
                 await asyncio.wait([first], timeout=_ANSWER)
@@ -356,7 +356,7 @@ class Appender:
             elif number == last:
                 answer = await self._publish(one, batch)
             else:
-                headers = {**record.headers(one.row, one.name, one.expected), **batch}
+                headers = {**row_messages.headers(one.row, one.name, one.expected), **batch}
                 await client.publish(f"{self._stream.prefix}{one.subject}", one.payload, headers)
         assert answer is not None
         await asyncio.wait([answer], timeout=_ANSWER)

@@ -20,8 +20,8 @@ from kine.drivers.base import UnavailableError
 from kine.drivers.nats.failures import (
     DeniedError,
     LostError,
-    NobodyError,
-    RefusedError,
+    NatsRefusedError,
+    NoRespondersError,
     denial,
     reason,
     refusal,
@@ -30,11 +30,11 @@ from kine.drivers.nats.failures import (
 from kine.drivers.nats.nats_internals import tried
 
 if TYPE_CHECKING:
-    from kine.drivers.nats.endpoint import Endpoint
+    from kine.drivers.nats.endpoint import NatsEndpoint
 
 log = logging.getLogger(__name__)
 
-Answer = Msg | RefusedError | LostError  # an answer, or why none is to come
+Answer = Msg | NatsRefusedError | LostError  # an answer, or why none is to come
 
 _CONNECT_TIMEOUT = 5.0  # seconds
 _TIMEOUT = 5.0  # for one answer
@@ -43,14 +43,14 @@ _PENDING = 64 * 1024 * 1024  # bytes to send that may wait here
 _CROWDED = _PENDING // 2  # of them, with which nothing more is sent without waiting
 
 
-class Client:
-    def __init__(self, endpoint: Endpoint) -> None:
+class NatsClient:
+    def __init__(self, endpoint: NatsEndpoint) -> None:
         self._endpoint = endpoint
         self._connection: Connection | None = None
         self._inbox = ""
         self._numbers = count(1)
         self._waiting: dict[str, tuple[str, Callable[[Answer], None]]] = {}  # and the question's subject
-        self._deaf: RefusedError | None = None  # answers are not let through to us
+        self._deaf: NatsRefusedError | None = None  # answers are not let through to us
         self._trouble: Exception | None = None  # what the library met last
         self.on_reconnect: Callable[[], None] = lambda: None
 
@@ -178,7 +178,7 @@ class Client:
             if not isinstance(message, Msg):
                 done.set_exception(message)
             elif message.headers and message.headers.get("Status") == "503":
-                done.set_exception(NobodyError())
+                done.set_exception(NoRespondersError())
             else:
                 done.set_result(message)
 

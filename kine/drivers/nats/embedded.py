@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from kine.drivers.base import DriverError, UnavailableError
 
 if TYPE_CHECKING:
-    from kine.drivers.nats.endpoint import Endpoint
+    from kine.drivers.nats.endpoint import NatsEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedServer:
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: NatsEndpoint) -> None:
         self._endpoint = endpoint
         # As Go kine, whose server takes JetStream's default place.
         self.directory = Path(endpoint.data_dir or Path(tempfile.gettempdir()) / "nats")

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from kine.drivers.base import Options
-from kine.forms import duration, host_and_port
+from kine.flag_values import duration, host_and_port
 from kine.tls import client_context
 
 DEFAULT_PORT = 4222
@@ -24,7 +24,7 @@ _UNUSABLE = {"nsc", "socks_proxy", "windows_cert_store"}  # of a context file
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class NatsEndpoint:
     embedded: bool
     servers: tuple[str, ...]  # of an external NATS
     host: str  # of the embedded server; "": not told
@@ -49,7 +49,7 @@ class Endpoint:
         return {**self.login, **({"tls": self.tls} if self.tls is not None else {})}
 
 
-def parse(endpoint: str, options: Options) -> Endpoint:
+def parse(endpoint: str, options: Options) -> NatsEndpoint:
     """Raises ValueError, which never repeats the endpoint; OSError for a file that cannot be read."""
     scheme, _, rest = endpoint.partition("://")
     # Go kine takes jetstream:// off, and what is left must be nats:// again.
@@ -87,7 +87,7 @@ def parse(endpoint: str, options: Options) -> Endpoint:
     bucket = parameters.get("bucket") or "kine"
     if not _BUCKET.fullmatch(bucket):
         raise ValueError("bucket in the endpoint may hold letters, digits, - and _ only")
-    return Endpoint(
+    return NatsEndpoint(
         embedded=embedded,
         servers=tuple(servers),
         host=first.hostname or "",

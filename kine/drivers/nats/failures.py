@@ -38,7 +38,7 @@ _ADVICE = {
 }
 
 
-class RefusedError(Exception):
+class NatsRefusedError(Exception):
     """The server answered, and it is a no. Nothing of the request was applied."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -76,7 +76,7 @@ class RefusedError(Exception):
         return UnavailableError(f"{said}; {advice}" if advice else said)
 
 
-class DeniedError(RefusedError):
+class DeniedError(NatsRefusedError):
     """The user may not publish or subscribe there."""
 
     def __init__(self, kind: str, subject: str) -> None:
@@ -105,12 +105,14 @@ class LostError(Exception):
         return self._denied.translated() if self._denied else UnansweredError("NATS did not answer in time")
 
 
-class NobodyError(Exception):
+class NoRespondersError(Exception):
     """Nobody listens there: no JetStream, no leader, or no such stream. Nothing was applied."""
 
 
-def refusal(error: dict[str, Any]) -> RefusedError:
-    return RefusedError(int(error.get("err_code") or error.get("code") or 0), str(error.get("description")))
+def refusal(error: dict[str, Any]) -> NatsRefusedError:
+    return NatsRefusedError(
+        int(error.get("err_code") or error.get("code") or 0), str(error.get("description"))
+    )
 
 
 def denial(said: str) -> DeniedError | None:

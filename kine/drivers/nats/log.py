@@ -16,27 +16,27 @@ from kine.drivers.base import (
     PATIENCE,
     DriverError,
     InvalidKeyError,
-    Lease,
+    LeaseRecord,
+    LogTail,
     NewRow,
     NoSpaceError,
     Outcome,
     Row,
     Size,
-    Tail,
     UnavailableError,
     Write,
 )
-from kine.drivers.nats import keys
+from kine.drivers.nats import subjects
 from kine.drivers.nats.append import Appender
-from kine.drivers.nats.client import Answer, Client
+from kine.drivers.nats.client import Answer, NatsClient
 from kine.drivers.nats.embedded import EmbeddedServer
-from kine.drivers.nats.endpoint import Endpoint
-from kine.drivers.nats.failures import LostError, NobodyError, RefusedError
-from kine.drivers.nats.reading import Reader
-from kine.drivers.nats.state import Compaction, State
-from kine.drivers.nats.stream import Stream, answered, answered_in, told_last_sequence
-from kine.drivers.reserved import COMPACT_REV_KEY, HEALTH_KEY
-from kine.drivers.waiting import until_open
+from kine.drivers.nats.endpoint import NatsEndpoint
+from kine.drivers.nats.failures import LostError, NatsRefusedError, NoRespondersError
+from kine.drivers.nats.metadata_bucket import Compaction, MetadataBucket
+from kine.drivers.nats.read_rows import RowReader
+from kine.drivers.nats.stream import JetStreamStream, answered, answered_in, last_sequence_of
+from kine.drivers.reserved_row_names import COMPACT_REV_KEY, HEALTH_KEY
+from kine.drivers.wait_for_database import until_open
 from kine.futures import pass_on
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class NatsLog:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: NatsEndpoint,
         max_request_bytes: int = 0,
         poll_interval: float = _POLL,
         patience: float = PATIENCE,
@@ -68,10 +68,10 @@ class NatsLog:
         self._server = EmbeddedServer(endpoint) if endpoint.embedded else None
         if self._server is not None and self._server.login:
             endpoint = _with_login(endpoint, self._server.login)
-        self._client = Client(endpoint)
-        self._stream = Stream(self._client, endpoint.bucket)
-        self._state = State(self._client, endpoint.bucket)
-        self._reader = Reader(self._stream, self._state)
+        self._client = NatsClient(endpoint)
+        self._stream = JetStreamStream(self._client, endpoint.bucket)
+        self._state = MetadataBucket(self._client, endpoint.bucket)
+        self._reader = RowReader(self._stream, self._state)
         self._appender = Appender(self._stream, self._reader)
         self._hint = asyncio.Event()
         self._known = 0  # a sequence the stream has reached
@@ -140,15 +140,15 @@ class NatsLog:
         if not names:
             return set()
         present = await answered(self._stream.subjects())
-        return {name for name in names if keys.encode(name) not in present}
+        return {name for name in names if subjects.encode(name) not in present}
 
     async def compact_revision(self) -> int:
         return max((await self._settled()).revision, self._lost)
 
-    def peek_recorded(self) -> int | None:
+    def peek_recorded_compaction(self) -> int | None:
         return None
 
-    async def recorded(self) -> int:
+    async def recorded_compaction(self) -> int:
         return max((await self._timed("CompactRev", self._state.compaction_now())).revision, self._lost)
 
     def peek(self) -> int | None:
@@ -164,7 +164,7 @@ class NatsLog:
             self._took("Newest", start)
             if not isinstance(answer, Msg):
                 future.set_exception(answer.translated())
-            elif (newest := told_last_sequence(answer)) is None:
+            elif (newest := last_sequence_of(answer)) is None:
                 pass_on(self._newest(), future)
             else:
                 self._known = max(self._known, newest)
@@ -177,7 +177,7 @@ class NatsLog:
         self._known = max(self._known, newest)
         return newest
 
-    async def tail(self, after: int, limit: int) -> Tail:
+    async def tail(self, after: int, limit: int) -> LogTail:
         # Before the rows: what was there then must be among them.
         known, compaction = await asyncio.gather(self.newest(), self._state.compaction())
         rows, head, missing = await self._timed("Tail", self._reader.after(after, limit, known))
@@ -186,7 +186,7 @@ class NatsLog:
         if missing:
             # Whatever was dropped has been replaced by now.
             compacted = max(compacted, await self.newest())
-        return Tail(rows, head, compacted)
+        return LogTail(rows, head, compacted)
 
     async def changed(self, after: int) -> None:
         loop = asyncio.get_running_loop()
@@ -356,10 +356,10 @@ class NatsLog:
 
     # ---- leases
 
-    async def leases(self) -> list[Lease]:
+    async def leases(self) -> list[LeaseRecord]:
         return await self._state.leases()
 
-    async def lease(self, lease_id: int) -> Lease | None:
+    async def lease(self, lease_id: int) -> LeaseRecord | None:
         return await self._state.lease(lease_id)
 
     async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
@@ -391,9 +391,9 @@ class NatsLog:
         start = time.perf_counter()
         try:
             return await work
-        except (RefusedError, LostError) as error:
+        except (NatsRefusedError, LostError) as error:
             raise error.translated() from error
-        except NobodyError as error:
+        except NoRespondersError as error:
             raise UnavailableError("NATS failed (NobodyError)") from error
         finally:
             self._took(name, start)
@@ -410,5 +410,5 @@ def _placed(row: Row) -> NewRow:
     )
 
 
-def _with_login(endpoint: Endpoint, login: dict[str, str]) -> Endpoint:
+def _with_login(endpoint: NatsEndpoint, login: dict[str, str]) -> NatsEndpoint:
     return replace(endpoint, login=login)

@@ -18,14 +18,14 @@ from kine.drivers.nats.failures import (
     STREAM_NAME_IN_USE,
     STREAM_NOT_FOUND,
     LostError,
-    NobodyError,
-    RefusedError,
+    NatsRefusedError,
+    NoRespondersError,
     UnansweredError,
 )
-from kine.drivers.nats.record import Message
+from kine.drivers.nats.row_messages import RowMessage
 
 if TYPE_CHECKING:
-    from kine.drivers.nats.client import Answer, Client
+    from kine.drivers.nats.client import Answer, NatsClient
 
 T = TypeVar("T")
 
@@ -43,10 +43,10 @@ _AGAIN = 0.2  # seconds until what was not answered is asked again
 LAGGING = 0.02  # seconds until what is not there yet is asked for again
 
 
-class Stream:
+class JetStreamStream:
     """A KV bucket's stream."""
 
-    def __init__(self, client: Client, bucket: str) -> None:
+    def __init__(self, client: NatsClient, bucket: str) -> None:
         self.client = client
         self.name = f"KV_{bucket}"
         self.prefix = f"$KV.{bucket}."
@@ -62,7 +62,7 @@ class Stream:
         """Creates the bucket if there is none, with Go kine's settings."""
         try:
             self.config = (await self.client.api(f"STREAM.INFO.{self.name}"))["config"]
-        except RefusedError as error:
+        except NatsRefusedError as error:
             if error.code != STREAM_NOT_FOUND:
                 raise
             config = {
@@ -85,7 +85,7 @@ class Stream:
             }
             try:
                 answer = await self.client.api(f"STREAM.CREATE.{self.name}", **config)
-            except RefusedError as refused:
+            except NatsRefusedError as refused:
                 if refused.code != STREAM_NAME_IN_USE:
                     raise
                 answer = await self.client.api(f"STREAM.INFO.{self.name}")
@@ -114,24 +114,24 @@ class Stream:
         raise UnavailableError("the NATS stream's leader has lost touch with the others: it may be cut off")
 
     def ask_last_sequence(self, told: Callable[[Answer], None]) -> bool:
-        """Likewise by `Client.put`; `told_last_sequence` reads the answer."""
+        """Likewise by `NatsClient.put`; `last_sequence_of` reads the answer."""
         return self.client.put(self._info, b"", told)
 
     # ---- reading
 
-    async def get(self, **which: object) -> Message | None:
+    async def get(self, **which: object) -> RowMessage | None:
         """One message as its leader has it: `seq`, `last_by_subj`, or `seq` and `next_by_subj`."""
         for name in ("last_by_subj", "next_by_subj"):
             if name in which:
                 which[name] = f"{self.prefix}{which[name]}"
         try:
             answer = await self.client.api(f"STREAM.MSG.GET.{self.name}", **which)
-        except RefusedError as error:
+        except NatsRefusedError as error:
             if error.code == MESSAGE_NOT_FOUND:
                 return None
             raise
         found = answer["message"]
-        return Message(
+        return RowMessage(
             int(found["seq"]),
             found["subject"][len(self.prefix) :],
             _parsed(b64decode(found.get("hdrs") or "")),
@@ -152,9 +152,9 @@ class Stream:
             if not page or offset >= int(told.get("total", 0)):
                 return found
 
-    async def direct(self, sequences: Sequence[int]) -> dict[int, Message]:
+    async def direct(self, sequences: Sequence[int]) -> dict[int, RowMessage]:
         """Messages by sequence; one that is no more is left out. Answers may come from any replica."""
-        found: dict[int, Message] = {}
+        found: dict[int, RowMessage] = {}
         for start in range(0, len(sequences), _AT_ONCE):
             block = sequences[start : start + _AT_ONCE]
             answers = await asyncio.gather(
@@ -175,25 +175,25 @@ class Stream:
                         found[sequence] = message
         return found
 
-    async def batch(self, after: int, limit: int) -> list[Message]:
+    async def batch(self, after: int, limit: int) -> list[RowMessage]:
         """The next messages after a sequence, at most `limit`, from any replica (servers from 2.11)."""
         body = {"seq": after + 1, "next_by_subj": f"{self.prefix}>", "batch": limit, "max_bytes": _PULL_BYTES}
         answers = await self.client.ask_many(
             f"$JS.API.DIRECT.GET.{self.name}", json.dumps(body).encode(), lambda answer: bool(_status(answer))
         )
         if any(_status(answer) == "503" for answer in answers):
-            raise NobodyError
+            raise NoRespondersError
         return [self._direct_message(answer) for answer in answers if not _status(answer)]
 
-    def _direct_message(self, answer: Msg) -> Message:
+    def _direct_message(self, answer: Msg) -> RowMessage:
         headers = answer.headers or {}
-        return Message(
+        return RowMessage(
             int(headers["Nats-Sequence"]), headers["Nats-Subject"][len(self.prefix) :], headers, answer.data
         )
 
     async def read(
         self, after: int, *, filtered: str = ">", headers_only: bool = False, upto: int = 0
-    ) -> AsyncIterator[list[Message]]:
+    ) -> AsyncIterator[list[RowMessage]]:
         """All messages after a sequence, in blocks, by a consumer of its own: any server can do that.
 
         Ends with what was the newest message when it was called, or later, or at `upto`.
@@ -229,7 +229,7 @@ class Stream:
             while pending or await self._has_more(position, goal, filtered):
                 more = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{name}"
                 await client.publish(more, pull, reply=inbox)
-                block: list[Message] = []
+                block: list[RowMessage] = []
                 while len(block) < _PULL:
                     with client.refusing(more, arrived.put_nowait):
                         async with asyncio.timeout(_SILENCE):
@@ -239,7 +239,7 @@ class Stream:
                     if status := _status(answer):
                         # 503: its server has not told the others of it yet. 404: what was to come is gone.
                         if loop.time() > deadline:
-                            raise NobodyError if status == "503" else LostError
+                            raise NoRespondersError if status == "503" else LostError
                         if status == "404":
                             pending = 0
                         await asyncio.sleep(LAGGING)
@@ -250,7 +250,7 @@ class Stream:
                         pending = 0
                         break
                     block.append(
-                        Message(
+                        RowMessage(
                             sequence, answer.subject[len(self.prefix) :], answer.headers or {}, answer.data
                         )
                     )
@@ -285,7 +285,7 @@ class Stream:
         await self.client.api(f"STREAM.PURGE.{self.name}", seq=sequence)
 
 
-def told_last_sequence(answer: Msg) -> int | None:
+def last_sequence_of(answer: Msg) -> int | None:
     """From a stream's info; None where it tells of an error, or of a leader who may be none any more.
 
     Without replicas there is only one to believe, and the rest need not be parsed, which takes 5 us.
@@ -303,11 +303,11 @@ async def answered(work: Awaitable[T]) -> T:
     """For what changes nothing, or may be done twice. Raises DriverError."""
     try:
         return await work
-    except RefusedError as error:
+    except NatsRefusedError as error:
         raise error.translated() from error
     except LostError as error:
         raise error.translated() from None
-    except NobodyError:
+    except NoRespondersError:
         raise UnavailableError("JetStream does not answer: it is off, or its cluster has no leader") from None
 
 

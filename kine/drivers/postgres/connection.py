@@ -16,14 +16,14 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 
-from kine.drivers.postgres import client_key, sqlstate
+from kine.drivers.postgres import connect_sqlstate, private_key_copy
 from kine.drivers.postgres.dsn import NO_KERBEROS
-from kine.drivers.postgres.encrypted import EncryptedConnection, connect_aside
 from kine.drivers.postgres.failures import translated, understood
+from kine.drivers.postgres.gss_connection import GssConnection, connect_off_loop
 from kine.drivers.postgres.privileges import identifier
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.identity.aside import aside
 from kine.identity.base import IdentityError
+from kine.identity.daemon_thread import in_daemon_thread
 
 if TYPE_CHECKING:
     from kine.drivers.postgres.dsn import Dsn
@@ -44,8 +44,8 @@ _GREETING = (
 )
 
 
-class Held:
-    """A `kine.drivers.sql.pool.Place`."""
+class PooledConnection:
+    """A `kine.drivers.sql.pool.PooledResource`."""
 
     __slots__ = ("connection", "generation", "made")
 
@@ -95,20 +95,20 @@ async def _connect(
     try:
         async with asyncio.timeout(limit + 2):
             if key := parameters.get("sslkey"):
-                parameters["sslkey"] = opened.enter_context(client_key.usable(key))
+                parameters["sslkey"] = opened.enter_context(private_key_copy.usable(key))
             encrypted = parameters.get("gssencmode") != "disable"
-            kind = EncryptedConnection if encrypted else AsyncConnection[Any]
+            kind = GssConnection if encrypted else AsyncConnection[Any]
             threshold = _PREPARE_AFTER if prepare else None
             parameters |= {"dbname": database, "client_encoding": "utf8"}
             connection: AsyncConnection[Any]
             if encrypted or parameters.get("require_auth") != NO_KERBEROS:
-                connection = await connect_aside(kind, threshold, **parameters)
+                connection = await connect_off_loop(kind, threshold, **parameters)
             else:
                 connection = await kind.connect(**parameters, autocommit=True, prepare_threshold=threshold)
     except psycopg.Error as error:
         code = ""
-        if not understood(error) and sqlstate.answered(str(error)):
-            code = await aside(lambda: sqlstate.ask(parameters, limit))
+        if not understood(error) and connect_sqlstate.answered(str(error)):
+            code = await in_daemon_thread(lambda: connect_sqlstate.ask(parameters, limit))
         user = identifier(parameters["user"]) if "user" in parameters else ""
         failure = translated(error, connecting=True, code=code, user=user, database=identifier(database))
         if credentials is not None and (code in _NOT_LET_IN or _REFUSED.search(str(failure))):

@@ -17,23 +17,23 @@ from psycopg import AsyncConnection
 
 from kine.drivers.base import DriverError, InvalidKeyError, NewRow, Options, Size
 from kine.drivers.postgres import statements
-from kine.drivers.postgres.binary import TEXT, Form
-from kine.drivers.postgres.connection import REPLICA, Deadline, Held, connect
+from kine.drivers.postgres.batch_insert import insertion, text
+from kine.drivers.postgres.binary_parameters import TEXT, BinaryForm
+from kine.drivers.postgres.connection import REPLICA, Deadline, PooledConnection, connect
 from kine.drivers.postgres.failures import FORGOTTEN, NO_PRIVILEGE, OLD_PLAN, TURNED, translated
-from kine.drivers.postgres.guarantees import check_tables
-from kine.drivers.postgres.insertion import insertion, text
-from kine.drivers.postgres.line import Line
-from kine.drivers.postgres.listen import Listener
-from kine.drivers.postgres.newest import Asking, told
+from kine.drivers.postgres.listen_notify import NotificationListener
+from kine.drivers.postgres.newest_id import NewestIdQuery, newest_of
+from kine.drivers.postgres.pipeline import Answer, Pipeline, Question, Statement
 from kine.drivers.postgres.privileges import identifier
-from kine.drivers.postgres.setup import Server, prepare
-from kine.drivers.postgres.wire import Answer, Question, Statement, Wire
-from kine.drivers.sql import gaps
+from kine.drivers.postgres.reconnecting_pipeline import ReconnectingPipeline
+from kine.drivers.postgres.safety_settings import check_tables
+from kine.drivers.postgres.setup import ServerInfo, prepare
+from kine.drivers.sql import id_gaps
 from kine.drivers.sql import statements as neutral
 from kine.drivers.sql.database import Batch, FencedError, idle_limit
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.pool import Free, Generation, Pool, fit
-from kine.drivers.sql.timing import timed
+from kine.drivers.sql.pool import ConnectionSlots, Generation, Pool, fit
+from kine.drivers.sql.statement_timing import timed
 
 if TYPE_CHECKING:
     from kine.drivers.postgres.dsn import Dsn
@@ -70,7 +70,7 @@ class PostgresDatabase:
         # A statement may wait for our turn, then for a row: each as long as is allowed.
         self._limit = dsn.lock_timeout * 2 + _GRACE if dsn.lock_timeout else 0.0
         self._prepare = dsn.prepare
-        self._server = Server()
+        self._server = ServerInfo()
         origin = secrets.token_hex(8)  # tells our own announcements from others'
         self._turn_parameters = {
             "lock_timeout": self._lock_timeout,
@@ -82,26 +82,28 @@ class PostgresDatabase:
         self._generation = Generation()
         self._suspected: tuple[int, float] | None = None  # the last generation with old plans, and when
         lifetime = options.connection_max_lifetime
-        self._writing = Line(self._connect, self._generation, lifetime)
-        self._reading: Line | None = None  # where few connections may be used, the pool must do
+        self._writing = ReconnectingPipeline(self._connect, self._generation, lifetime)
+        self._reading: ReconnectingPipeline | None = (
+            None  # where few connections may be used, the pool must do
+        )
         if (most := options.max_open_connections) == 0 or most > 2:
-            self._reading = Line(self._connect, self._generation, lifetime)
+            self._reading = ReconnectingPipeline(self._connect, self._generation, lifetime)
         if most:
             lines = 1 if self._reading is None else 2
             options = replace(options, max_open_connections=max(1, most - lines))
-        self._pool = Pool(Held, options)
-        self._free = Free(options.max_open_connections, dsn.lock_timeout)
-        self._listener = Listener(self._wire, self.announce, origin)
+        self._pool = Pool(PooledConnection, options)
+        self._free = ConnectionSlots(options.max_open_connections, dsn.lock_timeout)
+        self._listener = NotificationListener(self._wire, self.announce, origin)
 
     @property
-    def highest_id(self) -> int:
-        return self._server.highest_id
+    def max_storable_id(self) -> int:
+        return self._server.max_storable_id
 
     # ---- opening
 
     async def open(self) -> None:
         server = self._server = await prepare(self._dsn, self._credentials)
-        turn = Form(b"kine_turn", self._turn_statement, dict.fromkeys(self._turn_parameters, TEXT))
+        turn = BinaryForm(b"kine_turn", self._turn_statement, dict.fromkeys(self._turn_parameters, TEXT))
         self._turn = turn.question({name: told.encode() for name, told in self._turn_parameters.items()})
         newest = statements.NEWEST if server.recovers else neutral.NEWEST
         self._newest = (Statement(b"kine_newest", newest.encode()), ())
@@ -131,7 +133,7 @@ class PostgresDatabase:
         wire = line.ready(question[0], prepare=self._prepare)
         if wire is None:
             return self._newest_of(line)
-        asking = Asking(self._options, partial(self._newest_failed, line, line.generation))
+        asking = NewestIdQuery(self._options, partial(self._newest_failed, line, line.generation))
         return asking.put(wire, question, _READ_LIMIT, prepared=self._prepare)
 
     async def _newest_of_pool(self) -> int:
@@ -140,7 +142,7 @@ class PostgresDatabase:
             raise self._replica()
         return newest or 0
 
-    async def _newest_of(self, line: Line) -> int:
+    async def _newest_of(self, line: ReconnectingPipeline) -> int:
         for last in (False, True):
             try:
                 [answer] = await self._ask("CurrentRev", line, [self._newest], _READ_LIMIT)
@@ -148,13 +150,15 @@ class PostgresDatabase:
                 if last or error.kind not in (Kind.LOST, Kind.AGAIN):
                     raise
             else:
-                newest, recovering = told(answer)
+                newest, recovering = newest_of(answer)
                 if recovering:
                     raise self._replica()
                 return newest
         raise AssertionError
 
-    async def _newest_failed(self, line: Line, generation: int, error: psycopg.Error | None) -> int:
+    async def _newest_failed(
+        self, line: ReconnectingPipeline, generation: int, error: psycopg.Error | None
+    ) -> int:
         if error is None:
             raise self._replica()
         failure = translated(error)
@@ -354,11 +358,13 @@ class PostgresDatabase:
 
     # ---- connections
 
-    async def _ask(self, name: str, line: Line, questions: Sequence[Question], limit: float) -> list[Answer]:
+    async def _ask(
+        self, name: str, line: ReconnectingPipeline, questions: Sequence[Question], limit: float
+    ) -> list[Answer]:
         with self._told(name, line):
             return await line.ask(questions, prepare=self._prepare, limit=limit)
 
-    async def _wire(self) -> Wire:
+    async def _wire(self) -> Pipeline:
         return await self._writing.wire()
 
     @asynccontextmanager
@@ -381,7 +387,7 @@ class PostgresDatabase:
                 self._pool.give(held)
 
     @contextmanager
-    def _told(self, name: str, asked: Line | Held) -> Iterator[None]:
+    def _told(self, name: str, asked: ReconnectingPipeline | PooledConnection) -> Iterator[None]:
         """Failures inside become StatementErrors; they and the time taken reach the metrics and the log."""
         with timed(name, self._options) as outcome:
             try:
@@ -469,11 +475,11 @@ class PostgresSession:
         except psycopg.Error as error:
             raise translated(error) from error
 
-    async def fill(self, fillers: Sequence[gaps.Filler]) -> set[int]:
+    async def fill(self, fillers: Sequence[id_gaps.Filler]) -> set[int]:
         try:
             cursor = self._connection.cursor(binary=True)
             filled: set[int] = set()
-            for suffix in ("", gaps.unguessable()):
+            for suffix in ("", id_gaps.unguessable()):
                 if left := [filler for filler in fillers if filler.id not in filled]:
                     ids, last = zip(*left, strict=True)
                     await cursor.execute(statements.FILL, (suffix, list(ids), list(last)))

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl, unquote
 from psycopg import pq
 
 from kine.drivers.base import Options
-from kine.forms import BAD_PORT, host_and_port
-from kine.identity.kerberos import Source, source
+from kine.flag_values import BAD_PORT, host_and_port
+from kine.identity.kerberos import CredentialSource, source
 from kine.tls import system_authorities
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Dsn:
     database: str
     lock_timeout: float  # seconds; 0: wait without end
     prepare: bool  # whether statements may be prepared, which some poolers cannot do
-    kerberos: Source | None = None
+    kerberos: CredentialSource | None = None
     may_use_password: bool = False  # although Kerberos is asked for
     written_database: str = ""  # in the endpoint, where that is not the same
     encoding: str = ""  # that the endpoint asks for, where it is not kine's own
@@ -283,7 +283,7 @@ def _tls(options: Options, given: dict[str, str]) -> dict[str, str]:
     return tls
 
 
-def _kerberos(connection: dict[str, str], own: dict[str, str], options: Options) -> Source | None:
+def _kerberos(connection: dict[str, str], own: dict[str, str], options: Options) -> CredentialSource | None:
     if not options.identity_provider:
         asked = connection | own
         found = source(asked, os.environ)

@@ -14,7 +14,6 @@ from psycopg import AsyncConnection, sql
 from kine.drivers.base import DriverError
 from kine.drivers.postgres.connection import connect
 from kine.drivers.postgres.failures import translated
-from kine.drivers.postgres.guarantees import check_tables, serializes
 from kine.drivers.postgres.privileges import (
     closed_schema,
     identifier,
@@ -22,8 +21,9 @@ from kine.drivers.postgres.privileges import (
     missing_grants,
     user_and_schema,
 )
+from kine.drivers.postgres.safety_settings import check_tables, serializes
 from kine.drivers.postgres.statements import SEQUENCE, SETUP_KEY, TURN_KEY
-from kine.drivers.sql import narrow_ids, tables
+from kine.drivers.sql import int32_ids, tables
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.drivers.sql.statements import ANY_ROW, MIGRATE
 
@@ -46,7 +46,7 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerInfo:
     """In what the one we are connected to differs."""
 
     name: str = "PostgreSQL"
@@ -55,19 +55,19 @@ class Server:
     explicit: bool = False  # whether a transaction of several statements needs BEGIN and COMMIT
     begin: str = "BEGIN ISOLATION LEVEL READ COMMITTED"  # else what was committed meanwhile is not seen
     collation: bool = True  # whether it knows "C"
-    highest_id: int = 0  # that the table can hold, 0: not known
+    max_storable_id: int = 0  # that the table can hold, 0: not known
     recovers: bool = True  # whether it can become a replica, and says so
     sequence: str = "kine_id_seq"  # that gives the ids, quoted where it must be
 
 
-async def prepare(dsn: Dsn, credentials: Provider | None) -> Server:
+async def prepare(dsn: Dsn, credentials: Provider | None) -> ServerInfo:
     """Raises StatementError where trying again may help, else DriverError."""
     connection = await _reach(dsn, credentials)
     try:
         server = await _detect(connection)
         if dsn.encoding:
             await _check_encoding(connection, dsn.encoding)
-        server = replace(server, highest_id=await _create_tables(connection, server))
+        server = replace(server, max_storable_id=await _create_tables(connection, server))
         server = await _with_sequence(connection, server)
         if server.name != "CockroachDB":
             await check_tables(connection)
@@ -142,7 +142,7 @@ async def _create_database(dsn: Dsn, credentials: Provider | None) -> None:
         connection.pgconn.finish()
 
 
-async def _detect(connection: AsyncConnection[Any]) -> Server:
+async def _detect(connection: AsyncConnection[Any]) -> ServerInfo:
     row = await (await connection.execute("SELECT version()", prepare=False)).fetchone()
     told = str(row[0]) if row else ""
     low = told.lower()
@@ -156,7 +156,7 @@ async def _detect(connection: AsyncConnection[Any]) -> Server:
             if error.sqlstate not in ("0A000", "42883"):
                 raise
             locks = False
-    server = Server(
+    server = ServerInfo(
         name,
         told.split(" on ")[0],
         locks,
@@ -169,7 +169,7 @@ async def _detect(connection: AsyncConnection[Any]) -> Server:
     return server
 
 
-async def _create_tables(connection: AsyncConnection[Any], server: Server) -> int:
+async def _create_tables(connection: AsyncConnection[Any], server: ServerInfo) -> int:
     """The highest id that the table can hold; 0 where that is not asked."""
     async with connection.transaction():
         if server.name == "CockroachDB":
@@ -203,17 +203,17 @@ async def _create_tables(connection: AsyncConnection[Any], server: Server) -> in
 
 
 async def _highest_id(connection: AsyncConnection[Any]) -> int:
-    cursor = await connection.execute(narrow_ids.QUESTION["postgresql"].encode())
+    cursor = await connection.execute(int32_ids.QUESTION["postgresql"].encode())
     row = await cursor.fetchone()
     if row is None:
         return 0
     highest, newest = row
-    if warning := narrow_ids.warning(highest, newest):
+    if warning := int32_ids.warning(highest, newest):
         log.warning("%s", warning)
     return int(highest or 0)
 
 
-async def _with_sequence(connection: AsyncConnection[Any], server: Server) -> Server:
+async def _with_sequence(connection: AsyncConnection[Any], server: ServerInfo) -> ServerInfo:
     """A table that was copied may have lost it; one that was made elsewhere may count in its own way."""
     if server.name == "CockroachDB":
         return server
@@ -237,7 +237,7 @@ async def _with_sequence(connection: AsyncConnection[Any], server: Server) -> Se
     return replace(server, sequence=name)
 
 
-def _missing(wanted: Sequence[str], found: set[str], indexes: set[str], server: Server) -> list[bytes]:
+def _missing(wanted: Sequence[str], found: set[str], indexes: set[str], server: ServerInfo) -> list[bytes]:
     made = [tables.TABLES["postgresql"][table] for table in wanted if table not in found]
     made += [statement for index, statement in tables.INDEXES["postgresql"].items() if index not in indexes]
     if not server.collation:
@@ -250,7 +250,7 @@ async def _create(
     wanted: Sequence[str],
     found: set[str],
     indexes: set[str],
-    server: Server,
+    server: ServerInfo,
 ) -> None:
     """Makes what is missing. What the user has no right to is for the owner of the schema, once."""
     user, schema = await user_and_schema(connection)
@@ -296,7 +296,7 @@ async def _check_columns(connection: AsyncConnection[Any]) -> None:
         )
 
 
-async def _migrate(connection: AsyncConnection[Any], server: Server, *, old_table: bool) -> None:
+async def _migrate(connection: AsyncConnection[Any], server: ServerInfo, *, old_table: bool) -> None:
     asked = os.environ.get("KINE_SCHEMA_MIGRATION", "")
     for step in _MIGRATIONS[: int(asked) if asked.isdecimal() else 0]:
         log.info("migrating the schema: this may take a while")

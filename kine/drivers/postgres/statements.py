@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from kine.drivers.sql.gaps import PREFIX
+from kine.drivers.sql.id_gaps import PREFIX
 
 # The key of the advisory lock; another for setting up. Go kine takes neither.
 TURN_KEY = int.from_bytes(b"kine-log", "big") >> 1

@@ -16,7 +16,7 @@ from kine.drivers.base import (
     UnknownOutcomeError,
     Write,
 )
-from kine.drivers.sql import gaps, statements
+from kine.drivers.sql import id_gaps, statements
 from kine.drivers.sql.database import Batch, FencedError, WentBackError
 from kine.drivers.sql.failures import Kind, StatementError
 from kine.observe.metrics import insert_errors
@@ -188,8 +188,8 @@ class Appender:
                 last = its[-1]
         # Go kine takes no turns: any id before a guarded row that is neither ours nor vacant is a row that
         # the decision has not seen.
-        runs = gaps.between([row_id for row_id in ids if row_id <= last], head)
-        fillers = [filler for run in runs for filler in gaps.fillers(run)]
+        runs = id_gaps.between([row_id for row_id in ids if row_id <= last], head)
+        fillers = [filler for run in runs for filler in id_gaps.fillers(run)]
         if fillers and await session.fill(fillers) != {row_id for row_id, _ in fillers}:
             raise BehindError
         for row_id, end in fillers:

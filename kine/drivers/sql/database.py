@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
 from kine.drivers.base import BehindError, NewRow, Size
-from kine.drivers.sql.gaps import Filler
+from kine.drivers.sql.id_gaps import Filler
 
 
 class Batch(NamedTuple):
@@ -70,7 +70,7 @@ class Database(Protocol):
     lock_timeout: float  # seconds to wait for others' transactions, 0: without end
 
     @property
-    def highest_id(self) -> int:
+    def max_storable_id(self) -> int:
         """That the table can hold; 0: not known. Of an open database."""
 
     async def open(self) -> None:

@@ -14,7 +14,7 @@ from kine.drivers.base import (
     UnavailableError,
     UnknownOutcomeError,
 )
-from kine.drivers.sql.narrow_ids import USED_UP
+from kine.drivers.sql.int32_ids import USED_UP
 
 
 class Kind(Enum):

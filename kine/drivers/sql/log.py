@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kine.drivers.base import (
     DriverError,
-    Lease,
+    LeaseRecord,
+    LogTail,
     NewRow,
     NoSpaceError,
     Options,
     OvertakenError,
     Row,
     Size,
-    Tail,
     UnavailableError,
     Write,
 )
-from kine.drivers.sql import gaps, statements
+from kine.drivers.sql import id_gaps, statements
 from kine.drivers.sql.append import Appender, clipped
+from kine.drivers.sql.commit_polling import CommitPolling
 from kine.drivers.sql.failures import Kind, StatementError
-from kine.drivers.sql.late import Late
-from kine.drivers.sql.narrow_ids import USED_UP
-from kine.drivers.sql.polling import Polling
-from kine.drivers.waiting import until_open
+from kine.drivers.sql.int32_ids import USED_UP
+from kine.drivers.sql.late_commits import LateCommits
+from kine.drivers.wait_for_database import until_open
 from kine.observe.metrics import gap_fills
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class SqlLog:
         self._database = database
         self._id = secrets.randbits(62) + 1
         self._patience = options.patience
-        self._polling = Polling(database, self._newest, options.poll_interval)
-        self._late = Late(database, self._polling.look)
+        self._polling = CommitPolling(database, self._newest, options.poll_interval)
+        self._late = LateCommits(database, self._polling.look)
         self._appender = Appender(database, self._id, self._register, self._late.look_into)
         self._missing: range | None = None
         self._missing_since = 0.0
@@ -116,7 +116,7 @@ class SqlLog:
                 await session.run(statements.DELETE, (row_id,))
 
     def exhausted(self, revision: int) -> str:
-        return USED_UP if revision == self._database.highest_id else self._unsafe
+        return USED_UP if revision == self._database.max_storable_id else self._unsafe
 
     # ---- what may be done to the tables meanwhile
 
@@ -157,33 +157,33 @@ class SqlLog:
                             raise OvertakenError(f"others have compacted from revision {compacted} to {now}")
                         if count := self._settled(rows, after, compacted):
                             yield rows[:count]
-                            after = gaps.end(rows[count - 1])
+                            after = id_gaps.end(rows[count - 1])
                         rest = rows[count:]
             except StatementError as error:
                 raise error.translated() from error
             await self._final(rest, after, compacted or 0)
 
-    async def tail(self, after: int, limit: int) -> Tail:
+    async def tail(self, after: int, limit: int) -> LogTail:
         while True:
             rows, compacted = await self._after(statements.TAIL_COMPACTED, after, limit)
             if not rows:
-                return Tail([], after, await self.compact_revision())
+                return LogTail([], after, await self.compact_revision())
             if ready := await self._final(rows, after, compacted):
                 self._appender.floor = max(self._appender.floor, ready[-1].id)
-                return Tail(ready, gaps.end(ready[-1]), compacted)
+                return LogTail(ready, id_gaps.end(ready[-1]), compacted)
 
     async def _after(self, statement: str, after: int, limit: int) -> tuple[list[Row], int]:
         return _rows(await self._query("AfterAllOldVal", statement, (after, limit)))
 
     def _settled(self, rows: list[Row], after: int, compacted: int) -> int:
         """How many of the rows nothing can come between any more."""
-        return gaps.unbroken(rows, after, compacted, self._late.passed)
+        return id_gaps.unbroken(rows, after, compacted, self._late.passed)
 
     async def _final(self, rows: list[Row], after: int, compacted: int) -> list[Row]:
         """Those of the rows that are settled; with none, waits and fills a gap."""
         if count := self._settled(rows, after, compacted):
             return rows if count == len(rows) else rows[:count]
-        await self._close_gap(gaps.missing(rows, after, compacted, self._late.passed))
+        await self._close_gap(id_gaps.missing(rows, after, compacted, self._late.passed))
         return []
 
     async def _close_gap(self, missing: range) -> None:
@@ -193,7 +193,7 @@ class SqlLog:
         if now - self._missing_since < _PATIENCE:
             await asyncio.sleep(_PATIENCE)
             return
-        fillers = gaps.fillers(missing)
+        fillers = id_gaps.fillers(missing)
         try:
             filled = await self._retried(self._fill, fillers)
         except StatementError as error:
@@ -221,7 +221,7 @@ class SqlLog:
                     )
                     self._late.look_into(range(row_id, last + 1))
 
-    async def _fill(self, fillers: Sequence[gaps.Filler]) -> set[int]:
+    async def _fill(self, fillers: Sequence[id_gaps.Filler]) -> set[int]:
         async with self._database.transaction("Fill") as session:
             return await session.fill(fillers)
 
@@ -229,10 +229,10 @@ class SqlLog:
         rows = await self._query("CompactRev", statements.COMPACT_REVISION)
         return rows[0][0] or 0
 
-    def peek_recorded(self) -> int | None:
+    def peek_recorded_compaction(self) -> int | None:
         return None
 
-    async def recorded(self) -> int:
+    async def recorded_compaction(self) -> int:
         return await self.compact_revision()
 
     def peek(self) -> int | None:
@@ -321,7 +321,7 @@ class SqlLog:
 
     async def _advance(self, revision: int) -> None:
         async with self._database.transaction("Advance") as session:
-            await session.fill([gaps.Filler(revision)])
+            await session.fill([id_gaps.Filler(revision)])
             await session.allot_after(revision)
 
     async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
@@ -341,12 +341,12 @@ class SqlLog:
 
     # ---- leases
 
-    async def leases(self) -> list[Lease]:
-        return [Lease._make(row) for row in await self._query("Leases", statements.LEASES)]
+    async def leases(self) -> list[LeaseRecord]:
+        return [LeaseRecord._make(row) for row in await self._query("Leases", statements.LEASES)]
 
-    async def lease(self, lease_id: int) -> Lease | None:
+    async def lease(self, lease_id: int) -> LeaseRecord | None:
         rows = await self._query("Lease", statements.LEASE, (lease_id,))
-        return Lease._make(rows[0]) if rows else None
+        return LeaseRecord._make(rows[0]) if rows else None
 
     async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
         await self._refuse_unsafe()

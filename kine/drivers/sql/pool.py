@@ -17,7 +17,7 @@ _TRIAL = 1.0  # seconds in which new connections are not suspected
 _WAIT = 10.0  # seconds, where waits for locks have no end
 
 
-class Place(Protocol):
+class PooledResource(Protocol):
     """What the pool keeps: room for a connection, which is made when it is first needed."""
 
     generation: int
@@ -29,18 +29,18 @@ class Place(Protocol):
     def close(self) -> None: ...
 
 
-def fit(place: Place, generation: Generation) -> bool:
+def fit(place: PooledResource, generation: Generation) -> bool:
     return place.usable and place.generation == generation.number
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=PooledResource)
 
 
 class Pool(Generic[P]):
     """Connections that nobody uses; the one used last is taken first, so that those not needed grow old.
 
-    How many may be in use is the affair of `Free`. It is ours, as SQLAlchemy's costs each kine 0.25 s of its
-    start and 25 MB, and was used with its limits, its resets and its waiting turned off.
+    `ConnectionSlots` bounds how many are in use. SQLAlchemy's pool, used before with its limits, resets and
+    waiting turned off, costs each kine 0.25 s of its start and 25 MB.
     """
 
     def __init__(self, create: Callable[[], P], options: Options) -> None:
@@ -97,7 +97,7 @@ class Pool(Generic[P]):
             self._idle.popleft()[0].close()
 
 
-class Free:
+class ConnectionSlots:
     """How many connections may be in use; the wait for one is as long as that for a lock, and no longer."""
 
     def __init__(self, limit: int, wait: float) -> None:

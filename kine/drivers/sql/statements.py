@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kine.drivers.base import NewRow, Row
-from kine.drivers.reserved import COMPACT_REV_KEY
-from kine.drivers.sql.gaps import filler_sql
+from kine.drivers.reserved_row_names import COMPACT_REV_KEY
+from kine.drivers.sql.id_gaps import filler_sql
 
 _COMPACT_REV = COMPACT_REV_KEY.decode()
 

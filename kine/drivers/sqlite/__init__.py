@@ -7,9 +7,9 @@ import os
 
 from kine.drivers.base import Log, Options
 from kine.drivers.sqlite.dsn import parse
-from kine.drivers.sqlite.view import view  # at once: imported later, the module would take its place here
+from kine.drivers.sqlite.read_only_view import inspect
 
-__all__ = ["connect", "is_new", "of_one_process", "view"]
+__all__ = ["connect", "inspect", "is_new", "of_one_process"]
 
 _log = logging.getLogger(__name__)  # not `log`: the module of that name takes its place once imported
 

@@ -75,7 +75,7 @@ class Dsn:
     startup_vacuum: bool = True
     wal_autocheckpoint: bool = True
     compact_wal_checkpoint: bool = True
-    reserve: bool = True  # of the disk: see `kine.drivers.sqlite.reserve`
+    reserve: bool = True  # of the disk: see `kine.drivers.sqlite.disk_reserve`
     warnings: tuple[str, ...] = ()  # what the user of this endpoint should know
 
 

@@ -22,26 +22,26 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kine.drivers.base import (
     DriverError,
-    Lease,
+    LeaseRecord,
+    LogTail,
     NewRow,
     NoSpaceError,
     Options,
     Row,
     Size,
-    Tail,
     UnavailableError,
     UnknownOutcomeError,
     Write,
 )
 from kine.drivers.sql import statements
-from kine.drivers.sql.timing import report
-from kine.drivers.sqlite import opening, writing
+from kine.drivers.sql.statement_timing import report
+from kine.drivers.sqlite import open_file, write_transactions
 from kine.drivers.sqlite.checkpoints import Checkpoints, Copied
+from kine.drivers.sqlite.disk_reserve import DiskReserve
 from kine.drivers.sqlite.failures import DamagedError, LockedError, translated
+from kine.drivers.sqlite.file_identity import FileIdentity
 from kine.drivers.sqlite.inotify import FileChanges
-from kine.drivers.sqlite.presence import Presence
-from kine.drivers.sqlite.reserve import Reserve
-from kine.drivers.waiting import until_open
+from kine.drivers.wait_for_database import until_open
 
 if TYPE_CHECKING:
     from kine.drivers.sqlite.dsn import Dsn
@@ -85,9 +85,9 @@ class SqliteLog:
         self._probe_head = 0
         self._recorded_version = -1
         self._probe_recorded = 0
-        self._presence: Presence | None = None
+        self._presence: FileIdentity | None = None
         self._file_changes: FileChanges | None = None
-        self._reserve: Reserve | None = None
+        self._reserve: DiskReserve | None = None
         self._gone = ""  # why the files may not be written to any more
         self._checkpoints = Checkpoints(
             lambda: self._in(self._reading, "Checkpoint", self._read, self._checkpoint),
@@ -117,8 +117,8 @@ class SqliteLog:
     def _open(self) -> None:
         # Short waits for a lock, repeated, so that a stop need not wait for the long one.
         brief = replace(self._dsn, busy_timeout=min(_OPENING_WAIT, self._dsn.busy_timeout))
-        opening.make(brief)
-        self._reserve = Reserve(brief.path, wanted=brief.reserve)
+        open_file.make(brief)
+        self._reserve = DiskReserve(brief.path, wanted=brief.reserve)
         try:
             self._connect(brief)
         except sqlite3.Error as error:
@@ -129,14 +129,14 @@ class SqliteLog:
         self._reserve.keep()
 
     def _connect(self, brief: Dsn) -> None:
-        writer = opening.connect(brief)
+        writer = open_file.connect(brief)
         try:
-            opening.keep_temporary_files_beside(brief.path, writer)
-            opening.prepare(brief, writer)
+            open_file.keep_temporary_files_beside(brief.path, writer)
+            open_file.prepare(brief, writer)
             writer.execute(f"PRAGMA busy_timeout = {int(self._dsn.busy_timeout * 1000)}")
-            self._probe = opening.connect(self._dsn)
+            self._probe = open_file.connect(self._dsn)
             self._probe.execute("PRAGMA busy_timeout = 0")
-            self._presence = Presence(brief.path)
+            self._presence = FileIdentity(brief.path)
             self._file_changes = FileChanges(brief.path, min(_POLL, self._options.poll_interval))
         except BaseException:
             writer.close()
@@ -159,43 +159,43 @@ class SqliteLog:
             # In this order: a commit between the two statements makes the head newer, never older.
             version = probe.execute("PRAGMA data_version").fetchone()[0]
             if version != self._probe_version:
-                self._probe_head = writing.newest(probe)
+                self._probe_head = write_transactions.newest(probe)
                 self._probe_version = version
         except sqlite3.Error:
             return None
         return self._probe_head
 
     async def newest(self) -> int:
-        return await self._in(self._reading, "CurrentRev", self._read, writing.newest)
+        return await self._in(self._reading, "CurrentRev", self._read, write_transactions.newest)
 
     async def compact_revision(self) -> int:
-        return await self._in(self._reading, "CompactRev", self._read, writing.compact_revision)
+        return await self._in(self._reading, "CompactRev", self._read, write_transactions.compact_revision)
 
-    def peek_recorded(self) -> int | None:
+    def peek_recorded_compaction(self) -> int | None:
         probe = self._probe
         if probe is None or self._gone:
             return None
         try:
             version = probe.execute("PRAGMA data_version").fetchone()[0]
             if version != self._recorded_version:
-                self._probe_recorded = writing.compact_revision(probe)
+                self._probe_recorded = write_transactions.compact_revision(probe)
                 self._recorded_version = version
         except sqlite3.Error:
             return None
         return self._probe_recorded
 
-    async def recorded(self) -> int:
+    async def recorded_compaction(self) -> int:
         return await self.compact_revision()
 
-    async def tail(self, after: int, limit: int) -> Tail:
+    async def tail(self, after: int, limit: int) -> LogTail:
         return await self._in(self._reading, "AfterAllOldVal", self._read, self._tail, after, limit)
 
-    def _tail(self, connection: sqlite3.Connection, after: int, limit: int) -> Tail:
+    def _tail(self, connection: sqlite3.Connection, after: int, limit: int) -> LogTail:
         connection.execute("BEGIN")  # one snapshot for the three
         try:
             rows = [Row._make(row) for row in connection.execute(statements.TAIL, (after, limit))]
-            head = rows[-1].id if len(rows) == limit else max(writing.newest(connection), after)
-            return Tail(rows, head, writing.compact_revision(connection))
+            head = rows[-1].id if len(rows) == limit else max(write_transactions.newest(connection), after)
+            return LogTail(rows, head, write_transactions.compact_revision(connection))
         finally:
             connection.execute("COMMIT")
 
@@ -247,7 +247,7 @@ class SqliteLog:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = opening.connect(self._dsn)
+            connection = open_file.connect(self._dsn)
         try:
             yield connection
         finally:
@@ -270,7 +270,9 @@ class SqliteLog:
         if all(row.deleted for row in rows):
             outcome = await self._in(self._writing, "Insert", self._write, self._delete, *call)
         else:
-            outcome = await self._in(self._writing, "Insert", self._add, rows, writing.append, *call)
+            outcome = await self._in(
+                self._writing, "Insert", self._add, rows, write_transactions.append, *call
+            )
         if self._dsn.wal_autocheckpoint:
             self._checkpoints.appended(rows)
         return outcome
@@ -284,7 +286,7 @@ class SqliteLog:
         head: int,
     ) -> list[Sequence[int] | None]:
         # On a full disk, deleting large values must not take their size again.
-        return writing.append(writer, writes, rows, known, head, brief=self._in_need())
+        return write_transactions.append(writer, writes, rows, known, head, brief=self._in_need())
 
     def check(self, row: NewRow) -> None:
         """What is too large for SQLite, it says itself."""
@@ -318,13 +320,13 @@ class SqliteLog:
         self, writer: sqlite3.Connection, revision: int, size: int, versions: Sequence[tuple[int, int]]
     ) -> tuple[int, int, float]:
         if not self._in_need() or self._dsn.secure_delete:
-            return writing.compact(writer, revision, size, versions, self._compacted)
+            return write_transactions.compact(writer, revision, size, versions, self._compacted)
         # Some builds of SQLite write zeros over pages that become free: to the log, at first.
-        with opening.without_zeros(writer):
-            return writing.compact(writer, revision, size, versions, self._compacted)
+        with open_file.without_zeros(writer):
+            return write_transactions.compact(writer, revision, size, versions, self._compacted)
 
     async def advance(self, revision: int) -> None:
-        await self._in(self._writing, "Advance", self._write, writing.advance, revision)
+        await self._in(self._writing, "Advance", self._write, write_transactions.advance, revision)
         await self.compact(revision, [])
 
     async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
@@ -332,7 +334,7 @@ class SqliteLog:
         return {}
 
     async def place(self, rows: Sequence[Row]) -> None:
-        await self._in(self._writing, "Place", self._add, rows, writing.place, rows)
+        await self._in(self._writing, "Place", self._add, rows, write_transactions.place, rows)
 
     async def compacted(self) -> None:
         if self._dsn.compact_wal_checkpoint:
@@ -408,38 +410,44 @@ class SqliteLog:
 
     # ---- leases
 
-    async def leases(self) -> list[Lease]:
+    async def leases(self) -> list[LeaseRecord]:
         rows = await self._in(self._reading, "Leases", self._read, _all, statements.LEASES, ())
-        return [Lease._make(row) for row in rows]
+        return [LeaseRecord._make(row) for row in rows]
 
-    async def lease(self, lease_id: int) -> Lease | None:
+    async def lease(self, lease_id: int) -> LeaseRecord | None:
         rows = await self._in(self._reading, "Lease", self._read, _all, statements.LEASE, (lease_id,))
-        return Lease._make(rows[0]) if rows else None
+        return LeaseRecord._make(rows[0]) if rows else None
 
     async def grant(self, lease_id: int, ttl: int, renewals: int = 0) -> bool:
         row = (lease_id, ttl, renewals)
-        return await self._in(self._writing, "LeaseGrant", self._add, [], writing.grant, row)
+        return await self._in(self._writing, "LeaseGrant", self._add, [], write_transactions.grant, row)
 
     async def renew(self, lease_ids: Sequence[int], renewals: int = 0) -> None:
         rows = [(renewals, renewals, lease_id) for lease_id in lease_ids]
-        await self._in(self._writing, "LeaseRenew", self._write, writing.each, statements.RENEW, rows)
+        await self._in(
+            self._writing, "LeaseRenew", self._write, write_transactions.each, statements.RENEW, rows
+        )
 
     async def expire(self, lease_id: int, renewals: int) -> bool:
-        return await self._in(self._writing, "LeaseExpire", self._write, writing.expire, lease_id, renewals)
+        return await self._in(
+            self._writing, "LeaseExpire", self._write, write_transactions.expire, lease_id, renewals
+        )
 
     async def forget(self, lease_id: int) -> None:
         rows = [(lease_id,)]
-        await self._in(self._writing, "LeaseForget", self._write, writing.each, statements.FORGET, rows)
+        await self._in(
+            self._writing, "LeaseForget", self._write, write_transactions.each, statements.FORGET, rows
+        )
 
     # ---- keeping house
 
     async def size(self) -> Size:
-        [(_, in_use)] = await self._in(self._reading, "GetSize", self._read, _all, opening.SIZE, ())
-        return Size(opening.disk_size(self._dsn.path), in_use, opening.log_size(self._dsn.path))
+        [(_, in_use)] = await self._in(self._reading, "GetSize", self._read, _all, open_file.SIZE, ())
+        return Size(open_file.disk_size(self._dsn.path), in_use, open_file.log_size(self._dsn.path))
 
     async def defragment(self) -> None:
         assert self._writer is not None
-        await self._in(self._writing, "Vacuum", opening.vacuum, self._dsn, self._writer)
+        await self._in(self._writing, "Vacuum", open_file.vacuum, self._dsn, self._writer)
 
     def folder(self) -> str:
         return os.path.dirname(self._dsn.path) or "."

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kine.transport.budget import Budget
+from kine.transport.byte_budget import ByteBudget
 from kine.transport.http2 import frames
-from kine.transport.http2.blocks import MAX_HEADER_LIST, Blocks
-from kine.transport.http2.flood import Bucket, PingPolicy
+from kine.transport.http2.flood_limits import Bucket, PingPolicy
 from kine.transport.http2.frames import (
     DEFAULT_WINDOW,
     END_HEADERS,
@@ -24,37 +23,38 @@ from kine.transport.http2.frames import (
     StreamError,
     unpadded,
 )
-from kine.transport.http2.grpc import PREFIX
-from kine.transport.http2.intake import SPARE, STREAM_WINDOW, Intake, largest_half
-from kine.transport.http2.outbox import Outbox
-from kine.transport.http2.request import MalformedError, check_trailers, head_of
-from kine.transport.http2.stream import Application, Remembered, Stream
+from kine.transport.http2.grpc_framing import PREFIX
+from kine.transport.http2.header_blocks import MAX_HEADER_LIST, HeaderBlocks
+from kine.transport.http2.receive_flow import SPARE, STREAM_WINDOW, ReceiveFlow, largest_half
+from kine.transport.http2.request_headers import MalformedError, check_trailers, head_of
+from kine.transport.http2.send_queue import SendQueue
+from kine.transport.http2.stream import Application, ClosedStreams, Http2Stream
 
 if TYPE_CHECKING:
     from kine.transport.base import Limits
-    from kine.transport.budget import Account
-    from kine.transport.http2.headers import Field
+    from kine.transport.byte_budget import ByteAccount
+    from kine.transport.http2.hpack import Field
 
 _LAST_STREAM = 2**31 - 1
 _DRAIN = b"draining"  # the ping whose answer says that the peer has seen our first GOAWAY
 
 
 class Connection:
-    def __init__(self, application: Application, limits: Limits, account: Account | None = None) -> None:
+    def __init__(self, application: Application, limits: Limits, account: ByteAccount | None = None) -> None:
         self._application = application
         self._limits = limits
-        self._blocks = Blocks()
+        self._blocks = HeaderBlocks()
         self._buffer = b""
-        self._account = account = account or Budget(limits.max_queued_bytes).account(_Unheard())
-        self.out = Outbox(self._finished, application.drained, account)
+        self._account = account = account or ByteBudget(limits.max_queued_bytes).account(_Unheard())
+        self.out = SendQueue(self._finished, application.drained, account)
         self._now = 0.0
         self._preface = False  # the preface has come
         self.greeted = False  # and the first SETTINGS
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Http2Stream] = {}
         self._last_id = 0
-        self._reset_by_us = Remembered()
-        self._reset_by_peer = Remembered()
-        self._intake = Intake(self.out, limits.max_request_bytes + PREFIX, account)
+        self._reset_by_us = ClosedStreams()
+        self._reset_by_peer = ClosedStreams()
+        self._intake = ReceiveFlow(self.out, limits.max_request_bytes + PREFIX, account)
         self.release, self.expect = self._intake.release, self._intake.expect
         self._peer_window = DEFAULT_WINDOW
         self._pings = PingPolicy(limits.keepalive_min_interval)
@@ -193,14 +193,14 @@ class Connection:
             self._drop(victim)
 
     def shed(self) -> bool:
-        """See `kine.transport.budget.Client`."""
+        """See `kine.transport.byte_budget.BudgetedClient`."""
         victim = largest_half(self.streams)
         if victim is None:
             return False
         self._drop(victim)
         return True
 
-    def _drop(self, victim: Stream) -> None:
+    def _drop(self, victim: Http2Stream) -> None:
         self._reset(victim.id, frames.ENHANCE_YOUR_CALM)
         self._forget(victim)
         self._application.reset(victim)
@@ -239,7 +239,7 @@ class Connection:
             head = head_of(fields)
         except MalformedError as error:
             raise StreamError(stream_id, frames.PROTOCOL_ERROR, str(error)) from None
-        stream = Stream(stream_id, head, self._peer_window, STREAM_WINDOW, self._now)
+        stream = Http2Stream(stream_id, head, self._peer_window, STREAM_WINDOW, self._now)
         self.streams[stream_id] = stream
         self._application.request(stream)
         if flags & END_STREAM:
@@ -247,7 +247,7 @@ class Connection:
             stream.remote_closed = True
             self._application.data(stream, b"", True)
 
-    def _on_trailers(self, stream: Stream, flags: int, fields: tuple[Field, ...]) -> None:
+    def _on_trailers(self, stream: Http2Stream, flags: int, fields: tuple[Field, ...]) -> None:
         if stream.remote_closed:
             raise StreamError(stream.id, frames.STREAM_CLOSED, "HEADERS after END_STREAM")
         if not flags & END_STREAM:
@@ -364,14 +364,14 @@ class Connection:
         self._reset_by_us.add(stream_id)
         self.out.reset(stream_id, code)
 
-    def _finished(self, stream: Stream) -> None:
+    def _finished(self, stream: Http2Stream) -> None:
         stream.local_closed = True
         if not stream.remote_closed:
             # The answer is complete without the rest of the request (RFC 9113, section 8.1).
             self._reset(stream.id, frames.NO_ERROR)
         self._forget(stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _forget(self, stream: Http2Stream) -> None:
         stream.local_closed = True
         self.streams.pop(stream.id, None)
         self._intake.forget(stream)
@@ -397,7 +397,7 @@ class Connection:
             self.going_away = True
             self.out.goaway(self._last_id, frames.NO_ERROR, "the server stops")
 
-    def forget_all(self) -> list[Stream]:
+    def forget_all(self) -> list[Http2Stream]:
         """The streams that were open: nothing more is sent on them."""
         streams = list(self.streams.values())
         for stream in streams:

@@ -11,15 +11,15 @@ from functools import partial
 from typing import Any
 
 from kine.address import Address
+from kine.fair_queue import FairTurns
 from kine.tls import Tls, server_context
-from kine.transport.accept import Acceptor, Seldom
+from kine.transport.acceptor import Acceptor, RateLimitedWarning
 from kine.transport.base import Limits, Pages, Routes
-from kine.transport.budget import Budget
-from kine.transport.http2.opening import Http1
-from kine.transport.http2.rotation import Rotation
-from kine.transport.http2.shell import Shell
-from kine.transport.listen import listen, remove_socket
-from kine.turns import Turns
+from kine.transport.byte_budget import ByteBudget
+from kine.transport.http2.protocol import Http2Protocol
+from kine.transport.http2.protocol_detection import Http1
+from kine.transport.http2.read_rotation import ReadRotation
+from kine.transport.listen_sockets import listen, remove_socket
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +44,19 @@ class Http2Server:
         """`http1` takes over connections of HTTP/1.1, `pages` answers HTTP/2 requests that are not gRPC's."""
         self.routes = routes
         self.limits = limits
-        self.budget = Budget(limits.max_queued_bytes)
-        self.turns = Turns()
-        self.rotation = Rotation()
+        self.budget = ByteBudget(limits.max_queued_bytes)
+        self.turns = FairTurns()
+        self.rotation = ReadRotation()
         self.http1 = http1
         self.pages = pages
         self._addresses = addresses
         self._tls = tls
         self._acceptors: list[Acceptor] = []
-        self._crowded = Seldom()
+        self._crowded = RateLimitedWarning()
         self.turned_away = 0
         self._taking: dict[str, Any] = {}  # how connections are taken, TLS made once
         self._sockets: list[str] = []
-        self.connections: dict[Shell, None] = {}  # the oldest first: the clock may not tell two apart
+        self.connections: dict[Http2Protocol, None] = {}  # the oldest first: the clock may not tell two apart
         self._housekeeping: asyncio.Task[None] | None = None
         self._stopping = False
         self.on_end: Callable[[], None] | None = None  # a connection that `take` was given has ended
@@ -92,7 +92,7 @@ class Http2Server:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: Shell(self), connection, **self._taking)
+        await loop.connect_accepted_socket(lambda: Http2Protocol(self), connection, **self._taking)
 
     @property
     def connected(self) -> int:
@@ -128,7 +128,7 @@ class Http2Server:
             shell.make_room()
         return bool(idle)
 
-    def forget(self, shell: Shell) -> None:
+    def forget(self, shell: Http2Protocol) -> None:
         """Its connection has ended, or is none of ours."""
         if shell in self.connections:
             del self.connections[shell]
@@ -172,6 +172,6 @@ class Http2Server:
             self.budget.cut_off_stalled(asyncio.get_running_loop().time(), limits.drain_timeout)
 
 
-def _idle_longer(lately: float, shell: Shell) -> tuple[bool, bool, float]:
+def _idle_longer(lately: float, shell: Http2Protocol) -> tuple[bool, bool, float]:
     """In this order connections make room: of equal ones, first those that have not even begun."""
     return shell.heard > lately, shell.connection.greeted, shell.heard

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kine.transport.http2.flow_window import ReceiveWindow, SendWindow
 from kine.transport.http2.frames import PROTOCOL_ERROR, StreamError
-from kine.transport.http2.window import ReceiveWindow, SendWindow
 
 if TYPE_CHECKING:
-    from kine.transport.http2.request import Head
+    from kine.transport.http2.request_headers import RequestHead
 
 
-class Stream:
+class Http2Stream:
     __slots__ = (
         "application", "expected", "extra", "grown", "head", "head_sent", "id", "kept", "local_closed",
         "opened", "queue", "queued", "receive", "received", "remote_closed", "send", "trailers",
     )  # fmt: skip
 
-    def __init__(self, stream_id: int, head: Head, send: int, receive: int, opened: float) -> None:
+    def __init__(self, stream_id: int, head: RequestHead, send: int, receive: int, opened: float) -> None:
         self.id = stream_id
         self.head = head
         self.opened = opened  # when, by the clock `Connection.receive` is told
@@ -44,20 +44,20 @@ class Stream:
 
 
 class Application(Protocol):
-    def request(self, stream: Stream) -> None:
+    def request(self, stream: Http2Stream) -> None:
         """A stream has been opened."""
 
-    def data(self, stream: Stream, data: bytes, ended: bool) -> None:
+    def data(self, stream: Http2Stream, data: bytes, ended: bool) -> None:
         """Bytes of the body, the last ones if `ended`. The application releases them when it is done."""
 
-    def reset(self, stream: Stream) -> None:
+    def reset(self, stream: Http2Stream) -> None:
         """The stream is no more: the peer, or a rule, has ended it."""
 
-    def drained(self, stream: Stream) -> None:
+    def drained(self, stream: Http2Stream) -> None:
         """Some of the stream's queue has gone."""
 
 
-class Remembered:
+class ClosedStreams:
     """The last streams that were reset: their late frames are no fault."""
 
     __slots__ = ("_forgotten", "_ids")

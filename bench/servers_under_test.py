@@ -1,0 +1,56 @@
+"""The servers of a run: those given by their address, and those that bench starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bench.etcd_requests import STATUS
+from bench.process_usage import Server, listening_on
+from bench.results import Peer
+from bench.sync_client import SyncClient
+from kine.proto import rpc_pb2
+
+if TYPE_CHECKING:
+    from bench.endpoint import Endpoint
+    from bench.server_launcher import Running
+
+
+@dataclass(slots=True)
+class Target:
+    """A server under load; `server` is None when its process is not known."""
+
+    endpoint: Endpoint
+    peer: Peer
+    server: Server | None = None
+    running: Running | None = None  # when bench started it
+    followed: Endpoint | None = None  # another instance on its database, where the watchers are
+    fresh: Running | None = None  # another of its kind, with one scenario's data only
+    loaded: set[bytes] = field(default_factory=set)  # data sets known to be there
+
+
+def given(endpoint: Endpoint, pids: list[int], durability: str) -> Target:
+    """The target of an address; without `pids` the process that listens there counts, if it can be told.
+
+    Raises OSError, ProtocolError, CallError when it does not answer, psutil.Error for a pid that is none.
+    """
+    if not pids:
+        found = listening_on(endpoint)
+        pids = [found] if found is not None else []
+    server = Server(pids) if pids else None
+    command = "; ".join(server.commands()) if server else ""
+    return Target(endpoint, Peer(endpoint.name, endpoint.url, version(endpoint), command, durability), server)
+
+
+def started(running: Running, durability: str = "") -> Target:
+    """The target of a server that bench started. Raises as `given`."""
+    endpoint = running.endpoint
+    safety = durability or running.recipe.safety
+    peer = Peer(endpoint.name, endpoint.url, version(endpoint), running.command, safety)
+    return Target(endpoint, peer, Server(running.pids), running)
+
+
+def version(endpoint: Endpoint) -> str:
+    """What the server says it is. Raises OSError, ProtocolError, CallError."""
+    with SyncClient(endpoint) as client:
+        return rpc_pb2.StatusResponse.FromString(client.call(STATUS, b"", 10.0)).version

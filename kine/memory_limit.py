@@ -1,0 +1,39 @@
+"""How much memory this process may use, by its machine and its control groups (cgroups(7))."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes of memory this process may use: the machine's, or less if a control group says so."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in _memory_limits(root):
+        try:
+            written = file.read_text().strip()
+        except OSError:
+            continue
+        if written.isdigit():  # else "max"
+            total = min(total, int(written))
+    return total
+
+
+def _memory_limits(root: Path) -> list[Path]:
+    """Every file that may bound this process: its control group's and its ancestors', versions 1 and 2."""
+    groups = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    files = [groups / "memory.max", groups / "memory/memory.limit_in_bytes"]
+    for line in lines:
+        _, _, named = line.partition(":")
+        controllers, _, group = named.partition(":")
+        own = Path(group.lstrip("/"))
+        for part in (own, *own.parents):
+            if controllers == "":
+                files.append(groups / part / "memory.max")
+            elif "memory" in controllers.split(","):
+                files.append(groups / "memory" / part / "memory.limit_in_bytes")
+    return files

@@ -1,0 +1,481 @@
+"""Leases: granted, kept alive, and expired exactly once however many instances there are.
+
+A lease is a record in the database: id, TTL and a number that grows with its renewals, see
+`kine.store.renewal_counter`. No wall clock decides when it ends: each instance runs its own clock from when
+it saw the record, or that number, change. Not every renewal is recorded, so one that only knows the record
+gives the lease a margin: the instance that told the client its TTL expires it first, and to the moment. To
+expire a lease is to end its record, on the condition that nobody has renewed it since: of a renewal and an
+expiry at one moment, one finds that the other came before. Then its keys go, and the record last: should
+whoever has ended it not live to do that, another instance does, when it is due there. Keys are deleted
+through the writer, so each key is deleted by one instance only, and only while it still holds that lease.
+
+A row that Go kine wrote has a TTL and no lease: its key expires by itself, that long after it was seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic  # the event loop's own clock stands still for milliseconds
+from typing import TYPE_CHECKING, Protocol
+
+from kine.background_tasks import BackgroundTasks
+from kine.drivers.base import UNFINISHED, DriverError, Log, NewRow
+from kine.fair_queue import FairSemaphore
+from kine.store import renewal_counter
+from kine.store.errors import (
+    LeaseExistsError,
+    LeaseNotFoundError,
+    StoreError,
+    TooManyLeasesError,
+)
+from kine.store.reserved_key_translation import name_of
+from kine.store.shared_queries import SharedQueries
+from kine.store.sliced_sort import sorted_in_turns
+from kine.store.txn_plan import DecidedTxn
+
+if TYPE_CHECKING:
+    from kine.drivers.base import LeaseRecord as Record
+    from kine.drivers.base import Row
+    from kine.fair_queue import FairTurns
+    from kine.store.index import Entry, Index
+    from kine.store.pending_write import CommitOutcome, Frames, Planner
+
+log = logging.getLogger(__name__)
+
+MIN_TTL = 2  # seconds: etcd's, with its default election timeout
+MAX_TTL = 9_000_000_000  # etcd's
+_RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to this instance alone
+_RECOUNT = 2.0  # seconds, at least, between two counts of the leases that there are
+_PAST = 4096  # leases
+_AT_ONCE = 256  # keys of one lease
+_EXPIRING = 16  # leases, and keys with a TTL of their own, that are expired at once
+_LOOKED_AT = 1_000  # that may be due, in one turn of the event loop
+_LISTED = 10_000  # records looked at in one turn of the event loop
+_MARGIN = 1.0  # seconds besides, for a renewal that is being recorded
+_RETRY = 1.0  # seconds, when the database does not answer
+
+
+@dataclass(slots=True)
+class Lease:
+    id: int
+    ttl: int
+    renewals: int | None  # as its record had it when the deadline was set; None: its record was not read yet
+    deadline: float  # by `monotonic`
+    keys: set[bytes] = field(default_factory=set)
+    recorded: float = -math.inf  # when its last renewal was written down here
+    unrecorded: float = 0.0  # seconds from then to its last renewal
+    mine: bool = False  # granted here
+    ended: bool = False  # for good: its keys are about to go, if they have not
+    gone: bool = False  # from the database, where another lease may have its id by now
+    finishing: asyncio.Task[None] | None = None  # its end, once begun
+
+
+class SubmitWrite(Protocol):
+    def __call__(self, planner: Planner) -> asyncio.Future[CommitOutcome]: ...
+
+
+class Leases:
+    def __init__(
+        self,
+        driver: Log,
+        index: Index,
+        submit: SubmitWrite,
+        refresh: Callable[[], Awaitable[None]],
+        turns: FairTurns,
+        *,
+        most: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """Of `processes` that share `most`, each may have its part granted, whatever the others have."""
+        self._driver = driver
+        self._records = SharedQueries(driver.lease)
+        self._index = index
+        self._submit = submit
+        self._refresh = refresh  # applies what others have committed
+        self._turns = turns
+        self._most = most  # leases, those of other instances that are known here included; 0: no limit
+        self._part = -(-most // processes)
+        self._granting = 0  # whose record is being written
+        self._mine = 0  # of `_leases` that were granted here
+        self._granted = 0  # the number in the record of the last one that was granted here
+        self._counted = 0.0  # when the records were counted last; 0: never
+        self._leases: dict[int, Lease] = {}
+        self._past: dict[int, None] = {}  # ids of those that ended here last
+        self._ends = 0  # how many have
+        self._orphans: dict[bytes, int] = {}  # keys with a TTL of their own, and the revision that set it
+        # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
+        self._due: list[tuple[float, int, bytes, int]] = []
+        self._wake = asyncio.Event()
+        self._expiring = FairSemaphore(_EXPIRING)
+        self._work = BackgroundTasks()
+
+    # ---- what rows say
+
+    def seen(self, row: Row, entry: Entry) -> None:
+        """A row has been applied: its key holds its lease from now on, and no other."""
+        key = entry.key
+        below = entry.below
+        if below is not None and below.lease and below.lease != entry.lease:
+            former = self._leases.get(below.lease)
+            if former is not None:
+                former.keys.discard(key)
+        self._orphans.pop(key, None)
+        if not entry.version:
+            if below is not None and below.lease and below.lease in self._leases:
+                self._leases[below.lease].keys.discard(key)
+            return
+        if row.lease:
+            lease = self._leases.get(row.lease)
+            if lease is None:  # granted by another instance: its record is read when it seems due
+                lease = self._add(row.lease, row.ttl, None)
+                if row.lease in self._past:  # another instance took the put while it ended here
+                    lease.gone = True
+                    self._end(lease)
+            lease.keys.add(key)
+        elif row.ttl > 0:
+            self._orphans[key] = entry.mod
+            self._push(monotonic() + row.ttl, 0, key, entry.mod)
+
+    async def load(self) -> None:
+        """Records of leases, once at start: each has its whole TTL again, as after an etcd election."""
+        for record in await self._driver.leases():
+            lease = self._leases.get(record.id)
+            if lease is None:
+                self._add(record.id, record.ttl, record.renewals)
+            else:
+                lease.ttl, lease.renewals = record.ttl, record.renewals
+            if record.renewals < 0:  # its end was begun, by an instance that has gone since or is at it
+                self._end(self._leases[record.id])
+
+    # ---- what clients ask
+
+    def ttl_of(self, lease_id: int) -> int:
+        """Raises LeaseNotFoundError."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.ended:
+            raise LeaseNotFoundError
+        return lease.ttl
+
+    async def find(self, lease_id: int) -> Lease:
+        """The lease, if the database has it now: another instance may have granted it, or revoked it.
+
+        Raises LeaseNotFoundError, DriverError.
+        """
+        lease, _ = await self._look(lease_id)
+        return lease
+
+    async def _look(self, lease_id: int) -> tuple[Lease, Record]:
+        while True:
+            ends = self._ends
+            record = await self._records.answer(lease_id)
+            lease = self._leases.get(lease_id)
+            if lease is not None or ends == self._ends:
+                break
+            # One has ended here meanwhile; if it is this one, the answer may be older than that.
+        if record is None or record.renewals < 0:
+            if lease is not None and not lease.ended:
+                lease.gone = record is None
+                self._end(lease)
+            raise LeaseNotFoundError
+        if lease is None:
+            lease = self._add(record.id, record.ttl, record.renewals)
+            self._past.pop(lease_id, None)
+        if lease.ended:
+            raise LeaseNotFoundError
+        lease.ttl = record.ttl
+        return lease, record
+
+    async def grant(self, ttl: int, lease_id: int = 0) -> Lease:
+        """Raises LeaseExistsError, TooManyLeasesError."""
+        ttl = max(ttl, MIN_TTL)
+        if lease_id == UNFINISHED:
+            raise LeaseExistsError
+        if (former := self._leases.get(lease_id)) is not None:
+            with contextlib.suppress(LeaseNotFoundError):
+                await self.find(lease_id)
+                raise LeaseExistsError
+            if former.gone:
+                await self._finish(former)
+        if self._most and self._spent():
+            await self._recount()
+            if self._spent():
+                raise TooManyLeasesError
+        self._granting += 1
+        try:
+            while True:
+                wanted = lease_id or secrets.randbits(63) or 1
+                number = self._granted = renewal_counter.granted(after=self._granted)
+                if wanted not in self._leases and await self._driver.grant(wanted, ttl, number):
+                    self._past.pop(wanted, None)
+                    lease = self._add(wanted, ttl, number, margin=0.0)
+                    lease.mine = True
+                    self._mine += 1
+                    return lease
+                if lease_id:
+                    raise LeaseExistsError
+        finally:
+            self._granting -= 1
+
+    async def _recount(self) -> None:
+        """Forgets what others have revoked, which this instance has not heard of. Raises DriverError."""
+        if self._counted and monotonic() - self._counted < _RECOUNT:
+            return
+        self._counted = monotonic()
+        known = tuple(self._leases)  # those that are granted meanwhile may not be in the answer
+        there = {record.id for record in await self._driver.leases() if record.renewals >= 0}
+        for lease_id in known:
+            lease = self._leases.get(lease_id)
+            if lease is not None and not lease.ended and lease_id not in there:
+                lease.gone = True
+                self._end(lease)
+
+    def _spent(self) -> bool:
+        """Are as many granted as may be? Those of other processes are known here by their keys only."""
+        known = len(self._leases) + self._granting
+        if known >= self._most:
+            return True
+        if known < self._part or self._part == self._most:
+            return False
+        return self._mine + self._granting >= self._part
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    async def renew(self, lease_id: int) -> Lease:
+        """Raises LeaseNotFoundError."""
+        lease = self._leases.get(lease_id) or await self.find(lease_id)
+        if lease.ended:
+            raise LeaseNotFoundError
+        now = monotonic()
+        if lease.deadline < now:
+            raise LeaseNotFoundError  # too late: its expiry is under way
+        if lease.deadline > now + lease.ttl:  # it had a margin, which this answer ends
+            self._push(now + lease.ttl, lease.id)
+        lease.deadline = now + lease.ttl
+        if now - lease.recorded > lease.ttl * _RENEW_EVERY:
+            await self._record(lease, lease.renewals or 0, now)
+        lease.unrecorded = now - lease.recorded
+        lease, record = await self._look(lease_id)  # another instance may have revoked or expired it
+        if record.renewals != lease.renewals:  # another renews it as well, and expires what it alone recorded
+            await self._record(lease, record.renewals, now)
+            lease, _ = await self._look(lease_id)
+        return lease
+
+    async def _record(self, lease: Lease, before: int, now: float) -> None:
+        number = renewal_counter.renewed(before)
+        await self._driver.renew([lease.id], number)
+        lease.renewals = number
+        lease.recorded, lease.unrecorded = now, 0.0
+
+    async def revoke(self, lease_id: int) -> None:
+        """Deletes the lease's keys, then the lease. Raises LeaseNotFoundError."""
+        lease = await self.find(lease_id)
+        try:
+            await self._finish(lease)
+        except BaseException:
+            self._end(lease)  # what has begun goes on without this client
+            raise
+
+    def keys(self, lease_id: int) -> tuple[bytes, ...]:
+        """Of a lease that `find` has found; none if it has ended since."""
+        lease = self._leases.get(lease_id)
+        return () if lease is None else tuple(lease.keys)
+
+    def remaining(self, lease: Lease) -> float:
+        return min(lease.ttl, max(0.0, lease.deadline - monotonic()))
+
+    async def all(self) -> list[int]:
+        """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError.
+
+        By the records: no instance's own clock tells of leases that others have granted or renewed.
+        """
+        found = []
+        for count, record in enumerate(await self._driver.leases(), 1):
+            if not count % _LISTED:
+                await self._turns.next(self)
+            lease = self._leases.get(record.id)
+            if record.renewals < 0 or (lease is not None and lease.ended):
+                continue
+            ends = renewal_counter.seconds(record.renewals) + record.ttl
+            if lease is not None and lease.renewals == record.renewals:
+                ends += lease.unrecorded
+            found.append((ends, record.id))
+        return [lease_id for _, lease_id in sorted(found)]
+
+    # ---- expiry
+
+    async def run(self) -> None:
+        while True:
+            self._wake.clear()
+            now = monotonic()
+            looked_at = 0
+            while self._due and self._due[0][0] <= now:
+                _, lease_id, key, revision = heapq.heappop(self._due)
+                if lease_id:
+                    await self._lease_due(lease_id, now)
+                elif self._orphans.get(key) == revision:
+                    await self._begin(partial(self._expire_orphan, key, revision))
+                looked_at += 1
+                if not looked_at % _LOOKED_AT:
+                    await self._turns.next(self)
+            delay = self._due[0][0] - now if self._due else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+
+    async def _lease_due(self, lease_id: int, now: float) -> None:
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            return
+        if lease.deadline > now:
+            self._push(lease.deadline, lease_id)
+        else:
+            await self._begin(partial(self._expire, lease))
+
+    async def _begin(self, expire: Callable[[], Coroutine[None, None, None]]) -> None:
+        """In its turn: tens of thousands may be due at once, and all writes would stand behind them."""
+        await self._expiring.acquire()
+        self._work.start(self._in_its_place(expire))
+
+    async def _in_its_place(self, expire: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await expire()
+        finally:
+            self._expiring.release()
+
+    async def _expire(self, lease: Lease) -> None:
+        try:
+            while not lease.gone:
+                if lease.renewals is not None and await self._driver.expire(lease.id, lease.renewals):
+                    break
+                record = await self._driver.lease(lease.id)
+                if record is None or record.renewals < 0:
+                    break
+                if lease.renewals is not None or not renewal_counter.never_renewed(record.renewals):
+                    self._renewed_elsewhere(lease, record)
+                    return
+                lease.renewals = record.renewals
+            await self._finish(lease)
+        except Exception as error:
+            self._try_again("a lease", error, lease.id)
+
+    def _renewed_elsewhere(self, lease: Lease, record: Record) -> None:
+        lease.ttl, lease.renewals, lease.ended = record.ttl, record.renewals, False
+        lease.unrecorded = 0.0
+        lease.deadline = monotonic() + record.ttl + _margin(record.ttl)
+        self._push(lease.deadline, lease.id)
+
+    def _end(self, lease: Lease) -> None:
+        """Its record says so; should it hold keys yet, they go now."""
+        lease.ended = True
+        lease.deadline = monotonic()
+        self._push(lease.deadline, lease.id)
+
+    async def _expire_orphan(self, key: bytes, revision: int) -> None:
+        def planner(_: Frames) -> DecidedTxn:
+            entry = self._index.live(key)
+            return _deletion([entry] if entry is not None and entry.mod == revision else [])
+
+        try:
+            await self._submit(planner)
+        except Exception as error:
+            self._try_again("a key", error, 0, key, revision)
+        else:
+            self._orphans.pop(key, None)
+
+    async def _finish(self, lease: Lease) -> None:
+        """Ends a lease: deletes its keys, then its record. Raises DriverError, StoreError.
+
+        Once, whoever asks: a second end, going on after the id was granted again, would take the new lease's
+        keys.
+        """
+        task = lease.finishing
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = lease.finishing = self._work.start(self._finish_once(lease))
+            task.add_done_callback(_seen)
+        await asyncio.shield(task)
+
+    async def _finish_once(self, lease: Lease) -> None:
+        lease.ended = True  # it takes no more puts
+        await self._refresh()  # another instance may just have given it keys
+        await self._submit(
+            lambda _: DecidedTxn()
+        )  # a put that was accepted before the end is applied by then
+        await self._delete_keys(lease)
+        if not lease.gone:
+            await self._driver.forget(lease.id)
+        await self._delete_keys(lease)  # what others gave it meanwhile
+        if self._leases.get(lease.id) is lease:
+            del self._leases[lease.id]
+            self._mine -= lease.mine
+        self._ends += 1
+        self._past[lease.id] = None
+        if len(self._past) > _PAST:
+            del self._past[next(iter(self._past))]
+
+    async def _delete_keys(self, lease: Lease) -> None:
+        """Each by itself: they need not go at one moment, and not every database could do that."""
+
+        def planner_of(key: bytes) -> Planner:
+            def planner(_: Frames) -> DecidedTxn:
+                entry = self._index.live(key)
+                return _deletion([entry] if entry is not None and entry.lease == lease.id else [])
+
+            return planner
+
+        deleted = True
+        while lease.keys and deleted:
+            deleted = False
+            keys = await sorted_in_turns(
+                tuple(lease.keys), bytes, len, partial(self._turns.next, self), reverse=False
+            )
+            for start in range(0, len(keys), _AT_ONCE):
+                block = keys[start : start + _AT_ONCE]
+                done = await asyncio.gather(*(self._submit(planner_of(key)) for key in block))
+                deleted = deleted or any(one.ids for one in done)
+
+    def _try_again(
+        self, what: str, error: Exception, lease_id: int, key: bytes = b"", revision: int = 0
+    ) -> None:
+        if isinstance(error, (DriverError, StoreError)):
+            log.warning("%s could not be expired yet, trying again: %s", what, error or type(error).__name__)
+        else:  # none may stay for good
+            log.error("%s could not be expired, trying again", what, exc_info=error)
+        self._push(monotonic() + _RETRY, lease_id, key, revision)
+
+    # ---- bookkeeping
+
+    def _add(self, lease_id: int, ttl: int, number: int | None, *, margin: float | None = None) -> Lease:
+        deadline = monotonic() + ttl + (_margin(ttl) if margin is None else margin)
+        lease = self._leases[lease_id] = Lease(lease_id, ttl, number, deadline)
+        self._push(deadline, lease_id)
+        return lease
+
+    def _push(self, deadline: float, lease_id: int, key: bytes = b"", revision: int = 0) -> None:
+        heapq.heappush(self._due, (deadline, lease_id, key, revision))
+        if self._due[0][0] == deadline:
+            self._wake.set()
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # raised where it is awaited, if anybody still does
+
+
+def _margin(ttl: int) -> float:
+    return ttl * _RENEW_EVERY + _MARGIN
+
+
+def _deletion(entries: list[Entry]) -> DecidedTxn:
+    plan = DecidedTxn()
+    for entry in entries:
+        plan.keys.add(entry.key)
+        plan.rows.append(NewRow(name_of(entry.key), False, True, 0, entry.mod, 0, None, 0))
+    return plan
