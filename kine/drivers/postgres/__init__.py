@@ -1,4 +1,4 @@
-"""PostgreSQL, and what speaks its protocol: YugabyteDB, CockroachDB, Aurora."""
+"""The PostgreSQL driver, also for servers that speak its protocol: YugabyteDB, CockroachDB, Aurora."""
 
 from __future__ import annotations
 

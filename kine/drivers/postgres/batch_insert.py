@@ -1,4 +1,4 @@
-"""A batch of rows as a question."""
+"""The INSERT statement of a batch of rows, and its parameters."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _FLAGS = int8(0), int8(1)
 
 
 def insertion(batch: Batch) -> Question:
-    """Answered with the id and the name of each row that was inserted. Raises InvalidKeyError."""
+    """Builds the INSERT, which returns the id and the name of each inserted row. Raises InvalidKeyError."""
     rows = batch.rows
     for row in rows:
         text(row.name)
@@ -90,7 +90,7 @@ def insertion(batch: Batch) -> Question:
 
 
 def text(name: bytes) -> str:
-    """Raises InvalidKeyError."""
+    """The name as PostgreSQL text. Raises InvalidKeyError."""
     if b"\0" in name:
         raise InvalidKeyError("this key has a NUL byte, which PostgreSQL's text cannot hold")
     try:

@@ -1,4 +1,4 @@
-"""Statements as the server takes them, and their parameters in its binary form."""
+"""Statements with numbered parameters ($1, $2 ...), and the parameters in PostgreSQL's binary format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from itertools import chain, repeat
 from kine.drivers.postgres.pipeline import Question, Statement
 
 INT8, TEXT, BYTEA = 20, 25, 17  # oids
-INT8S, TEXTS, BYTEAS = 1016, 1009, 1001  # of arrays
+INT8S, TEXTS, BYTEAS = 1016, 1009, 1001  # oids of the array types
 
 _PARAMETER = re.compile(r"%\((\w+)\)b")
-_HEAD = ">iiIii"  # of an array: dimensions, whether it has NULLs, type of its elements, number, first index
+# An array's header: dimensions, whether it has NULLs, oid of the elements, number of elements, first index.
+_HEAD = ">iiIii"
 _NULL = b"\xff\xff\xff\xff"
 
 
 class BinaryForm:
-    """A statement written with named parameters, as psycopg takes it."""
+    """A statement written with psycopg's named parameters, %(name)b, converted to numbered ones."""
 
     def __init__(self, name: bytes, text: str, types: Mapping[str, int]) -> None:
-        """`name` is what it is prepared as; `types` are oids, of its parameters and perhaps others."""
+        """`name` is that of the prepared statement; `types` maps parameters to oids, and may have others."""
         self._names = tuple(dict.fromkeys(_PARAMETER.findall(text)))
         places = {parameter: f"${place}" for place, parameter in enumerate(self._names, 1)}
         numbered = _PARAMETER.sub(lambda found: places[found[1]], text)
@@ -48,7 +49,7 @@ def _int8s(count: int) -> struct.Struct:
 
 
 def array(element: int, items: Sequence[bytes | None]) -> bytes:
-    """Of TEXT or BYTEA."""
+    """A one-dimensional array of TEXT or BYTEA elements; None is NULL."""
     parts = [struct.pack(_HEAD, 1, 1, element, len(items), 1)]
     for item in items:
         if item is None:

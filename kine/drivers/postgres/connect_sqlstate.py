@@ -1,7 +1,8 @@
-"""The SQLSTATE with which a server refuses a connection, in whatever language it says why.
+"""The SQLSTATE of a refused connection, which does not depend on the language of the server's messages.
 
-libpq keeps only the text of such a refusal. It adds the code where it is told to be verbose, for which
-psycopg has no function: libpq's own is called, on the pointer that psycopg gives out for that.
+libpq keeps only the text of such a refusal, and includes the code only in verbose mode. psycopg has no
+function that sets this mode, so libpq's PQsetErrorVerbosity is called through ctypes, on the connection
+pointer that psycopg exposes.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from psycopg.conninfo import make_conninfo
 
 _VERBOSE = 2  # PQERRORS_VERBOSE
 _LIBRARY = re.compile(r"\s(/\S*/libpq\b[^/\s]*\.so\S*)$", re.MULTILINE)
-# "failed: FATAL:  text": the severity is translated too, the two spaces are libpq's.
+# "failed: FATAL:  text": the severity is translated too; the two spaces are libpq's.
 _ANSWERED = re.compile(r"failed: [^:]{1,40}:  ")
 _CODE = re.compile(r"failed: [^:]{1,40}:  ([0-9A-Z]{5}): ")
 
 
 def answered(said: str) -> bool:
-    """Whether these are a server's words, and not libpq's own."""
+    """Whether the error text comes from a server, and not from libpq itself."""
     return _ANSWERED.search(said) is not None
 
 
 def ask(parameters: Mapping[str, Any], limit: float) -> str:
-    """Tries to connect once more; the code of the refusal, empty where it is not to be had. Blocks."""
+    """Connects once more and returns the SQLSTATE of the refusal, or "" if there is none.
+
+    Blocks for up to `limit` seconds.
+    """
     try:
         library = _libpq()
         connection = pq.PGconn.connect_start(make_conninfo(**parameters).encode())
@@ -58,7 +62,7 @@ def ask(parameters: Mapping[str, Any], limit: float) -> str:
 
 @cache
 def _libpq() -> ctypes.CDLL:
-    """The one that psycopg has loaded. Raises OSError."""
+    """The libpq that psycopg has loaded. Raises OSError."""
     with open("/proc/self/maps") as maps:
         found = _LIBRARY.search(maps.read())
     if found is None:

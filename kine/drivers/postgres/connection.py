@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL, and how it is made."""
+"""Opening a PostgreSQL connection: credentials, TLS, GSSAPI, and the check for a read-only replica."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In libpq's words, and the server's: only advice, and a new try, hang on it.
+# Matches the text of libpq and of the server: only the advice, and a new credential, depend on it.
 _REFUSED = re.compile(r"authentication|GSSAPI|pg_hba", re.IGNORECASE)
 REPLICA = "the server is a read-only replica; waiting for one that takes writes"
 _KERBEROS_ASKED = f'method requirement "{NO_KERBEROS}" failed'
 _NOT_LET_IN = {"28000", "28P01"}
-_PREPARE_AFTER = 2  # uses of a statement
-# The server must notice as well that we are gone, or our half-sent transaction holds the others up.
+_PREPARE_AFTER = 2  # executions of a statement
+# The server must notice a lost client too: its half-sent transaction would hold locks.
 _GREETING = (
     "SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),"
     " set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)"
@@ -45,7 +45,7 @@ _GREETING = (
 
 
 class PooledConnection:
-    """A `kine.drivers.sql.pool.PooledResource`."""
+    """Implements `kine.drivers.sql.pool.PooledResource`."""
 
     __slots__ = ("connection", "generation", "made")
 
@@ -72,7 +72,8 @@ async def connect(
     dsn: Dsn, database: str, credentials: Provider | None, *, prepare: bool = True, replica: bool = False
 ) -> AsyncConnection[Any]:
     """A connection in autocommit mode to a server that takes writes. Raises StatementError."""
-    if dsn.may_use_password:  # the server chooses, as in Go kine: without Kerberos no ticket is needed
+    # As in Go kine, the server chooses the method: if it does not ask for Kerberos, no ticket is needed.
+    if dsn.may_use_password:
         without = replace(dsn, connection=dsn.connection | {"require_auth": NO_KERBEROS})
         try:
             return await _connect(without, database, None, prepare=prepare, replica=replica)
@@ -122,7 +123,7 @@ async def _connect(
         raise StatementError(Kind.AWAY, "", error.strerror or type(error).__name__) from None
     finally:
         opened.close()
-    # Every integer as int8: by default its size chooses the type, and each type would be prepared anew.
+    # Send every integer as int8: by default psycopg picks the type by size, and prepares once per type.
     connection.adapters.register_dumper(int, Int8Dumper)
     connection.adapters.register_dumper(int, Int8BinaryDumper)
     try:
@@ -150,7 +151,7 @@ async def _greet(connection: AsyncConnection[Any]) -> bool:
         row = await cursor.fetchone()
     except psycopg.OperationalError as error:
         raise translated(error, connecting=True) from None
-    except psycopg.Error:  # a server without these: not PostgreSQL itself
+    except psycopg.Error:  # the server lacks these functions or settings: not PostgreSQL itself
         return False
     return bool(row and row[0])
 
@@ -163,10 +164,10 @@ def _seconds(text: str) -> float:
 
 
 class Deadline:
-    """Breaks the connection if the block takes longer: the server, or the network, is not answering.
+    """Shuts the connection's socket down if the block takes longer than `seconds`; 0 means no limit.
 
-    Cheaper than a timeout of asyncio's around each statement, and it needs no answer from the server,
-    which a cancellation would.
+    Then the server, or the network, is not answering. This is cheaper than an asyncio timeout around each
+    statement, and unlike a query cancellation it needs no answer from the server.
     """
 
     __slots__ = ("_connection", "_timer")

@@ -1,4 +1,4 @@
-"""The log's statements on PostgreSQL."""
+"""The `Database` of the SQL log, on PostgreSQL: reads, appends, transactions and notifications."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_INSERT = "InsertReturning"  # in the metrics, as Go kine names it here since v0.17
+_INSERT = "InsertReturning"  # the name in the metrics, as in Go kine since v0.17
 _GRACE = 5.0  # seconds a statement may take beyond the longest wait for a lock
-_READ_LIMIT = 30.0  # for a block of rows, which may be large
-_SNAPSHOT_IDLE = 120.0  # between two blocks: it locks nothing
-_SURE_NAME = 2000  # bytes that an index takes however badly they compress; about 2,700 are its limit
-_AT_ONCE = 2.0  # seconds within which new connections with old plans speak of a pooler, not of another change
-_TRIED = 128  # names in one statement
+_READ_LIMIT = 30.0  # seconds for a block of rows, which may be large
+_SNAPSHOT_IDLE = 120.0  # seconds between two blocks of a snapshot, which holds no lock
+_SURE_NAME = 2000  # bytes that always fit in the index, even incompressible; its limit is about 2,700
+_AT_ONCE = 2.0  # seconds; sooner, old plans on new connections mean a pooler, not another schema change
+_TRIED = 128  # names in one trial statement
 _COMMIT: Question = (Statement(b"", b"COMMIT"), ())
 
 
 class _TrialError(Exception):
-    """Rolls a trial back."""
+    """Rolls the transaction of a trial back."""
 
 
 class PostgresDatabase:
-    """See `kine.drivers.sql.database.Database`."""
+    """Implements `kine.drivers.sql.database.Database`."""
 
     def __init__(self, dsn: Dsn, options: Options, credentials: Provider | None = None) -> None:
         self._dsn = dsn
@@ -67,11 +67,11 @@ class PostgresDatabase:
             credentials.report_to(lambda why: self.on_wait(why))
         self.lock_timeout = dsn.lock_timeout
         self._lock_timeout = f"{int(dsn.lock_timeout * 1000)}ms"
-        # A statement may wait for our turn, then for a row: each as long as is allowed.
+        # A statement may wait twice, for the writers' lock and then for a row: `lock_timeout` each.
         self._limit = dsn.lock_timeout * 2 + _GRACE if dsn.lock_timeout else 0.0
         self._prepare = dsn.prepare
         self._server = ServerInfo()
-        origin = secrets.token_hex(8)  # tells our own announcements from others'
+        origin = secrets.token_hex(8)  # distinguishes this instance's notifications from others'
         self._turn_parameters = {
             "lock_timeout": self._lock_timeout,
             "idle_timeout": f"{int(idle_limit(dsn.lock_timeout) * 1000)}ms",
@@ -84,7 +84,7 @@ class PostgresDatabase:
         lifetime = options.connection_max_lifetime
         self._writing = ReconnectingPipeline(self._connect, self._generation, lifetime)
         self._reading: ReconnectingPipeline | None = (
-            None  # where few connections may be used, the pool must do
+            None  # with a limit of 1 or 2 connections, reads use the pool
         )
         if (most := options.max_open_connections) == 0 or most > 2:
             self._reading = ReconnectingPipeline(self._connect, self._generation, lifetime)
@@ -176,7 +176,7 @@ class PostgresDatabase:
 
     async def refused(self, rows: Iterable[NewRow]) -> dict[bytes, str]:
         found: dict[bytes, str] = {}
-        doubtful: list[NewRow] = []  # whether the index holds a long name depends on how it is compressed
+        doubtful: list[NewRow] = []  # whether a long name fits in the index depends on how it compresses
         for row in rows:
             try:
                 text(row.name)
@@ -194,7 +194,7 @@ class PostgresDatabase:
         return found
 
     async def _trial(self, rows: Sequence[NewRow]) -> str | None:
-        """Inserts them, and takes it back. Why a name cannot be held, if so."""
+        """Inserts the rows and rolls back. Returns why a name cannot be stored, or None."""
         try:
             async with self.transaction("Trial") as session:
                 await session.place([-1 - place for place in range(len(rows))], rows)
@@ -204,7 +204,7 @@ class PostgresDatabase:
         except StatementError as error:
             if error.kind is Kind.KEY:
                 return str(error)
-            if error.kind is Kind.CONFLICT:  # it is there already
+            if error.kind is Kind.CONFLICT:  # the name exists already
                 return None
             raise
 
@@ -216,7 +216,7 @@ class PostgresDatabase:
         except StatementError as error:
             if error.code != NO_PRIVILEGE:
                 raise
-            # A user who may only use the table: it works as long as nobody has set the sequence back.
+            # A user with rights on the table only. Writes work unless the sequence was set back.
             user = identifier(self._dsn.connection.get("user", "..."))
             log.warning(
                 "the user may not advance the sequence of ids, which is needed after a restore from a dump;"
@@ -244,7 +244,7 @@ class PostgresDatabase:
         return Size(int(allocated), int(allocated * share))
 
     async def defragment(self) -> None:
-        # As etcd's, it keeps everybody out while it lasts; on a connection of its own, with no time limit.
+        # Blocks all reads and writes meanwhile, as etcd's does; on its own connection, without a time limit.
         connection = await self._connect()
         try:
             await connection.execute(f"SET lock_timeout = '{self._lock_timeout}'".encode())
@@ -266,7 +266,7 @@ class PostgresDatabase:
                     await cursor.execute(statement, parameters)
                     return [_plain(row) for row in await cursor.fetchall()]
             except StatementError as error:
-                # A connection that was lost while it lay idle, or had been prepared for elsewhere.
+                # The connection was lost while idle, or a pooler switched it to another server connection.
                 if last or error.kind not in (Kind.LOST, Kind.AGAIN):
                     raise
         raise AssertionError
@@ -275,7 +275,8 @@ class PostgresDatabase:
 
     async def append(self, batch: Batch) -> list[int | None]:
         questions = [self._turn, insertion(batch)]
-        if self._server.explicit:  # CockroachDB wants it said; for others, what is asked at once is one
+        # Without BEGIN, one pipeline is one transaction, but of the server's default isolation level.
+        if self._server.explicit:
             questions = [(Statement(b"", self._server.begin.encode()), ()), *questions, _COMMIT]
         answers = await self._ask(_INSERT, self._writing, questions, self._limit)
         answer = answers[2 if self._server.explicit else 1]
@@ -324,7 +325,7 @@ class PostgresDatabase:
                     session.newest, session.floor = claimed[0], batch.floor
                 yield session
             except BaseException as error:
-                # The session's own errors are translated already; the connection may be gone.
+                # Errors of the session's methods are translated already; the connection may be closed.
                 if not connection.closed and not isinstance(error, asyncio.CancelledError):
                     try:
                         await connection.execute("ROLLBACK")
@@ -343,7 +344,7 @@ class PostgresDatabase:
                     f"SET LOCAL idle_in_transaction_session_timeout = '{_SNAPSHOT_IDLE:.0f}s'", prepare=False
                 )
                 yield session
-            finally:  # nothing was changed
+            finally:  # COMMIT in any case: the transaction is read-only
                 if not connection.closed and not session.broken:
                     await connection.execute("COMMIT", prepare=False)
 
@@ -388,7 +389,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _told(self, name: str, asked: ReconnectingPipeline | PooledConnection) -> Iterator[None]:
-        """Failures inside become StatementErrors; they and the time taken reach the metrics and the log."""
+        """Translates errors to StatementError, and reports the outcome and duration to metrics and log."""
         with timed(name, self._options) as outcome:
             try:
                 yield
@@ -403,7 +404,10 @@ class PostgresDatabase:
                 raise
 
     def _learn(self, failure: StatementError, generation: int) -> None:
-        """What a failure says about the connection it came by; it may be one to try again then."""
+        """Ends the connection's generation if the failure is the connection's fault.
+
+        Sets the failure's kind to AGAIN if another connection may succeed.
+        """
         if failure.code in FORGOTTEN and self._prepare:
             log.info("a pooler stands between us and PostgreSQL: preparing statements no more")
             self._prepare = False
@@ -423,7 +427,7 @@ class PostgresDatabase:
                 self._generation.end(generation)
 
     def _is_the_next(self, generation: int) -> bool:
-        """Whether connections of the generation before were replaced just now, and these are no better."""
+        """Whether the generation before had old plans too, less than `_AT_ONCE` ago."""
         if self._suspected is None:
             return False
         before, since = self._suspected
@@ -431,7 +435,7 @@ class PostgresDatabase:
 
 
 class PostgresSession:
-    """See `kine.drivers.sql.database.Session`."""
+    """Implements `kine.drivers.sql.database.Session`."""
 
     def __init__(self, connection: AsyncConnection[Any], sequence: str) -> None:
         self._connection = connection
@@ -497,9 +501,9 @@ class PostgresSession:
 
 
 class _Snapshot(PostgresSession):
-    """It has no time limit of its own; each of its statements has one."""
+    """A session whose statements have a time limit each, and the whole transaction none."""
 
-    broken = False  # a statement was begun, and has not ended
+    broken = False  # a statement has started and not ended
 
     async def run(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         self.broken = True

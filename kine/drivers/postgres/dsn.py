@@ -1,4 +1,4 @@
-"""`postgres://user:password@host:port/database?parameters`: what libpq takes, and what Go's pgx takes too."""
+"""The endpoint `postgres://user:password@host:port/database?parameters`, parsed as by libpq and Go's pgx."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCK_TIMEOUT = 10.0  # seconds
 CONNECT_TIMEOUT = 10
 ENDLESS_TIMEOUT = 120  # seconds, for connect_timeout=0
 
-# A connection that is cut without a word is noticed within some 25 seconds, unless the endpoint says else.
+# Detects a silently dropped connection within some 25 seconds; the endpoint's parameters take precedence.
 _LIVENESS = {
     "connect_timeout": str(CONNECT_TIMEOUT),
     "keepalives_idle": "10",
@@ -31,12 +31,12 @@ _LIVENESS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "25000",
 }
-# pgx's own, of which only two mean something here: whether statements may be prepared.
+# Parameters of pgx only. Those that affect kine are the ones that forbid preparing statements: see `parse`.
 _PGX = {
     "default_query_exec_mode", "statement_cache_capacity", "statement_cache_mode",
     "description_cache_capacity", "min_read_buffer_size", "prefer_simple_protocol",
 }  # fmt: skip
-# pgx's pool reads these, and Go kine has no such pool: there the server refuses them.
+# Parameters of pgx's pool, and kine's flags instead. Go kine has no such pool: its server refuses them.
 _POOL = {
     "pool_max_conns": "--datastore-max-open-connections",
     "pool_min_conns": "--datastore-max-idle-connections",
@@ -54,7 +54,7 @@ _CHOICES = {
     "sslnegotiation": ("postgres", "direct"),
     "sslcertmode": ("disable", "allow", "require"),
 }
-# Of pgx's own parameters what their values may be.
+# The valid values of pgx's parameters.
 _PGX_VALUES = {
     "default_query_exec_mode": re.compile(
         "cache_statement|cache_describe|describe_exec|exec|simple_protocol"
@@ -67,7 +67,7 @@ _UTF8 = {"utf8", "unicode"}
 _KERBEROS = ("krb5_keytab", "krb5_ccache", "krbspn")
 NO_KERBEROS = "!gss"  # require_auth
 _UNPREPARED = {"exec", "simple_protocol", "cache_describe", "describe_exec"}
-_HOME_AUTHORITIES = Path("~/.postgresql/root.crt")  # libpq and pgx look there
+_HOME_AUTHORITIES = Path("~/.postgresql/root.crt")  # the default of libpq and pgx
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _UNITS = {"": 0.001, "us": 1e-6, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|min|h|d)?\s*")
@@ -77,23 +77,23 @@ _TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|min|h|d)?\s*")
 class Dsn:
     connection: dict[str, str] = field(repr=False)  # libpq's keywords
     database: str
-    lock_timeout: float  # seconds; 0: wait without end
-    prepare: bool  # whether statements may be prepared, which some poolers cannot do
+    lock_timeout: float  # seconds; 0: no limit
+    prepare: bool  # whether statements may be prepared, which some poolers do not support
     kerberos: CredentialSource | None = None
-    may_use_password: bool = False  # although Kerberos is asked for
-    written_database: str = ""  # in the endpoint, where that is not the same
-    encoding: str = ""  # that the endpoint asks for, where it is not kine's own
+    may_use_password: bool = False  # whether to try the password before Kerberos
+    written_database: str = ""  # the database as the endpoint spells it, if `database` differs
+    encoding: str = ""  # the endpoint's client_encoding, if it is not UTF-8
 
     @property
     def shown(self) -> str:
-        """The database in a message."""
+        """The database's name for messages."""
         if not self.written_database:
             return self.database
         return f"{self.database} ({self.written_database} in the endpoint; in lower case, as Go kine has it)"
 
 
 def parse(endpoint: str, options: Options) -> Dsn:
-    """Raises ValueError, which never repeats the endpoint."""
+    """The parsed endpoint. Raises ValueError, which never repeats the endpoint."""
     _, _, rest = endpoint.partition("://")
     if not rest:
         rest = "postgres:postgres@localhost/"
@@ -109,7 +109,7 @@ def parse(endpoint: str, options: Options) -> Dsn:
             connection["password"] = unquote(password)
     connection |= _hosts(hosts)
     ambient = _ambient()
-    # Of a parameter given twice the first counts, as in Go kine.
+    # The first of a repeated parameter takes precedence, as in Go kine.
     parameters = dict(reversed(parse_qsl(query, keep_blank_values=True)))
     _check_parameters(parameters)
     written = unquote(path)
@@ -132,7 +132,7 @@ def parse(endpoint: str, options: Options) -> Dsn:
         if name in known:
             connection[name] = value
         elif _SETTING.fullmatch(name):
-            settings[name] = value  # as in pgx: a setting of the server's, for this connection
+            settings[name] = value  # as in pgx: a server setting for this session
         else:
             raise ValueError(f"the endpoint has a parameter of the impossible name {name[:20]!r}")
     database = connection.pop("dbname", database)
@@ -141,7 +141,7 @@ def parse(endpoint: str, options: Options) -> Dsn:
         told = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
         connection["options"] = f"{connection.get('options') or ambient.get('options', '')} {told}".strip()
     if options.identity_provider or kerberos_parameters or os.environ.get("KRB5_KTNAME"):
-        # Tickets and tokens are for the server that libpq will connect to.
+        # Tickets and tokens are issued for one server, the one that libpq will connect to.
         found = {name: ambient[name] for name in ("host", "port", "user") if name in ambient}
         connection = found | connection
         connection.setdefault("port", "5432")
@@ -167,7 +167,7 @@ def parse(endpoint: str, options: Options) -> Dsn:
 
 
 def _ambient() -> dict[str, str]:
-    """What libpq's variables set."""
+    """The connection parameters that libpq's environment variables set."""
     return {
         option.keyword.decode(): os.environ[option.envvar.decode()]
         for option in pq.Conninfo.get_defaults()
@@ -198,7 +198,7 @@ def _check_port(port: str) -> None:
 
 
 def _check_parameters(parameters: dict[str, str]) -> None:
-    """Brings pgx's own names into libpq's, and refuses what no server could mend."""
+    """Renames pgx's parameters to libpq's, and raises ValueError for a name or value that is invalid."""
     for name, flag in _POOL.items():
         if name in parameters:
             raise ValueError(f"the endpoint's parameter {name!r} means nothing to kine; use the flag {flag}")
@@ -218,14 +218,14 @@ def _check_parameters(parameters: dict[str, str]) -> None:
     timeout = parameters.get("connect_timeout")
     if timeout is not None and not timeout.isdecimal():
         raise ValueError("the endpoint's parameter 'connect_timeout' must be a whole number of seconds")
-    if timeout == "0":  # no end, in pgx; but what a network swallows would then never be noticed
+    if timeout == "0":  # no limit in pgx; but then packets dropped by the network block kine for ever
         parameters["connect_timeout"] = str(ENDLESS_TIMEOUT)
     for port in parameters.get("port", "").split(","):
         _check_port(port)
 
 
 def _choose_server(connection: dict[str, str]) -> None:
-    """Of several hosts the one that takes writes, whichever pgx would take."""
+    """Selects the host that takes writes, where pgx might take another one."""
     wanted = connection.get("target_session_attrs", os.environ.get("PGTARGETSESSIONATTRS", "any"))
     if wanted in ("read-only", "standby"):
         raise ValueError(
@@ -238,7 +238,7 @@ def _choose_server(connection: dict[str, str]) -> None:
 
 
 def _check_tls(connection: dict[str, str]) -> None:
-    """What pgx makes of the TLS parameters, and whether the files are there. Raises ValueError."""
+    """Applies pgx's rules for TLS parameters, and checks that the files are readable. Raises ValueError."""
     if connection.get("sslrootcert") == "system":
         connection["sslmode"] = "verify-full"
         connection["sslrootcert"] = _system_authorities()
@@ -268,7 +268,7 @@ def _system_authorities() -> str:
 
 
 def _tls(options: Options, given: dict[str, str]) -> dict[str, str]:
-    """The flags' files, with upstream's rule: any of them asks for the server's name to be checked."""
+    """The TLS parameters of the flags. As in Go kine, any of the files implies sslmode=verify-full."""
     tls = {}
     if options.cert_file:
         tls["sslcert"] = options.cert_file
@@ -289,7 +289,7 @@ def _kerberos(connection: dict[str, str], own: dict[str, str], options: Options)
         found = source(asked, os.environ)
         if found is not None:
             connection["user"] = asked["user"]
-            connection["krbsrvname"] = found.service  # for libpq too, whatever an empty one means to it
+            connection["krbsrvname"] = found.service  # libpq may read an empty one differently
             _check_library()
         return found
     if asking := [name for name in own if name != "krbspn"]:
@@ -312,12 +312,12 @@ def _check_library() -> None:
 
 
 def _choose_gss(connection: dict[str, str], known: set[str], *, kerberos: bool) -> None:
-    """Said outright, as libpq's own default depends on its build and on what lies in a cache."""
+    """Sets gssencmode and require_auth, whose defaults depend on libpq's build and the credential cache."""
     if "PGGSSENCMODE" not in os.environ and "gssencmode" in known:
         connection.setdefault("gssencmode", "disable")  # as in Go kine, which has no such encryption
     off = not kerberos and connection.get("gssencmode") == "disable"
     if off and "PGREQUIREAUTH" not in os.environ and "require_auth" in known:
-        # Else libpq would answer a server that asks for Kerberos from whatever cache there is.
+        # Otherwise libpq answers a server that asks for Kerberos with any ticket in the default cache.
         connection.setdefault("require_auth", NO_KERBEROS)
 
 
@@ -325,9 +325,10 @@ _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
 def _check_issued(connection: dict[str, str], options: Options) -> None:
-    """An issued password is for one user of one host, and for a server that has proved to be that host.
+    """Checks that an issued password can only reach the host it was issued for. Raises ValueError.
 
-    Less than that must be asked for by name: no variable weakens it.
+    The endpoint must name one host and one user, and by default the server must prove its name
+    (sslmode=verify-full). Only an explicit sslmode or --skip-verify weakens that, no environment variable.
     """
     if connection.setdefault("sslmode", "verify-full") not in _ENCRYPTED:
         raise ValueError(
@@ -352,7 +353,7 @@ def _check_issued(connection: dict[str, str], options: Options) -> None:
 
 
 def _time(value: str | None) -> float:
-    """PostgreSQL's notation: milliseconds, or with a unit."""
+    """Seconds, of a time in PostgreSQL's notation: milliseconds, or a number with a unit."""
     if value is None:
         return LOCK_TIMEOUT
     match = _TIME.fullmatch(value)
@@ -362,5 +363,5 @@ def _time(value: str | None) -> float:
 
 
 def _quoted(value: str) -> str:
-    """Within libpq's `options`, which the server takes apart at any white space."""
+    """The value escaped for libpq's `options`, which the server splits at white space."""
     return re.sub(r"([\\\s])", r"\\\1", value)

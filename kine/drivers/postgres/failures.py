@@ -1,4 +1,4 @@
-"""PostgreSQL's errors, by SQLSTATE."""
+"""PostgreSQL's errors, classified by SQLSTATE."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _KINDS = {
     "40001": Kind.AGAIN,  # serialization_failure
     "40P01": Kind.AGAIN,  # deadlock_detected
     "25P02": Kind.AGAIN,  # in_failed_sql_transaction: an earlier error of the same transaction was swallowed
-    "26000": Kind.AGAIN,  # a prepared statement is not there: see `FORGOTTEN`
-    "42P05": Kind.AGAIN,  # or is there already
-    "25P03": Kind.AGAIN,  # idle_in_transaction_session_timeout: we were paused, and it was rolled back
+    "26000": Kind.AGAIN,  # a prepared statement does not exist: see `FORGOTTEN`
+    "42P05": Kind.AGAIN,  # a prepared statement exists already: see `FORGOTTEN`
+    "25P03": Kind.AGAIN,  # idle_in_transaction_session_timeout: kine was paused, the server rolled back
     "55P03": Kind.LOCKED,
     "53100": Kind.FULL,
-    "22021": Kind.KEY,  # not in the database's encoding
+    "22021": Kind.KEY,  # character_not_in_repertoire: not in the database's encoding
     "22P05": Kind.KEY,
     "54000": Kind.KEY,  # index row size exceeds the maximum
     "25006": Kind.UNABLE,
@@ -28,7 +28,7 @@ _KINDS = {
     "57014": Kind.UNABLE,
     "57P03": Kind.UNABLE,
     "40003": Kind.LOST,  # statement_completion_unknown
-    "57P01": Kind.LOST,  # shut down by the administrator, perhaps after the commit took place
+    "57P01": Kind.LOST,  # shut down by the administrator, perhaps after the commit
     "57P02": Kind.LOST,  # another process crashed
     "57P05": Kind.LOST,
     "08006": Kind.LOST,
@@ -45,7 +45,7 @@ _SAID = {
     "22P05": "this key is not text in the database's encoding",
 }
 NO_PRIVILEGE = "42501"
-_OUT_OF_IDS = {"2200H", "22003"}  # of the sequence, of the column
+_OUT_OF_IDS = {"2200H", "22003"}  # the sequence's limit, the column's limit
 _CORRECT = (
     "correct or remove that parameter of the endpoint, or libpq's variable for it (PGSSLMODE and the like)"
 )
@@ -53,8 +53,9 @@ _SERVICE = (
     "correct service in the endpoint, PGSERVICE, or the file that has it: PGSERVICEFILE, ~/.pg_service.conf"
 )
 _FILES = "correct sslrootcert, sslcert and sslkey in the endpoint, or --ca-file, --cert-file and --key-file"
-# A connection that is refused, in the words of libpq and the server, as psycopg knows no SQLSTATE by then.
-# They tell more than it does; where they are in another language it is asked for, and `_BY_CODE` counts.
+# Refused connections, by the text of libpq and of the server: psycopg has no SQLSTATE at that point.
+# The text is more specific than the code. If it is in another language, the SQLSTATE is fetched and looked
+# up in `_BY_CODE`.
 _REFUSALS = tuple(
     (re.compile(words), permanent, advice)
     for words, permanent, advice in (
@@ -98,13 +99,13 @@ _BY_CODE = {
     "28000": (False, "create the role with LOGIN, and allow it, from this host, in pg_hba.conf"),
     "3D000": (False, "create the database, or grant the user CREATEDB"),
 }
-# Connections made before are of no more use: the server is another one now, or about to go.
+# Existing connections are useless: the server's role has changed, or it is about to shut down.
 TURNED = {"25006", "57P01", "57P02", "57P03"}
 
 
-# A pooler has put another server connection behind ours, which does not know what was prepared.
+# A pooler has switched to another server connection, which has other prepared statements.
 FORGOTTEN = {"26000", "42P05"}
-OLD_PLAN = "0A000"  # a prepared statement returns something else since the schema was changed
+OLD_PLAN = "0A000"  # a prepared statement's result type has changed with the schema
 
 
 def translated(
@@ -116,7 +117,11 @@ def translated(
     user: str = "",
     database: str = "",
 ) -> StatementError:
-    """User and database, as SQL has them, are for the statements that a message gives to run."""
+    """The StatementError for an error of psycopg's.
+
+    `code` is the SQLSTATE if `error` has none. `user` and `database`, quoted as SQL identifiers, fill in the
+    statements that a message advises to run.
+    """
     code = error.sqlstate or code
     if connecting:
         said = _SAID.get(code) or _reason(error)
@@ -135,7 +140,7 @@ def translated(
 
 
 def understood(error: psycopg.Error) -> bool:
-    """Whether it is known what to do about a connection that has failed so."""
+    """Whether the error has a SQLSTATE or a text that `_REFUSALS` knows."""
     said = _reason(error)
     return bool(error.sqlstate) or any(words.search(said) for words, _, _ in _REFUSALS)
 
@@ -158,6 +163,6 @@ def _filled(advice: str, names: Mapping[str, str]) -> str:
 
 
 def _reason(error: psycopg.Error) -> str:
-    """libpq's words on a failed connection: hosts, ports and users, no passwords; several lines made one."""
+    """libpq's text on a failed connection, joined to one line: hosts, ports and users, no passwords."""
     lines = [line.strip() for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line)[:500] or type(error).__name__

@@ -1,9 +1,10 @@
-"""A connection that Kerberos may encrypt: waits for what libpq has at hand, not for its socket alone.
+"""A connection with GSSAPI encryption, which also reads data that libpq has decrypted and kept.
 
-A GSSAPI packet is decrypted whole, up to 16 KB, and libpq's `PQconsumeInput` takes what its buffer has room
-for. The rest it keeps, and the socket, which is all psycopg waits for, has nothing more to tell: an answer
-would never be seen to end. Seen with libpq 15, the system's, which other builds of psycopg than its wheel
-may use; not with that wheel's libpq 18.6. Servers before PostgreSQL 17 mostly send packets that fit.
+libpq decrypts a whole GSSAPI packet, up to 16 KB, and `PQconsumeInput` copies as much as its buffer has room
+for. The rest stays in libpq. psycopg waits for the socket only, which does not become readable again, so
+the end of a result would never be seen. Seen with libpq 15, the system's, which other builds of psycopg than
+its wheel may use; not with that wheel's libpq 18.6. Servers before PostgreSQL 17 mostly send packets that
+fit.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from kine.identity.daemon_thread import in_daemon_thread
 RV = TypeVar("RV")
 C = TypeVar("C", bound=AsyncConnection[Any])
 
-_READS = 2  # that empty libpq of a packet, as each has room for 8 KB at least
+_READS = 2  # reads that empty libpq of a packet, as each has room for 8 KB at least
 
 
 class GssConnection(AsyncConnection[Any]):
-    _left = False  # the last read may have left something
+    _left = False  # whether libpq may hold decrypted data since the last read
 
     async def wait(self, gen: Generator[Any, Any, RV], *options: Any, **named: Any) -> RV:
         return await super().wait(self._reading(gen), *options, **named)
 
     def _reading(self, gen: Generator[Any, Any, RV]) -> Generator[Any, Any, RV]:
-        """`gen`, told more often than the socket does that there may be something to read.
+        """Wraps `gen`, and reports the socket ready to read more often than it is.
 
-        Reading costs little where there is nothing. What comes just between two reads is found when
-        psycopg's interval of 0.1 s is over.
+        A read without data costs little. Data that arrives between two reads is found after psycopg's
+        interval of 0.1 s.
         """
         try:
             state = next(gen)
@@ -56,16 +57,19 @@ class GssConnection(AsyncConnection[Any]):
 
 
 class _Handshake(Connection[Any]):
-    """Lasts until it is connected; what libpq has then is taken over, and must not be called left open."""
+    """A blocking connection for the handshake only: its libpq connection is taken over afterwards.
+
+    psycopg must not warn that it was left open.
+    """
 
     def __del__(self, *_: Any) -> None:
-        """Its libpq connection closes itself."""
+        """Leaves the libpq connection open, for its new owner."""
 
 
 async def connect_off_loop(kind: type[C], prepare_threshold: int | None, **parameters: Any) -> C:
-    """A connection in autocommit mode whose handshake took place in a thread of its own.
+    """Connects in autocommit mode, with the handshake in a thread of its own.
 
-    Kerberos asks name servers and KDCs in the middle of it, and libpq waits for their answers.
+    During the handshake Kerberos queries name servers and KDCs, and libpq blocks until they answer.
     """
     libpq = await in_daemon_thread(lambda: _Handshake.connect(**parameters).pgconn)
     connection = kind(libpq)

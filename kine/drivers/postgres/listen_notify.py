@@ -1,10 +1,11 @@
-"""Hears from other instances, by LISTEN, that they have committed: on the connection that our own writes use.
+"""LISTEN/NOTIFY between instances: a notification says that another instance has committed.
 
-What we announce ourselves comes there along with the answer to our write; on any other connection it would
-wake one more process of the server's, and us, for each write (80 us longer, bench scenario `create-1`).
+LISTEN runs on the connection that this instance's writes use. There its own notifications arrive along with
+the results of its writes. On another connection each write would wake one more server process, and this
+instance once more (80 us longer, bench scenario `create-1`).
 
-Nothing rests on hearing: a pooler that hands connections out by the transaction swallows what is announced,
-and so does a server that has no such thing. That is found out by announcing something to ourselves.
+Correctness does not depend on notifications. A pooler in transaction mode drops them, and some servers do
+not have them. A trial detects this: the instance sends a notification to itself.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from kine.drivers.sql.failures import StatementError
 
 log = logging.getLogger(__name__)
 
-_TRIAL = 2.0  # seconds for our own announcement to arrive, before others are polled for
-_TRIAL_DEAF = 600.0  # seconds more that it is waited for, before another trial
-_RETRY = 5.0
-_RETRY_HEARD = 0.1  # where it did arrive, and the connection has ended since
+_TRIAL = 2.0  # seconds for the trial's notification to arrive, before kine polls instead
+_TRIAL_DEAF = 600.0  # seconds to wait for it after that, before another trial
+_RETRY = 5.0  # seconds between two trials
+_RETRY_HEARD = 0.1  # seconds, if notifications did arrive and the connection has ended since
 _LISTEN = Statement(b"", LISTEN.encode())
 
 
@@ -61,24 +62,24 @@ class NotificationListener:
                 wire = await self._wire()
                 if await self._hears(wire):
                     self.works = True
-                    self._heard.set()  # whoever polls meanwhile need not any more
+                    self._heard.set()  # wakes the poller: polling is not needed any more
                     await wire.ended.wait()
                     pause = _RETRY_HEARD
             except (psycopg.Error, StatementError, OSError) as error:
                 log.debug("listening for other instances ended: %s", type(error).__name__)
             self.works = False
-            self._heard.set()  # something may have been missed
+            self._heard.set()  # a notification may have been lost
             await asyncio.sleep(pause)
 
     async def _hears(self, wire: Pipeline) -> bool:
-        """Whether what is announced arrives: what others say meanwhile, and we ourselves, proves nothing."""
+        """Whether the trial's notification arrives: no other one proves that notifications work."""
         trial = asyncio.create_task(self._try(wire))
         ended = asyncio.create_task(wire.ended.wait())
         try:
             await asyncio.wait([trial, ended], timeout=_TRIAL, return_when=asyncio.FIRST_COMPLETED)
             if not trial.done() and not wire.closed:
                 log.info("announcements between instances do not arrive (a pooler?): polling instead")
-                # A busy server's comes late.
+                # On a busy server the notification may be late.
                 await asyncio.wait([trial, ended], timeout=_TRIAL_DEAF, return_when=asyncio.FIRST_COMPLETED)
             if trial.done():
                 await trial

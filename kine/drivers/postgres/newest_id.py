@@ -1,4 +1,7 @@
-"""The newest id, asked for without a coroutine: a linearizable read waits for it (bench scenario `get-1`)."""
+"""The query for the newest id, without a coroutine: each linearizable read waits for one.
+
+See bench scenario `get-1`.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class NewestIdQuery:
-    """One question on an open connection; `future` is its answer, or fails with DriverError.
+    """One query on an open connection; `future` is the newest id, or fails with DriverError.
 
-    What does not end well is handed to `failed`, to be tried again or told.
+    On an error, and if the server is a replica, `failed` is awaited: it retries the query or raises.
     """
 
     __slots__ = ("_begun", "_deadline", "_failed", "_options", "future")
@@ -60,6 +63,6 @@ def _translated(error: Exception) -> Exception:
 
 
 def newest_of(answer: Answer) -> tuple[int, bool]:
-    """The newest id, and whether the server only replays another's: what a replica knows may be old."""
+    """The newest id, and whether the server is a replica, whose newest id may be outdated."""
     newest = int.from_bytes(answer.get_value(0, 0) or b"", "big")
     return newest, answer.nfields > 1 and answer.get_value(0, 1) == b"\1"

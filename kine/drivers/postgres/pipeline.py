@@ -1,8 +1,9 @@
-"""Statements put to PostgreSQL past psycopg's cursors: one round trip and one transaction for several.
+"""PostgreSQL's pipeline mode without psycopg's cursors: several statements in one round trip.
 
-Every write waits for one, and every linearizable read: what psycopg's cursors and pipelines do beside asking
-(adaptation, row factories, preparing by use, watching the socket anew for each answer) costs 250 us of CPU
-for a write and 100 us for a read, this 40 and 20 (bench scenarios `create-1` and `get-1`).
+Statements up to one sync point are one transaction. Every write and every linearizable read waits for such a
+round trip. psycopg's cursors and pipelines do more (adaptation, row factories, preparing by use, watching
+the socket again for each result): 250 us of CPU for a write and 100 us for a read. This module takes 40 and
+20 (bench scenarios `create-1` and `get-1`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 _BINARY = 1
-_READS = 3  # that empty libpq of the largest encrypted packet, as each has room for 8 KB at least
+_READS = 3  # reads that empty libpq of the largest encrypted packet, as each has room for 8 KB at least
 _DONE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _ABORTED = pq.ExecStatus.PIPELINE_ABORTED
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
@@ -31,20 +32,20 @@ Answer: TypeAlias = "pq.abc.PGresult"
 
 
 class Statement(NamedTuple):
-    name: bytes  # under which it is prepared; empty for one that never is
+    name: bytes  # of the prepared statement; empty if it is never prepared
     text: bytes  # with parameters $1, $2 ...
-    types: tuple[int, ...] = ()  # of the parameters, as oids
+    types: tuple[int, ...] = ()  # oids of the parameters
 
 
 Question: TypeAlias = tuple[Statement, Sequence[bytes | None]]  # parameters in PostgreSQL's binary form
 
 
-# Called once, with the answers or the error. It puts nothing itself.
+# A callback, called once with the results or the error. It must not call `put`.
 Then: TypeAlias = "Callable[[list[Answer], psycopg.Error | None], None]"
 
 
 class _Asked:
-    """Questions under way up to one end of a pipeline."""
+    """Statements in flight, up to one sync point."""
 
     __slots__ = ("answers", "error", "then")
 
@@ -57,12 +58,12 @@ class _Asked:
 class Pipeline:
     """A connection in pipeline mode, whose socket the event loop watches as long as it is open.
 
-    Questions asked meanwhile are sent at once; answers come in their order. `hear` is called with the
-    payload of every announcement that arrives.
+    Statements are sent at once, without waiting for earlier results; results come in the same order. `hear`
+    is called with the payload of every notification.
     """
 
     def __init__(self, connection: AsyncConnection[Any]) -> None:
-        """Takes the connection over. It must be idle."""
+        """Takes over the connection, which must be idle."""
         self.connection = connection
         self.prepared: set[bytes] = set()  # names of statements
         self.hear: Callable[[bytes], None] | None = None
@@ -71,7 +72,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._writing = False
         self._retiring = False
-        self.ended = asyncio.Event()  # when it is closed, by us or by the server
+        self.ended = asyncio.Event()  # set when the connection is closed, by kine or by the server
         self._libpq.enter_pipeline_mode()
         self._socket = self._libpq.socket
         self._loop.add_reader(self._socket, self._readable)
@@ -81,17 +82,17 @@ class Pipeline:
         return self.ended.is_set()
 
     def ask(self, questions: Sequence[Question], *, prepared: bool) -> asyncio.Future[list[Answer]]:
-        """One answer for each, in order, once all have ended: together they are one transaction.
+        """Sends statements as one transaction; the future's result is one PGresult for each, in order.
 
-        The future fails with psycopg.Error, of the first that failed. Whoever lets go of it leaves the
-        questions under way; they are not taken back.
+        The future fails with the psycopg.Error of the first statement that failed. Cancelling it does not
+        cancel the statements.
         """
         future: asyncio.Future[list[Answer]] = self._loop.create_future()
         self.put(questions, partial(settle, future), prepared=prepared)
         return future
 
     def put(self, questions: Sequence[Question], then: Then, *, prepared: bool) -> None:
-        """Likewise, for whoever would rather be called: without a future, and a turn of the loop earlier."""
+        """As `ask`, with a callback instead of a future: it runs one iteration of the event loop earlier."""
         libpq = self._libpq
         self._asked.append(_Asked(then))
         try:
@@ -106,7 +107,7 @@ class Pipeline:
             self._fail(error)
 
     async def prepare(self, statement: Statement) -> None:
-        """Raises psycopg.Error."""
+        """Prepares the statement under its name. Raises psycopg.Error."""
         future: asyncio.Future[list[Answer]] = self._loop.create_future()
         self._asked.append(_Asked(partial(settle, future)))
         try:
@@ -118,13 +119,13 @@ class Pipeline:
         self.prepared.add(statement.name)
 
     def retire(self) -> None:
-        """Closes it when what is under way has been answered."""
+        """Closes the connection once all statements in flight have ended."""
         self._retiring = True
         if not self._asked:
             self.close()
 
     def close(self) -> None:
-        """What is under way fails: its outcome is not known."""
+        """Closes the connection. Statements in flight fail, with an unknown outcome."""
         self._fail(psycopg.OperationalError("the connection was closed"))
 
     def _end(self) -> None:
@@ -139,7 +140,7 @@ class Pipeline:
                 self._loop.add_writer(self._socket, self._writable)
             else:
                 self._loop.remove_writer(self._socket)
-        self._take()  # where not all could be sent, libpq has read instead, and the socket may have no more
+        self._take()  # while it could not send, libpq has read, and the socket may not become readable again
 
     def _writable(self) -> None:
         try:
@@ -149,7 +150,7 @@ class Pipeline:
 
     def _readable(self) -> None:
         try:
-            # Where libpq decrypts, it may keep some of it, and the socket has nothing more to tell.
+            # libpq may keep decrypted data, for which the socket does not become readable again.
             for _ in range(_READS):
                 self._libpq.consume_input()
                 self._take()
@@ -159,7 +160,7 @@ class Pipeline:
             self._fail(error)
 
     def _take(self) -> None:
-        """Whatever has been answered by what libpq has read. Asked for more, it would block."""
+        """Processes the results in what libpq has read. Does not ask for more, as libpq would block."""
         libpq, waiting = self._libpq, self._asked
         while waiting and not libpq.is_busy():
             result = libpq.get_result()
@@ -187,7 +188,7 @@ class Pipeline:
         if asked.error is None:
             return
         if not self._asked and self._libpq.transaction_status != pq.TransactionStatus.IDLE:
-            self.close()  # it was begun by a statement, and is still to be rolled back
+            self.close()  # a statement has opened a transaction, which the closing rolls back
 
     def _fail(self, error: psycopg.Error) -> None:
         if not self.closed:
@@ -196,7 +197,7 @@ class Pipeline:
             if self._writing:
                 self._loop.remove_writer(self._socket)
             self._libpq.finish()
-        # An error that the server has told of before says more: with it, nothing was committed.
+        # An earlier error from the server says more: it means that nothing was committed.
         asked, self._asked = self._asked, deque()
         for each in asked:
             each.then([], each.error or error)

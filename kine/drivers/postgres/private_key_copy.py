@@ -1,7 +1,8 @@
-"""A client's private key whose file others may read, as a Kubernetes Secret's has it (mode 0644).
+"""An in-memory copy of a client key whose file is readable by others, as a Kubernetes Secret's (mode 0644).
 
-libpq refuses such a file; pgx, and so Go kine, does not look at the mode. It is given a copy in memory that
-only this process can open, for as long as a connection is made: the next one reads the file again.
+libpq refuses such a file; pgx, and so Go kine, does not check the mode. libpq gets the path of a copy in
+memory that only this process can open. It exists while a connection is made, and the next connection reads
+the file again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @contextmanager
 def usable(path: str) -> Iterator[str]:
-    """A path that libpq takes. Raises OSError."""
+    """The path of the key, or of a copy, with a mode that libpq accepts. Raises OSError."""
     found = os.stat(path)
     if not hasattr(os, "memfd_create") or (found.st_uid == os.geteuid() and not found.st_mode & _OTHERS):
         yield path

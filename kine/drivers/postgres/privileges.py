@@ -1,4 +1,4 @@
-"""The rights that the user lacks on kine's tables, as the statements that grant them."""
+"""The user's missing privileges on kine's tables, and the GRANT statements that give them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LACKING = (
     "SELECT t.name, r.name FROM unnest(%s::text[]) AS t (name), unnest(%s::text[]) AS r (name)"
     " WHERE NOT has_table_privilege(quote_ident(t.name), r.name)"
 )
-# An identity column's sequence needs no right of its own. Every right of the three is wanted: two are for
-# advancing it after a restore.
+# The sequence of an identity column needs no privilege. Of another one, USAGE is for inserting, the others
+# are for advancing it after a restore.
 _SEQUENCE = (
     "SELECT s.name, has_sequence_privilege(s.name, 'USAGE, UPDATE') FROM pg_attribute,"
     " pg_get_serial_sequence('kine', 'id') AS s (name) WHERE s.name IS NOT NULL"
@@ -30,14 +30,14 @@ _CLOSED = (
 
 
 async def user_and_schema(connection: AsyncConnection[Any]) -> tuple[str, str]:
-    """As SQL has them."""
+    """The current user and the current schema, quoted as SQL identifiers."""
     row = await (await connection.execute(_WHO)).fetchone()
     assert row is not None
     return identifier(str(row[0])), identifier(str(row[1]))
 
 
 async def closed_schema(connection: AsyncConnection[Any]) -> str:
-    """A schema of the search_path that is there and that the user may not use; empty if there is none."""
+    """A schema of the search_path that exists and that the user has no USAGE on; empty if there is none."""
     row = await (await connection.execute(_CLOSED)).fetchone()
     return identifier(str(row[0])) if row else ""
 
@@ -45,7 +45,7 @@ async def closed_schema(connection: AsyncConnection[Any]) -> str:
 async def missing_grants(
     connection: AsyncConnection[Any], tables: Iterable[str], user: str
 ) -> tuple[list[str], list[str]]:
-    """What is lacking on these tables, which exist: for a message, and as GRANT statements."""
+    """The privileges missing on these existing tables: descriptions for a message, and GRANT statements."""
     names = sorted(tables)
     cursor = await connection.execute(_LACKING, (names, list(RIGHTS)))
     lacking: dict[str, list[str]] = {name: [] for name in names}
@@ -66,11 +66,11 @@ async def missing_grants(
 
 
 def in_schema(statements: Sequence[str], schema: str) -> str:
-    """In one line, for whoever may run them and has perhaps another search_path."""
+    """The statements in one line, with the search_path for a user who may have another one."""
     first = [] if schema == "public" else [f"SET search_path = {schema}"]
     return " ".join(f"{statement};" for statement in (*first, *statements))
 
 
 def identifier(name: str) -> str:
-    """As SQL has it: quoted only where it must be, for a log escapes quotes and people copy from it."""
+    """The SQL identifier, quoted only if it must be: log formats escape quotes, and people copy from logs."""
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'

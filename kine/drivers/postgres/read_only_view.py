@@ -1,4 +1,4 @@
-"""See `kine.drivers.sql.read_only_view`."""
+"""Read-only inspection of a PostgreSQL database; see `kine.drivers.sql.read_only_view`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PostgresInspector:
 
 @asynccontextmanager
 async def inspect(dsn: Dsn, credentials: Provider | None) -> AsyncIterator[PostgresInspector]:
-    """Raises DriverError."""
+    """Connects, also to a replica, and opens a read-only transaction. Raises DriverError."""
     try:
         try:
             connection = await connect(dsn, dsn.database, credentials, prepare=False, replica=True)

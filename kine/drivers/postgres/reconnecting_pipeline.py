@@ -1,4 +1,4 @@
-"""A connection kept for statements of one kind, made anew when it is lost, old, or of another generation."""
+"""A pipeline that reconnects when its connection is lost, past its lifetime, or of an old generation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIMIT = 30.0  # seconds for a statement to be prepared
 
 
 class ReconnectingPipeline:
-    """Several may ask at once: nobody waits for another's answer to send."""
+    """A pipeline for concurrent callers: they send at once, without waiting for each other's results."""
 
     def __init__(
         self,
@@ -26,14 +26,14 @@ class ReconnectingPipeline:
     ) -> None:
         self._connect = connect
         self._current = generation
-        self._lifetime = lifetime  # seconds a connection is used for, 0: no limit
+        self._lifetime = lifetime  # seconds a connection is used, 0: no limit
         self._old_at = 0.0
         self._wire: Pipeline | None = None
         self.generation = -1
         self._turn = asyncio.Lock()
 
     async def ask(self, questions: Sequence[Question], *, prepare: bool, limit: float) -> list[Answer]:
-        """One answer for each, of one transaction, within `limit` seconds (0: no limit).
+        """Runs the statements in one transaction within `limit` seconds (0: no limit); one result for each.
 
         Raises psycopg.Error, StatementError.
         """
@@ -48,14 +48,14 @@ class ReconnectingPipeline:
             return await wire.ask(questions, prepared=prepare)
 
     def ready(self, statement: Statement, *, prepare: bool) -> Pipeline | None:
-        """One that this statement can be put to at once."""
+        """The pipeline, if it is open and has this statement prepared; else None."""
         wire = self._wire
         if wire is None or self._unfit(wire) or (prepare and statement.name not in wire.prepared):
             return None
         return wire
 
     async def wire(self) -> Pipeline:
-        """One that is open, as yet. Raises StatementError."""
+        """An open pipeline, after reconnecting if needed. Raises StatementError."""
         async with self._turn:
             wire = self._wire
             if wire is None or self._unfit(wire):

@@ -1,4 +1,4 @@
-"""What writes rest on and a server's defaults may not give: read back, never assumed."""
+"""Checks of the server's settings and tables that durable, unique writes depend on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SETTINGS = (
 
 
 async def check_tables(connection: AsyncConnection[Any]) -> None:
-    """Raises DriverError, with the statement that puts it right."""
+    """Checks persistence and unique indexes. Raises DriverError, with the statements that repair them."""
     unlogged = [row[0] for row in await (await connection.execute(_UNLOGGED)).fetchall()]
     if unlogged:
         statements = " ".join(f"ALTER TABLE {table} SET LOGGED;" for table in unlogged)
@@ -54,7 +54,7 @@ async def check_tables(connection: AsyncConnection[Any]) -> None:
 
 
 async def serializes(connection: AsyncConnection[Any]) -> bool:
-    """Whether transactions see one moment unless told otherwise; and tells of what may be lost."""
+    """Whether the default isolation level is not READ COMMITTED. Also logs settings that may lose data."""
     settings: dict[str, str] = dict(await (await connection.execute(_SETTINGS)).fetchall())
     for name in ("fsync", "full_page_writes"):
         if settings.get(name) == "off":

@@ -1,4 +1,4 @@
-"""The database and its tables: created where missing, checked where not, migrated when asked to."""
+"""Creation, checks and migration of the database and its tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _NO_SCHEMA = "3F000"
 _MAINTENANCE_DATABASE = "postgres"
 _COLLATION = ' COLLATE "C"'
-# KINE_SCHEMA_MIGRATION=1 runs the first, 2 both.
+# KINE_SCHEMA_MIGRATION=1 runs the first, 2 runs both.
 _MIGRATIONS = (
     "ALTER TABLE kine ALTER COLUMN id SET DATA TYPE BIGINT,"
     " ALTER COLUMN create_revision SET DATA TYPE BIGINT, ALTER COLUMN prev_revision SET DATA TYPE BIGINT;"
@@ -47,21 +47,25 @@ _MIGRATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """In what the one we are connected to differs."""
+    """The properties of the connected server in which servers differ."""
 
     name: str = "PostgreSQL"
     version: str = ""
     advisory_locks: bool = True  # that end with the transaction
     explicit: bool = False  # whether a transaction of several statements needs BEGIN and COMMIT
-    begin: str = "BEGIN ISOLATION LEVEL READ COMMITTED"  # else what was committed meanwhile is not seen
-    collation: bool = True  # whether it knows "C"
-    max_storable_id: int = 0  # that the table can hold, 0: not known
-    recovers: bool = True  # whether it can become a replica, and says so
-    sequence: str = "kine_id_seq"  # that gives the ids, quoted where it must be
+    # READ COMMITTED: a statement must see what was committed while the transaction waited for its turn.
+    begin: str = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    collation: bool = True  # whether it has the collation "C"
+    max_storable_id: int = 0  # the highest id the table can hold, 0: unknown
+    recovers: bool = True  # whether it can become a replica and has pg_is_in_recovery()
+    sequence: str = "kine_id_seq"  # the sequence of ids, quoted where it must be
 
 
 async def prepare(dsn: Dsn, credentials: Provider | None) -> ServerInfo:
-    """Raises StatementError where trying again may help, else DriverError."""
+    """Connects, creates and checks everything, and returns the server's properties.
+
+    Raises StatementError where a retry may help, else DriverError.
+    """
     connection = await _reach(dsn, credentials)
     try:
         server = await _detect(connection)
@@ -83,7 +87,10 @@ async def prepare(dsn: Dsn, credentials: Provider | None) -> ServerInfo:
 
 
 async def _check_encoding(connection: AsyncConnection[Any], encoding: str) -> None:
-    """One that the server knows changes nothing: statements and keys are UTF-8 here. Others it refuses."""
+    """Raises StatementError if the server does not know the encoding.
+
+    A known encoding has no effect, as kine's statements and keys are UTF-8.
+    """
     row = await (await connection.execute("SELECT pg_char_to_encoding(%s)", (encoding,))).fetchone()
     if row is None or row[0] < 0:
         raise StatementError(
@@ -170,13 +177,13 @@ async def _detect(connection: AsyncConnection[Any]) -> ServerInfo:
 
 
 async def _create_tables(connection: AsyncConnection[Any], server: ServerInfo) -> int:
-    """The highest id that the table can hold; 0 where that is not asked."""
+    """Creates and migrates the tables. Returns the highest id that `kine` can hold, 0 if not known."""
     async with connection.transaction():
         if server.name == "CockroachDB":
             # Ids must count up by one: a revision is an id.
             await connection.execute("SET LOCAL serial_normalization = 'sql_sequence'")
         else:
-            # Building an index on a large table, or waiting for another instance that does, takes its time.
+            # No timeouts: building an index on a large table, or waiting for another instance's, takes long.
             await connection.execute(
                 "SELECT set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true)"
             )
@@ -214,7 +221,10 @@ async def _highest_id(connection: AsyncConnection[Any]) -> int:
 
 
 async def _with_sequence(connection: AsyncConnection[Any], server: ServerInfo) -> ServerInfo:
-    """A table that was copied may have lost it; one that was made elsewhere may count in its own way."""
+    """Adds the name of the id column's sequence, and makes it count up by one.
+
+    Raises DriverError if there is none: a copied table may have lost it.
+    """
     if server.name == "CockroachDB":
         return server
     row = await (await connection.execute(SEQUENCE.encode())).fetchone()
@@ -231,7 +241,7 @@ async def _with_sequence(connection: AsyncConnection[Any], server: ServerInfo) -
     )
     counts = await cursor.fetchone()
     if counts is not None and tuple(counts) != (1, 1, False):
-        # Ids must be given one after the other: a reader waits for each that is left out.
+        # Ids must be consecutive: a reader waits for each missing one.
         await _as_owner(connection, f"ALTER SEQUENCE {name} INCREMENT 1 CACHE 1 NO CYCLE")
         log.info("the sequence %s now counts up by one, for all connections alike", name)
     return replace(server, sequence=name)
@@ -252,7 +262,10 @@ async def _create(
     indexes: set[str],
     server: ServerInfo,
 ) -> None:
-    """Makes what is missing. What the user has no right to is for the owner of the schema, once."""
+    """Creates the missing tables and indexes.
+
+    If the user lacks a privilege, raises StatementError with the statements for the owner to run once.
+    """
     user, schema = await user_and_schema(connection)
     present = [table for table in wanted if table in found]
     lacking, grants = await missing_grants(connection, present, user)
@@ -262,7 +275,7 @@ async def _create(
             await connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(translated(error, advise=False))
-        if present:  # Go kine's tables, and a user who may only use them
+        if present:  # the tables of Go kine, and a user who may not create any
             once = [tables.in_one_line(statement) for statement in statements]
             if added := ", ".join(table for table in wanted if table not in found):
                 grants.append(f"GRANT {', '.join(tables.RIGHTS)} ON {added} TO {user}")
@@ -312,7 +325,10 @@ async def _migrate(connection: AsyncConnection[Any], server: ServerInfo, *, old_
 async def _as_owner(
     connection: AsyncConnection[Any], statement: str, *, instead: str = ""
 ) -> psycopg.AsyncCursor[Any]:
-    """Runs what only an owner may; a user who may not is told it, or what the owner can do `instead`."""
+    """Runs a statement that only an owner may run.
+
+    Otherwise raises StatementError, with that statement or `instead` for the owner to run.
+    """
     try:
         return await connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:

@@ -1,4 +1,4 @@
-"""What PostgreSQL says in its own words."""
+"""PostgreSQL's SQL statements, where they differ from those of `kine.drivers.sql.statements`."""
 
 # ruff: noqa: S608 - made of constants only
 from __future__ import annotations
@@ -7,17 +7,17 @@ from functools import lru_cache
 
 from kine.drivers.sql.id_gaps import PREFIX
 
-# The key of the advisory lock; another for setting up. Go kine takes neither.
+# The keys of the advisory locks for writing and for setup. Go kine takes neither.
 TURN_KEY = int.from_bytes(b"kine-log", "big") >> 1
 SETUP_KEY = TURN_KEY ^ 1
 CHANNEL = "kine"
 
-# In one go: bound the waits of this transaction, announce it to other instances for when it commits, wait
-# for our turn. Only a later statement sees what was committed while waiting.
+# One statement sets the transaction's timeouts, notifies other instances on commit, and waits for the
+# writers' lock. Only a later statement sees what was committed during the wait.
 BOUNDS = (
     "SELECT set_config('lock_timeout', %(lock_timeout)b, true),"
     " set_config('idle_in_transaction_session_timeout', %(idle_timeout)b, true),"
-    # Or a commit is told before it is written down. What waits for more than that is left as it is.
+    # With `off`, a commit is acknowledged before it is durable. Stricter settings are left as they are.
     " set_config('synchronous_commit',"
     " CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
     " ELSE current_setting('synchronous_commit') END, true)"
@@ -31,18 +31,18 @@ _CLAIM = (
     " head = (SELECT coalesce(max(id), 0) FROM kine)"
     " WHERE id = %(writer)b AND batch < %(number)b RETURNING head)"
 )
-# Ends the statement, and with it the transaction, by a division by zero: where the sequence is behind every
-# row or what the caller has seen, and where the database ends before what it has applied.
+# A division by zero aborts the transaction if the sequence gives an id not above every row and the highest
+# id the caller has seen, or if the newest row is below what the caller has applied.
 _NEW_ID = "(SELECT 1 / (kine.id > greatest(head, %(floor)b) AND head >= %(head)b)::int FROM claim)"
 _COLUMNS = "name, created, deleted, create_revision, prev_revision, lease, value, old_value"
 
-# Its creation may be gone from the unique index, compacted, while what replaced it is there.
+# The unique index may lack a key's first row, compacted away, while a row that replaced it exists.
 _SINCE = "EXISTS (SELECT 1 FROM kine AS c WHERE c.name = {name} AND c.id > {prev} AND c.deleted = 0 OFFSET 0)"
 
 _OLD_VALUE = "(SELECT value FROM kine WHERE id = %(prev_revision)b)"
 _OLD_VALUES = "(SELECT p.value FROM kine AS p WHERE p.id = g.prev_revision)"
 
-# One row: half the time of the general form.
+# One row: takes half the time of the general form.
 INSERT_ONE = (
     f"{_CLAIM} INSERT INTO kine ({_COLUMNS})"
     " SELECT %(name)b, %(created)b, %(deleted)b, %(create_revision)b, %(prev_revision)b, %(ttl)b,"
@@ -56,8 +56,8 @@ INSERT_ONE = (
     f" ON CONFLICT DO NOTHING RETURNING id, name, {_NEW_ID}"
 )
 
-# Any number of rows with one text, so that it is prepared once. Rows that cannot be appended are kept out
-# before they take an id, as an id that is not used is a gap.
+# Any number of rows with one text, so that it is prepared once. Conflicting rows are filtered out before
+# they take an id, as an unused id is a gap.
 _GIVEN = (
     "given AS (SELECT * FROM unnest(%(names)b::text[], %(creations)b::int8[], %(deletions)b::int8[],"
     " %(create_revisions)b::int8[], %(prev_revisions)b::int8[], %(ttls)b::int8[], %(values)b::bytea[],"
@@ -69,8 +69,8 @@ _INSERT = (
     " SELECT g.name, g.created, g.deleted, g.create_revision, g.prev_revision, g.ttl, g.value,"
     f" {_OLD_VALUES} FROM given AS g"
 )
-# OFFSET keeps these apart: joined, the plan made for an empty table reads all of it for each group, until
-# the server happens to analyze the table (bench scenario `update`: 5 times the server's CPU).
+# OFFSET 0 keeps the planner from joining these subqueries. A joined plan, made for an empty table, scans the
+# whole table for each batch until the next ANALYZE (bench scenario `update`: 5 times the server's CPU).
 _FREE = (
     " WHERE EXISTS (SELECT 1 FROM claim)"
     f" AND CASE WHEN g.created = 1 THEN NOT {_SINCE.format(name='g.name', prev='g.prev_revision')}"
@@ -93,10 +93,10 @@ INSERT_MANY_LEASED = (
     f" ON CONFLICT DO NOTHING RETURNING id, name, {_NEW_ID} AS new),"
     f" {_LEASED} SELECT id, name, new FROM inserted"
 )
-# Deletions in a full database: what they delete is not copied.
+# Deletions in a full database: the old value is not copied.
 INSERT_ONE_BRIEF = INSERT_ONE.replace(_OLD_VALUE, "NULL::bytea")
 INSERT_MANY_BRIEF = INSERT_MANY.replace(_OLD_VALUES, "NULL::bytea")
-# Rows that hang together. They are few, so only here is it marked which ones.
+# Several rows of one write, marked in kine_extra. Such writes are few, so only this statement marks rows.
 _MARKED = (
     "marked AS (INSERT INTO kine_extra (id, lease, version)"
     " SELECT i.id, g.lease, CASE WHEN m.name IS NULL THEN 0 ELSE -1 END"
@@ -121,7 +121,7 @@ CLAIM = (
 CLAIMED = "SELECT batch FROM kine_writer WHERE id = %b"
 LISTEN = f"LISTEN {CHANNEL}"
 
-# Along with it whether this server was made a replica under our connection, as behind a pooler.
+# Also whether the server has become a replica while connected, as behind a pooler.
 NEWEST = "SELECT max(id), pg_is_in_recovery() FROM kine"
 FILL = (
     "INSERT INTO kine"
@@ -129,7 +129,7 @@ FILL = (
     f" SELECT g.id, '{PREFIX}' || g.id || %b::text, 0, 1, g.last, 0, 0, NULL, NULL"
     " FROM unnest(%b::int8[], %b::int8[]) AS g (id, last) ON CONFLICT DO NOTHING RETURNING id"
 )
-# Where the sequence would give an id that is not above every row and the parameter.
+# Advances the sequence if its next id would not be above every row and the parameter.
 ADVANCE = (
     "SELECT setval('{quoted}', n.id), s.next FROM"
     " (SELECT greatest((SELECT max(id) FROM kine), %b) AS id) AS n,"
@@ -157,5 +157,5 @@ IN_USE = (
 
 @lru_cache(maxsize=256)
 def numbered(statement: str) -> str:
-    """A neutral statement, in psycopg's notation."""
+    """A neutral statement, with `?` replaced by psycopg's `%b`."""
     return statement.replace("%", "%%").replace("?", "%b")
