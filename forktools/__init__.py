@@ -2,5 +2,5 @@
 
 import os
 
-# GitPython looks for git when it is imported, and fails there without it; we say so when it is needed.
+# GitPython looks for git on import and fails without it; forktools reports that when git is first needed.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

@@ -1,7 +1,7 @@
-"""`audit`: every release tag and every line, judged again by the rules of today.
+"""The `audit` command: every release tag and every release line, checked by the current rules.
 
-A gate sees what is pushed through it. A tag on a commit that lacks the gate's workflow, a line that was
-pushed past its check and a rule that is newer than a release are seen here only.
+A gate checks only what is pushed through it. Only the audit finds a tag on a commit without the gate's
+workflow, a line that was pushed past its check, or a release older than a rule it breaks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AUDIT_RULES = (TAG_UNCHECKED, UNREADABLE)
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A tag or a line, and what is wrong with it; `accepted` is the reason why it stays as it is."""
+    """A tag or a line and its findings; `accepted` is the reason for which its findings are accepted."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -52,14 +52,14 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What `audit` found, tags and lines in the order of their versions."""
+    """The result of `audit`: tags and lines, each in version order."""
 
     tags: tuple[Judged, ...]
     lines: tuple[Judged, ...]
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Each with the name it belongs to; without those of what is accepted."""
+        """The findings, each with the name of its tag or line; those of accepted ones are left out."""
         return tuple(
             replace(finding, message=f"{one.name}: {finding.message}")
             for one in (*self.lines, *self.tags)
@@ -81,7 +81,7 @@ def audit(repo: git.Repo, remote: str) -> Audit:
 
 
 def _by_number(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Numbers in a name count as numbers: .10 comes after .9."""
+    """Sort key that compares the numbers in a name as numbers: .10 comes after .9."""
     words: list[str] = [""]
     for char in name:
         if words[-1] and (char.isdecimal() and char.isascii()) != words[-1][-1:].isdecimal():
@@ -117,4 +117,4 @@ def _of_line(repo: git.Repo, branch: str, remote: str) -> Iterator[Finding]:
     merges = merge_changes(repo, commits)
     for commit in commits:
         yield from judge(Branch.LINE, commit, (), merges.get(commit.sha))
-    yield from verify_line(repo, branch, remote, only=()).findings  # the later lines are judged themselves
+    yield from verify_line(repo, branch, remote, only=()).findings  # later lines are checked on their own

@@ -1,4 +1,4 @@
-"""`audit` and `backports`: what nobody has pushed, yet somebody should see."""
+"""The `audit` and `backports` commands: reports on the whole repository, for a scheduled job."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from forktools.settings import current
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROWS = 200  # an issue's text has an end
+ROWS = 200  # GitHub limits the length of an issue's text
 
 
 class Shape(enum.StrEnum):
-    """The output formats of `backports`: those of every command, and the text of an issue."""
+    """The output formats of `backports`: those of every command, and Markdown for the text of an issue."""
 
     AUTO = "auto"
     TABLE = "table"

@@ -1,4 +1,4 @@
-"""`backports`: what upstream has mended since a line was cut, and the line lacks."""
+"""Upstream fixes that a release line lacks: the `backports` command."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MENDED = re.compile(
 
 
 class Urgency(enum.StrEnum):
-    """What a commit of upstream's is to a line that lacks it, the most urgent first."""
+    """How urgent an upstream commit is for a line that lacks it, the most urgent first."""
 
     SECURITY = "security"
     FIX = "fix"
@@ -47,8 +47,8 @@ class Urgency(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A commit of upstream's that the line lacks: the names of its vulnerabilities, upstream's first release
-    with it (empty: none yet)."""
+    """An upstream commit that the line lacks: the names of its vulnerabilities, and the first upstream
+    release with it (empty: none yet)."""
 
     commit: Commit
     urgency: Urgency
@@ -58,8 +58,8 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Backports:
-    """What a line lacks of base..upto, the most urgent first; how many of it the line has, and how many it
-    does without on record."""
+    """The commits of base..upto that a line lacks, the most urgent first, with the number that it has and the
+    number left out on record."""
 
     line: ReleaseLine
     upto: str
@@ -83,8 +83,8 @@ def newest_line(repo: git.Repo, remote: str) -> str:
 
 
 def find(repo: git.Repo, branch: str, remote: str, upto: str = "") -> Backports:
-    """What upstream has added from the line's base to `upto` (its newest release, or the trunk) that the line
-    does not have.
+    """The commits that upstream added from the line's base to `upto` (its newest release, or the trunk) and
+    that the line lacks.
 
     Raises RepositoryError without the line, upstream's tags or `upto`.
     """
@@ -113,7 +113,7 @@ def vulnerabilities(commit: Commit) -> tuple[str, ...]:
 
 
 def urgency(commit: Commit) -> Urgency:
-    """By the words of its message: nobody upstream labels its commits."""
+    """The urgency by the words of the message, because upstream does not label its commits."""
     if _NAMED.search(commit.message) or _SECURITY.search(commit.message):
         return Urgency.SECURITY
     kind = _TYPE.match(commit.subject)
@@ -137,7 +137,7 @@ def _target(repo: git.Repo, refs: Mapping[str, str], remote: str, upto: str) -> 
 
 
 def _carried(repo: git.Repo, line: ReleaseLine, wanted: Sequence[Commit]) -> set[str]:
-    """Of `wanted` what the line has and has not taken back: by its change, or its name in a trailer."""
+    """The ids of those `wanted` that the line has and has not reverted: by its change or by a trailer."""
     gone = undone(entry.commit for entry in line.entries)
     there = [e for e in line.entries if not e.is_empty and e.commit.sha not in gone]
     found = _same(repo, there, wanted)
@@ -152,9 +152,10 @@ def _carried(repo: git.Repo, line: ReleaseLine, wanted: Sequence[Commit]) -> set
 def _same(
     repo: git.Repo, there: Sequence[LineCommit], wanted: Sequence[Commit]
 ) -> defaultdict[str, set[str]]:
-    """By the ids of those of `wanted` whose change `there` makes: the ids of the commits that make it.
+    """The commits of `there` that make the change of a `wanted` commit, by the id of the wanted one.
 
-    The same patch is another change where a file has the lines twice, and so are the same lines elsewhere.
+    Equal patches are not enough: where a file has the same lines twice, or other files have them, the patch
+    can be another change.
     """
     patches, lines = patch_ids(repo, wanted), patch_ids(repo, wanted, context=0)
     alike: defaultdict[str, list[LineCommit]] = defaultdict(list)
@@ -178,13 +179,13 @@ def _declined(line: ReleaseLine, wanted: Sequence[Commit]) -> set[str]:
 
 
 def _called(commits: Iterable[Commit], names: Iterable[str]) -> set[str]:
-    """The ids that a name, perhaps abbreviated, begins."""
+    """The ids of those commits that one of `names` names, in full or abbreviated."""
     wanted = tuple(names)
     return {commit.sha for commit in commits if commit.sha.startswith(wanted)} if wanted else set()
 
 
 def _releases(repo: git.Repo, refs: Mapping[str, str], line: ReleaseLine) -> dict[str, str]:
-    """Upstream's first release that has each commit."""
+    """The first upstream release that contains each commit, by commit id."""
     base = line_version(version_name(line.branch))
     newer = [
         (version, tag, ref)

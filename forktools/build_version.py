@@ -1,8 +1,8 @@
-"""The version that a build gets, in PEP 440's form: of its tag, or of the commit it is built from.
+"""The version of a build in PEP 440 form, from its tag or from the commit it is built from.
 
-Only setuptools asks (`[tool.setuptools.dynamic]` in both pyproject.toml), at build time. `v0.16.4.vcluster.0`
+setuptools calls this at build time (`[tool.setuptools.dynamic]` in both pyproject.toml). `v0.16.4.vcluster.0`
 becomes `0.16.4+vcluster.0`, `v0.16.4` becomes `0.16.4`, a commit without a tag `0.0.dev0+g1234567890ab`.
-`kine.version` turns them back.
+`kine.version` converts them back.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import subprocess
 from email.parser import Parser
 from pathlib import Path
 
-VARIABLE = "KINE_VERSION"  # the tag, where there is no repository: in an image's build
+VARIABLE = "KINE_VERSION"  # the tag, for a build without a repository (an image's)
 _TAG = re.compile(r"v([0-9]+\.[0-9]+\.[0-9]+)(?:[.+-]([a-z0-9]+(?:[.-][a-z0-9]+)*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def of_tag(tag: str) -> str | None:
-    """The version for a tag; None if it is not vX.Y.Z with or without words after it."""
+    """The version for a tag; None if it is not vX.Y.Z, with or without words after it."""
     match = _TAG.fullmatch(tag)
     if match is None:
         return None
@@ -32,7 +32,7 @@ def of_commit(sha: str, changed: bool = False) -> str:
 
 
 def version(root: Path) -> str:
-    """The version of the sources in `root`: the variable's, an unpacked archive's, the repository's.
+    """The version of the sources in `root`: from the variable, an unpacked archive, or the repository.
 
     Raises ValueError when the variable holds neither a tag nor a commit.
     """
@@ -48,12 +48,12 @@ def version(root: Path) -> str:
     if archive.is_file():
         return str(Parser().parsestr(archive.read_text(encoding="utf-8"), headersonly=True)["Version"])
     top = _git(root, "rev-parse", "--show-toplevel")
-    if not top or Path(top).resolve() != root.resolve():  # sources that lie in somebody else's repository
+    if not top or Path(top).resolve() != root.resolve():  # the sources lie inside another repository
         return "0.0.dev0+unknown"
     changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     tags = (_git(root, "tag", "--points-at", "HEAD") or "").splitlines()
     released = [found for tag in tags if (found := of_tag(tag))]
-    if released and not changed:  # the fork's before upstream's
+    if released and not changed:  # the fork's tags take precedence over upstream's
         return max(released, key=lambda found: ("+" in found, [int(n) for n in re.findall(r"\d+", found)]))
     return of_commit(_git(root, "rev-parse", "HEAD") or "unknown", changed)
 
@@ -73,7 +73,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _root() -> Path:
-    """Where the sources are: beside this package, or this directory in an archive of forktools alone."""
+    """The source directory: the parent of this package, or this one in an archive of forktools alone."""
     here = Path(__file__).resolve().parent
     return here if (here / "PKG-INFO").is_file() else here.parent
 

@@ -1,8 +1,8 @@
-"""Whether commits make the change of others, though their patches differ.
+"""Comparison of commits by the change they make, for commits whose patches differ.
 
-A patch depends on the lines around it, so a commit that git itself picks onto another base can have another
-patch-id. No message is believed here: the old commits are picked onto the new one's parent (or the new ones
-onto the old one's parent) and must give its tree.
+A patch depends on the lines around it, so a commit that git cherry-picks onto another base can get another
+patch-id. Messages are not trusted here: picking the old commits onto the new one's parent (or the new ones
+onto the old one's parent) must give the same tree.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _HUNK = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
 def same_change(repo: git.Repo, olds: Sequence[Commit], news: Sequence[Commit]) -> bool:
-    """Whether `news` change what `olds` do: one for one, one for the sum of many, many for one."""
+    """Whether `news` make the changes of `olds`: one for one, one for the sum of many, many for one."""
     if len(news) == 1 and _picked(repo, tree_before(repo, news[0]), olds) == _tree(repo, news[0]):
         return True
     return len(olds) == 1 and _picked(repo, tree_before(repo, olds[0]), news) == _tree(repo, olds[0])
 
 
 def ambiguous(repo: git.Repo, commits: Sequence[Commit]) -> set[str]:
-    """The ids of those commits that change lines which, with the lines around them, a file has twice.
+    """The ids of those commits whose changed lines, with the lines around them, occur twice in a file.
 
-    Made at the other place, such a change has the same patch-id.
+    The same change at the other place has the same patch-id.
     """
     stdin = "".join(f"{commit.sha}\n" for commit in commits if not commit.is_merge).encode()
     if not stdin:
@@ -91,7 +91,7 @@ def same_place(repo: git.Repo, old: Commit, new: Commit) -> bool:
     )
 
 
-Hunk = tuple[int, int, int, int]  # first old line, how many, first new line, how many; as `diff -U0` has it
+Hunk = tuple[int, int, int, int]  # first old line, old count, first new line, new count, as in `diff -U0`
 
 
 def _there(old: Hunk, new: Hunk, moved: Sequence[Hunk]) -> bool:
@@ -103,7 +103,7 @@ def _there(old: Hunk, new: Hunk, moved: Sequence[Hunk]) -> bool:
 
 
 def _carried(line: int, moved: Sequence[Hunk]) -> int | None:
-    """The number that an unchanged line has in the other file; line 0 is the file's start."""
+    """The number of an unchanged line in the other file; line 0 is the start of the file."""
     if line == 0:
         return 0
     # An insertion after line n is `-n,0`: it moves the lines from n + 1 on.
@@ -118,11 +118,11 @@ def _carried(line: int, moved: Sequence[Hunk]) -> int | None:
 
 
 def _hunks(repo: git.Repo, old: str, new: str) -> dict[bytes, list[Hunk]]:
-    """The changed places of each text file in which two trees differ, by the line that names it."""
+    """The hunks of each text file in which two trees differ, by the header line that names the file."""
     shown = isolated_git.ask(repo, "diff-tree", "-r", "-p", "-U0", *AS_RECORDED, old, new)
     found: dict[bytes, list[Hunk]] = {}
     place: list[Hunk] = []
-    left = 0  # lines of the hunk under way: one of them may look like a header
+    left = 0  # lines left of the current hunk, because a line of a file can look like a header
     for line in shown.split(b"\n"):
         if left:
             left -= not line.startswith(b"\\")
@@ -136,7 +136,7 @@ def _hunks(repo: git.Repo, old: str, new: str) -> dict[bytes, list[Hunk]]:
 
 
 def _picked(repo: git.Repo, tree: str, commits: Sequence[Commit]) -> str | None:
-    """The tree that picking `commits` makes of `tree`; None at a conflict."""
+    """The tree that results from picking `commits` onto `tree`; None at a conflict."""
     for commit in commits:
         merged, conflicts = merge_trees(repo, tree_before(repo, commit), tree, f"{commit.sha}^{{tree}}")
         if conflicts:

@@ -1,7 +1,7 @@
-"""What each release brought, from the commits of its line: nobody writes it twice.
+"""Release notes, generated from the commits of each release line.
 
-A release holds what was added since the one before it on its line; the first of a line, since upstream's
-tag: there most commits are those of the line before, and only the others are news.
+A release lists the commits added since the release before it on its line. The first release of a line lists
+those since upstream's tag, and separates the commits that the line before already has.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _OTHERS = "Other changes"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One release: its tag (empty: what the line holds beyond its last), its day, the release before it, the
-    commits it added, those that the line before has, and what was left out or accepted as it is, each with
-    the reason."""
+    """One release: its tag (empty: the unreleased commits of the line), its date, the release before it, the
+    commits it added, the commits that the line before has, and the commits left out or accepted with a
+    difference, each with the reason."""
 
     tag: str
     line: str
@@ -47,7 +47,7 @@ class Release:
 
 
 def of_tag(repo: git.Repo, tag: str, remote: str) -> Release:
-    """The release `tag`. Raises RepositoryError when it is no release tag of a line that is here."""
+    """The release `tag`. Raises RepositoryError when it is no release tag of a line in this repository."""
     parsed = parse_tag(tag)
     if parsed is None:
         raise RepositoryError(f"{tag} is no release tag", "Give one as vX.Y.Z.vcluster.N.")
@@ -58,9 +58,9 @@ def of_tag(repo: git.Repo, tag: str, remote: str) -> Release:
 
 
 def of_line(repo: git.Repo, branch: str, remote: str) -> list[Release]:
-    """The releases of a line, the newest first, before them what is not released yet.
+    """The releases of a line, the newest first; the unreleased commits, if any, come before them.
 
-    A tag that was put on another branch by mistake is passed over.
+    A tag that was put on another branch by mistake is skipped.
     """
     refs, upstream = references(repo), version_name(branch)
     line = recall(repo, branch, remote).line
@@ -94,7 +94,7 @@ def of_all(repo: git.Repo, remote: str) -> list[Release]:
 
 
 def text(found: Sequence[Release], *, whole: bool) -> str:
-    """As Markdown; `whole` with a heading for the file and for each release, as a CHANGELOG.md has them."""
+    """Markdown; `whole` adds a heading for the file and one for each release, as CHANGELOG.md has them."""
     parts = ["# Changelog\n\nWritten by `forktools changelog`; do not edit it.\n"] if whole else []
     parts += [_markdown(release, whole) for release in found]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Cherry-picking in a work tree that is ours alone."""
+"""Cherry-picking in a work tree that only forktools uses."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ _NOBODY = ("-c", "user.name=forktools", "-c", "user.email=forktools", "-c", "com
 
 
 def asked() -> tuple[str, ...]:
-    """What the settings ask of commits that stay."""
+    """The git options for commits that stay, as the settings ask for them."""
     return ("-c", "commit.gpgSign=true") if current().require_signed_commits else ()
 
 
 def act(repo: git.Repo, place: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
-    """One git command in the work tree `place`. Raises RepositoryError when it fails."""
+    """Runs one git command in the work tree `place`. Raises RepositoryError when it fails."""
     return ask(repo, *MECHANICAL, *arguments, cwd=place, stdin=stdin)
 
 
 def head(repo: git.Repo, place: Path) -> str:
-    """The commit `place` is at."""
+    """The commit at HEAD of `place`."""
     return act(repo, place, "rev-parse", "HEAD").decode().strip()
 
 
 def pick(repo: git.Repo, place: Path, shas: Sequence[str], *options: str) -> tuple[int, str]:
-    """Picks `shas` in order until one does not go through: how many did, and git's complaint ("" if all)."""
+    """Picks `shas` in order until one fails. Returns the number picked and git's error ("" if all were)."""
     before = head(repo, place)
     status, _, complaint = run(repo, *MECHANICAL, *options, *_PICK, *shas, cwd=place)
     if status == 0:
@@ -69,14 +69,14 @@ def unmerged(repo: git.Repo, place: Path) -> tuple[str, ...]:
 
 
 def reset(repo: git.Repo, place: Path) -> None:
-    """Forgets a pick under way and whatever it left in the work tree."""
+    """Aborts a pick under way and discards everything it left in the work tree."""
     run(repo, *MECHANICAL, "cherry-pick", "--quit", cwd=place)
     act(repo, place, "reset", "--quiet", "--hard")
     act(repo, place, "clean", "--quiet", "-ffdx")
 
 
 def unlock(repo: git.Repo, place: Path) -> None:
-    """Removes the locks of git processes that were killed; nobody else works here while a run is going."""
+    """Removes the locks that killed git processes left; no other process works here during a run."""
     own = decode(act(repo, place, "rev-parse", "--absolute-git-dir").rstrip(b"\n"))
     for lock in Path(own).glob("*.lock"):
         lock.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def unlock(repo: git.Repo, place: Path) -> None:
 
 @contextmanager
 def borrowed(repo: git.Repo, start: str) -> Iterator[Path]:
-    """A throw-away repository at commit `start` that reads the real one's objects and adds none to them."""
+    """A temporary repository at commit `start` that reads the real one's objects and adds none to them."""
     with tempfile.TemporaryDirectory(prefix="forktools-") as scratch:
         place = Path(scratch) / "trial"
         kind = ask(repo, "rev-parse", "--show-object-format").decode().strip()
@@ -97,7 +97,7 @@ def borrowed(repo: git.Repo, start: str) -> Iterator[Path]:
 
 
 def commit(repo: git.Repo, place: Path) -> None:
-    """Ends the pick under way in a borrowed repository."""
+    """Finishes the pick under way in a borrowed repository."""
     act(repo, place, *_NOBODY, "commit", "--quiet", "--no-verify", "--allow-empty", "--no-edit")
 
 
@@ -107,10 +107,11 @@ def trial(
     shas: Sequence[str],
     settle: Callable[[Path, str, Sequence[str]], str | None],
 ) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Picks `shas` onto `start` in a borrowed repository: each with its conflicts and, if stuck, why.
+    """Picks `shas` onto `start` in a borrowed repository. Returns each with its conflicts and, if it stops,
+    the reason.
 
-    `settle` may commit what conflicts, and says why a person is needed all the same. What is stuck otherwise
-    is left out for the ones after it, so all that follows the first is a forecast.
+    `settle` may commit a conflicting pick, and returns the reason if a person is needed all the same. Any
+    other pick that stops is left out for the picks after it, so all results after the first are a forecast.
     """
     with borrowed(repo, start) as place:
         position = 0

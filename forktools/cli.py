@@ -1,4 +1,4 @@
-"""The `forktools` command. Exit status: 0 all is well, 1 a rule is broken, 2 wrong usage or repository."""
+"""The `forktools` command. Exit status: 0 success, 1 a rule is broken, 2 wrong usage or repository."""
 
 from __future__ import annotations
 
@@ -216,12 +216,12 @@ def schema() -> None:
 
 @cache
 def _command() -> Any:
-    """What `app()` would make at each call."""
+    """The click command that `app()` would build on each call."""
     return typer.main.get_command(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit status. Nothing but an answer goes to standard output."""
+    """Runs the command and returns its exit status. Only an answer is written to standard output."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except RepositoryError as error:
         return _complain(error.problem, error.fix)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except (git.GitError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, and how a command opens its repository and answers."""
+"""Options and arguments shared by the commands; opening the repository and showing the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Remote = Annotated[
 
 
 class Answer(enum.StrEnum):
-    """The output formats every command has."""
+    """The output formats of every command."""
 
     AUTO = "auto"
     TABLE = "table"
@@ -37,7 +37,7 @@ class Answer(enum.StrEnum):
 
 
 class Plain(enum.StrEnum):
-    """The output formats of a command that answers in one word."""
+    """The output formats of a command that prints one word."""
 
     TEXT = "text"
     JSON = "json"
@@ -47,15 +47,15 @@ _FORMATS = "`auto` is `github` (annotations and a job summary) in a workflow and
 As = Annotated[Answer, typer.Option("--output", "-o", help=_FORMATS)]
 AsFindings = Annotated[Output, typer.Option("--output", "-o", help=_FORMATS)]
 
-# Of git's variables these stay: who commits, how a remote is reached, where git and its settings are. The
-# rest would send it to another repository (a hook's), or change what it prints.
+# The git variables that stay: the committer, access to remotes, the places of git and its settings. The
+# others would make git use another repository (a hook sets them) or change its output.
 _KEPT_VARIABLES = re.compile(
     r"GIT_(AUTHOR_|COMMITTER_|CONFIG|ASKPASS|SSH|PROXY|HTTP|SSL|CURL|TRACE|EXEC_PATH|CEILING|PYTHON_|TEST_)"
 )
 
 
 def opened(path: Path, remote: str = "origin", base_ref: str = "") -> git.Repo:
-    """The repository at `path`, with its policy in force. Raises RepositoryError when there is none.
+    """Opens the repository at `path` and applies its policy. Raises RepositoryError when there is none.
 
     `base_ref` is the branch that a pull request goes into.
     """
@@ -68,7 +68,7 @@ def opened(path: Path, remote: str = "origin", base_ref: str = "") -> git.Repo:
 
 
 def branch_of_line(name: str) -> str:
-    """The branch of a line given in short or in full. Raises RepositoryError when `name` is no line."""
+    """The branch of a line named in short or in full. Raises RepositoryError when `name` names no line."""
     branch = line_branch(name)
     if branch is None:
         raise RepositoryError(f"{visible(name)} is not a release line", "Give one as vX.Y.Z.")
@@ -76,7 +76,7 @@ def branch_of_line(name: str) -> str:
 
 
 def answer(report: Report, output: Output | Answer, *, strict: bool = False) -> None:
-    """Shows the report; exit status 1 when a rule is broken (`strict`: or deserves a look)."""
+    """Shows the report; exits with status 1 when a rule is broken (`strict`: also on a warning)."""
     show(report, Output(output))
     if report.errors or (strict and report.findings) or not report.document["ok"]:
         raise typer.Exit(1)

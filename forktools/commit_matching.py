@@ -1,11 +1,11 @@
-"""Which commits of one line another carries.
+"""Matching the commits of one release line to those of another.
 
-The replay rule: a new line carries every fork commit of the line before it. What "carries" means is decided
-here, from the strongest evidence to the weakest: the same patch, the same lines at the same place, a
+The replay rule: a new line carries every fork commit of the line before it. This module decides whether it
+does, from the strongest evidence to the weakest: the same patch, the same lines at the same place, a
 `cherry picked from` trailer, the same patch in upstream's own history, a recorded reason for leaving it out,
-and last the same subject. The last ones only say which commit is meant: it must make the same change, or its
-difference must have been accepted on record. A commit that changes nothing carries nothing, whatever it
-names; and what is carried must be there at the tip.
+and last the same subject. A trailer or a subject only identifies the commit: that commit must also make the
+same change, or its difference must have been accepted on record. An empty commit carries nothing, whatever it
+names. A carried change must still be there at the tip.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class MatchState(enum.StrEnum):
     MISSING = "missing"
 
 
-BROKEN = (MatchState.MISSING, MatchState.REVERTED, MatchState.CHANGED)  # the replay rule is
+BROKEN = (MatchState.MISSING, MatchState.REVERTED, MatchState.CHANGED)  # these break the replay rule
 CARRIED = (
     MatchState.SAME,
     MatchState.TRAILER,
@@ -119,10 +119,10 @@ CARRIED = (
 
 @dataclass(frozen=True, slots=True)
 class CommitFate:
-    """What became of one commit, the commits of the new line or of upstream that stand for it, a remark.
+    """The fate of one commit: the commits of the new line or of upstream that stand for it, and a remark.
 
-    `difference` is the digest to accept, of a commit that was changed. `thinner` says what later work has
-    taken of one that stands.
+    `difference` is the digest to accept if the commit was changed. `thinner` says which part of a commit that
+    still stands was removed by later work.
     """
 
     entry: LineCommit
@@ -155,7 +155,7 @@ def compare(repo: git.Repo, old: ReleaseLine, new: ReleaseLine) -> Comparison:
 
 
 def counterparts(repo: git.Repo, old: ReleaseLine, new: ReleaseLine) -> tuple[CommitFate, ...]:
-    """What stands in `new` for every commit of `old`, whether or not later work has undone it."""
+    """The match in `new` of every commit of `old`, whether or not later work has undone it."""
     upstream = read_upstream(repo, old.base, new.base)
     return _weighed(repo, new, upstream, trace(old.entries, new.entries, upstream))
 
@@ -163,7 +163,7 @@ def counterparts(repo: git.Repo, old: ReleaseLine, new: ReleaseLine) -> tuple[Co
 def _weighed(
     repo: git.Repo, new: ReleaseLine, upstream: Sequence[LineCommit], fates: Sequence[CommitFate]
 ) -> tuple[CommitFate, ...]:
-    """The fates, where a commit found by a name alone is held against what it stands for."""
+    """The fates, after comparing each commit found by name alone with the commit it stands for."""
     alone = [fate.by[0] for fate in fates if fate.state is MatchState.SAME and fate.by]
     unsure = ambiguous(repo, alone)  # their patch fits in two places
     doubtful = [fate for fate in fates if _is_doubtful(fate) or (fate.by and fate.by[0].sha in unsure)]
@@ -199,7 +199,7 @@ def _weighed(
 
 
 def unaccepted_difference(repo: git.Repo, old: Commit, by: Sequence[Commit]) -> str | None:
-    """The digest to accept if `by` do not make the change of `old` and do not say that this was accepted."""
+    """The digest to accept if `by` do not make the change of `old` and carry no record accepting that."""
     first, *rest = entries(repo, [old, *by])
     same_lines = len(rest) == 1 and first.lines == rest[0].lines and first.lines is not None
     if same_change(repo, [old], by) or (same_lines and same_place(repo, old, by[0])):
@@ -217,7 +217,7 @@ def _is_doubtful(fate: CommitFate) -> bool:
 
 
 def _changed(fate: CommitFate) -> str:
-    """What is known of a change that was not accepted."""
+    """A description of a change that was not accepted."""
     if fate.state is MatchState.SAME:
         return "the same lines at another place"
     if fate.state is MatchState.CHANGED:
@@ -226,14 +226,15 @@ def _changed(fate: CommitFate) -> str:
 
 
 def released_before_records(repo: git.Repo) -> set[str]:
-    """The commits of the releases that are taken as they are; what they carry is never asked for a record."""
+    """The commits of the releases in `released_before_records`, a setting; they need no records."""
     named = [sha for _, sha in current().released_before_records]
     here = [sha for sha in named if run(repo, "cat-file", "-e", f"{sha}^{{commit}}")[0] == 0]
     return {commit.sha for commit in read_range(repo, here, [])} if here else set()
 
 
 def _standing(repo: git.Repo, new: ReleaseLine, fates: Sequence[CommitFate]) -> tuple[CommitFate, ...]:
-    """The fates, where a commit whose change is not whole at the tip counts as reverted, or as on record."""
+    """The fates; a commit whose change is incomplete at the tip counts as reverted, or as left out on
+    record."""
     position = {entry.commit.sha: number for number, entry in enumerate(new.entries)}
     lost = losses(repo, new, {commit.sha for fate in fates for commit in fate.by if commit.sha in position})
     ids = _Ids(fate.entry.commit for fate in fates)
@@ -255,7 +256,7 @@ def _standing(repo: git.Repo, new: ReleaseLine, fates: Sequence[CommitFate]) -> 
 def _fallen(
     fate: CommitFate, lost: Sequence[Loss], record: tuple[int, str] | None, position: Mapping[str, int]
 ) -> CommitFate:
-    """The fate of a commit with losses. A record speaks of what it and the commits before it have taken."""
+    """The fate of a commit with losses. A record covers what it and the commits before it have removed."""
     until, reason = record or (-1, "")
     unsaid = [rest for loss in lost if (rest := _since(loss, until, position))]
     if undone := [loss for loss in unsaid if loss.is_undone]:
@@ -268,7 +269,7 @@ def _fallen(
 
 
 def _since(loss: Loss, until: int, position: Mapping[str, int]) -> Loss | None:
-    """What a path has lost to commits after a position; None where that is nothing."""
+    """The loss of a path to commits after a position; None if there is none."""
     if until < 0:
         return loss
     takings = tuple(one for one in loss.takings if position[one.by.sha] > until)
@@ -276,7 +277,7 @@ def _since(loss: Loss, until: int, position: Mapping[str, int]) -> Loss | None:
 
 
 def _gone(lost: Sequence[Loss]) -> str:
-    """What is not there any more, in words."""
+    """A description of the changes that are gone."""
     first = lost[0]
     more = f" and {len(lost) - 1} more paths" if len(lost) > 1 else ""
     if not first.standing:
@@ -287,7 +288,7 @@ def _gone(lost: Sequence[Loss]) -> str:
 
 
 def verify(comparison: Comparison) -> Iterator[Finding]:
-    """Where the replay rule is broken, and what deserves a look."""
+    """The findings of the replay rule: violations and warnings."""
     new = comparison.new
     if not new.cut_from_base:
         yield Finding(LINE_NOT_FROM_TAG, f"{new.branch} does not contain {new.upstream}", new.base)
@@ -326,7 +327,7 @@ def trace(
 
 
 class _Ids:
-    """Commits by id, found by an abbreviation too (a trailer written by hand may hold one)."""
+    """Commits by id, also by an abbreviated one (a trailer written by hand may hold one)."""
 
     def __init__(self, commits: Iterable[Commit]) -> None:
         self._by_start: defaultdict[str, list[Commit]] = defaultdict(list)
@@ -338,7 +339,7 @@ class _Ids:
 
 
 def _reasons(new: Iterable[LineCommit], ids: _Ids) -> dict[str, str]:
-    """Why old commits are left out or were taken back, by the records of the new line."""
+    """The reasons for which old commits are left out or were reverted, from the records of the new line."""
     return {
         commit.sha: reason
         for entry in new
@@ -348,7 +349,7 @@ def _reasons(new: Iterable[LineCommit], ids: _Ids) -> dict[str, str]:
 
 
 class _Search:
-    """Pairs old commits with new ones; each step takes what the stronger ones before it left over.
+    """Pairs old commits with new ones; each step works on those that the stronger ones before it left.
 
     A new commit stands for one old commit, unless its trailers name several.
     """
@@ -368,7 +369,7 @@ class _Search:
         return [entry for entry in self.old if entry.commit.sha not in self.found]
 
     def free(self) -> list[Commit]:
-        """The new commits that change something and stand for none yet."""
+        """The new commits that change something and are not paired yet."""
         return [one.commit for one in self.new if one.commit.sha not in self.taken and not one.is_empty]
 
     def settle(
@@ -383,7 +384,8 @@ class _Search:
         self._by_content(lambda entry: entry.lines, IN_ANOTHER_CONTEXT)
 
     def _by_content(self, content: Callable[[LineCommit], str | None], remark: str = "") -> None:
-        """In order; of several new commits with one content, first the one whose trailer names the old."""
+        """Pairs in order; of several new commits with one content, prefers the one whose trailer names the
+        old."""
         candidates: defaultdict[str | None, list[Commit]] = defaultdict(list)
         for entry in self.new:
             candidates[content(entry)].append(entry.commit)
@@ -399,7 +401,8 @@ class _Search:
                         break
 
     def by_trailer(self) -> None:
-        """A squashed commit names several old ones; the parts of a split one all name the same."""
+        """Pairs by `cherry picked from`. A squashed commit names several old ones; the parts of a split
+        commit all name the same one."""
         free = self.free()
         new_ids = _Ids(free)
         named: defaultdict[str, list[Commit]] = defaultdict(list)
@@ -415,7 +418,7 @@ class _Search:
                 self.settle(entry, MatchState.TRAILER, by)
 
     def by_common_origin(self) -> None:
-        """Picked from one third commit, from which no other old commit was."""
+        """Pairs commits picked from the same third commit, if no other old commit was picked from it."""
         shares: defaultdict[str, int] = defaultdict(int)
         for entry in self.old:
             for origin in entry.commit.picked_from:
@@ -449,7 +452,8 @@ class _Search:
                 self.settle(entry, MatchState.DROPPED, remark=self.reasons[entry.commit.sha])
 
     def by_subject(self) -> None:
-        """The weakest evidence: one to one, in order. Two empty commits of one subject are the same."""
+        """Pairs by subject, the weakest evidence: one to one, in order. Two empty commits with one subject
+        are the same."""
         candidates: defaultdict[str, list[LineCommit]] = defaultdict(list)
         for entry in self.new:
             if entry.commit.sha not in self.taken:
@@ -462,7 +466,7 @@ class _Search:
                 self.settle(entry, MatchState.SAME if entry.is_empty else MatchState.CHANGED, [chosen.commit])
 
     def fate(self, entry: LineCommit) -> CommitFate:
-        """What was found, unless the new line took it back by a revert that the old line does not have."""
+        """The match found, or REVERTED if the new line reverted it and the old line did not."""
         fate = self.found.get(entry.commit.sha)
         if fate is None:
             revert = self.undone_before.get(entry.commit.sha)
@@ -477,7 +481,7 @@ class _Search:
         return CommitFate(entry, MatchState.REVERTED, fate.by, f"in {own[0].short}")
 
     def _hollow(self, entry: LineCommit) -> str:
-        """Who claims to carry it and changes nothing."""
+        """A remark on an empty commit that names the entry or has its subject; "" if there is none."""
         for one in self.new:
             named = entry.commit in self.ids.find(one.commit.picked_from)
             if one.is_empty and (named or one.commit.subject == entry.commit.subject):

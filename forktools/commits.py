@@ -1,7 +1,7 @@
-"""Commits, the paths they change and the patches they are, in a few git calls however many there are.
+"""Commits, the paths they change and their patch-ids, read in a few git calls however many there are.
 
-Commits are read by git, fields and paths with NUL between them, and patches by `patch-id`: nothing in a
-message or a file name can be taken for structure, and nothing is parsed here that git parses otherwise.
+git reads the commits, with NUL between fields and paths, and `patch-id` reads the patches. So no text in a
+message or a file name can be taken for structure, and git's own parsing is not repeated here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     import git
 
-# As the objects say: no rename guessing (so both names of a rename show), no drivers, submodules too.
+# As recorded: no rename detection (so both names of a rename show), no drivers, submodules included.
 AS_RECORDED = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
 
-AT_ONCE = 5000  # patches a pair of git processes reads; it takes a second or so
-KEPT_FROM = 500  # fewer patches are read faster than they are looked up
+AT_ONCE = 5000  # patches for one pair of git processes; it takes a second or so
+KEPT_FROM = 500  # fewer patches are faster to read than to look up in the cache
 
 _PICKED = re.compile(
     r"^[ \t]*(?:\(?(?:cherry[ -]picked|back[ -]?ported) from commit ([0-9a-f]{7,64})\)?"
@@ -38,8 +38,8 @@ _REFS = re.compile(r"^Refs:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One commit. `subject` is git's `%s`: the first paragraph on one line. Bytes that are not UTF-8 stay
-    as surrogates (see `text.decode`). `picked_from` and `reverts` are the ids its message names, in the
-    order it names them, perhaps abbreviated. `malformed` says why its header could be read otherwise."""
+    as surrogates (see `sanitize.decode`). `picked_from` and `reverts` are the ids its message names, in the
+    order it names them, perhaps abbreviated. `malformed` says how its header is ambiguous."""
 
     sha: str
     parents: tuple[str, ...]
@@ -78,7 +78,7 @@ def read_commit(repo: git.Repo, sha: str) -> Commit:
 
 
 def _read(repo: git.Repo, shas: bytes) -> list[Commit]:
-    """The commits as git reads them: their parents, their messages in the encoding that they name."""
+    """The commits as git reads them, with their parents; messages are in the encoding that they name."""
     if not shas:
         return []
     listing = isolated_git.ask(
@@ -104,7 +104,7 @@ def _read(repo: git.Repo, shas: bytes) -> list[Commit]:
 
 
 def _malformed(batch: bytes) -> dict[str, str]:
-    """What is wrong with commits' headers, by id, from a `cat-file --batch`; sound ones are left out."""
+    """The defects of commit headers, by id, from a `cat-file --batch`; sound commits are left out."""
     found: dict[str, str] = {}
     position = 0
     while position < len(batch):
@@ -120,7 +120,7 @@ def _malformed(batch: bytes) -> dict[str, str]:
 
 
 def malformed_header(raw: bytes) -> str:
-    """Why a reader other than git could take this commit for another; empty if none could.
+    """The reason why another reader than git could read this commit differently; empty if there is none.
 
     git reads `tree`, `parent`s, `author` and `committer` in this order and ignores them elsewhere.
     """
@@ -141,12 +141,12 @@ def malformed_header(raw: bytes) -> str:
 
 
 def picked_from(message: str) -> tuple[str, ...]:
-    """The ids that a message says its commit was picked from, as git, GitHub and people write it."""
+    """The ids that a message names as picked from, in the forms that git, GitHub and people write."""
     return tuple(dict.fromkeys(first or second for first, second in _PICKED.findall(message)))
 
 
 def reverts(subject: str, message: str) -> tuple[str, ...]:
-    """The ids that a message says its commit reverts: git's sentence, or `Refs:` under the type `revert`."""
+    """The ids that a message names as reverted: by git's sentence, or by `Refs:` under the type `revert`."""
     named = _REVERTED.findall(message)
     if _REVERT_TYPE.match(subject):
         named += [sha for line in _REFS.findall(message) for sha in re.findall(r"\b[0-9a-f]{7,64}\b", line)]
@@ -154,7 +154,7 @@ def reverts(subject: str, message: str) -> tuple[str, ...]:
 
 
 def changed_paths(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, tuple[Change, ...]]:
-    """What each commit that is not a merge changes, by id; a commit that changes nothing is left out."""
+    """The changes of each commit that is not a merge, by id; a commit that changes nothing is left out."""
     shas = "".join(f"{commit.sha}\n" for commit in commits if not commit.is_merge).encode()
     if not shas:
         return {}
@@ -213,7 +213,7 @@ def patch_ids(repo: git.Repo, commits: Iterable[Commit], *, context: int = 3) ->
 
 
 def _patch_ids(repo: git.Repo, shas: Sequence[str], context: int) -> dict[str, str]:
-    with tempfile.TemporaryFile() as patches:  # hundreds of megabytes on a long range: not in memory
+    with tempfile.TemporaryFile() as patches:  # hundreds of megabytes on a long range: too much for memory
         shown = ("-p", f"-U{context}", "--full-index", *AS_RECORDED)
         arguments = ("diff-tree", "--stdin", "--root", "-r", *shown)
         stdin = "".join(f"{sha}\n" for sha in shas).encode()
@@ -225,7 +225,7 @@ def _patch_ids(repo: git.Repo, shas: Sequence[str], context: int) -> dict[str, s
 
 
 def range_diff(repo: git.Repo, old: str, new: str) -> str:
-    """How commit `new` differs from the commit `old` it replays, as `git range-diff` shows it."""
+    """The `git range-diff` of commit `new` against the commit `old` it replays."""
     status, output, complaint = isolated_git.run(
         repo, "range-diff", "--no-color", "--creation-factor=999", "--no-notes", f"{old}^!", f"{new}^!"
     )

@@ -1,4 +1,4 @@
-"""Asking git: one place that starts it, with an environment a user's settings cannot bend."""
+"""Running git: one place that starts it, with an environment that a user's settings cannot change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OBJECT_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class RepositoryError(Exception):
-    """The repository cannot answer the question: what is wrong, and what to do about it."""
+    """A question that the repository cannot answer: the problem, and how to fix it."""
 
     def __init__(self, problem: str, fix: str = "") -> None:
         super().__init__(problem)
@@ -66,7 +66,7 @@ def ask(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> bytes:
-    """Standard output of one git command, or nothing when it was written to the file `output`.
+    """Standard output of one git command; empty if it was written to the file `output`.
 
     Raises RepositoryError on any exit status but 0.
     """
@@ -87,8 +87,8 @@ def run(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> tuple[int, bytes, str]:
-    """Exit status, standard output and complaint of one git command."""
-    # Colours, signatures and other encodings would only end up in what is parsed, hints in what is shown.
+    """Exit status, standard output and standard error of one git command."""
+    # Colours, signatures and other encodings would only disturb parsing, hints the messages that are shown.
     command = ["git", "-c", "color.ui=false", "-c", "log.showSignature=false"]
     command += ["-c", "i18n.logOutputEncoding=UTF-8", "-c", "advice.graftFileDeprecated=false"]
     command += ["-C", str(cwd or _home(repo))]
@@ -116,7 +116,7 @@ def run(
 
 
 def _home(repo: git.Repo) -> Path:
-    """Where git finds the repository; GitPython would run it in the process's directory if it is bare."""
+    """The directory to run git in; for a bare repository GitPython would use the process's own directory."""
     top = Path(repo.working_tree_dir) if repo.working_tree_dir else None
     return top if top and (top / ".git").exists() else Path(repo.git_dir)
 
@@ -170,7 +170,7 @@ def is_ancestor(repo: git.Repo, older: str, newer: str) -> bool:
 def branch_tip(repo: git.Repo, refs: Mapping[str, str], branch: str, remote: str) -> str | None:
     """The commit at the newer of a branch's local and remote-tracking tips; None if neither exists.
 
-    Raises RepositoryError when the two have diverged: which one is meant is not ours to guess.
+    Raises RepositoryError when the two have diverged, because either could be meant.
     """
     places = (f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}")
     tips = [refs[place] for place in places if place in refs]

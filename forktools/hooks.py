@@ -1,8 +1,8 @@
-"""Git hooks: the policy before a commit is made and before it is pushed.
+"""Git hooks: the policy checked before a commit is made (commit-msg) and before a push (pre-push).
 
-A hook judges by the branch that the work will go into: the branch itself if it is a trunk or a line, else the
-trunk or line that the work is nearest to. Where two are equally near, only what both refuse is refused. Hooks
-are a courtesy, the gates judge again; `--no-verify` passes them.
+A hook judges by the branch that the work will go into: the current branch if it is a trunk or a line, else
+the nearest trunk or line. If two are equally near, only what both refuse is refused. Hooks give early
+feedback; `--no-verify` skips them, and the gates check again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One reference that is to be pushed; `before` is what the remote has (zeros: nothing)."""
+    """One reference to be pushed; `before` is the remote's value (zeros: it does not exist there)."""
 
     commit: str
     ref: str
@@ -69,8 +69,8 @@ class Push:
 
 
 def install(repo: git.Repo, *, force: bool) -> list[Path]:
-    """Writes the hooks. Raises RepositoryError where somebody else's is in the way and `force` is not given;
-    with it, that one is kept under the name `….old`."""
+    """Writes the hooks. Raises RepositoryError if another program's hook is installed and `force` is not
+    given; with it, that hook is kept under the name `….old`."""
     place = _directory(repo)
     foreign = [name for name in NAMES if _is_foreign(place / name)]
     if foreign and not force:
@@ -90,7 +90,7 @@ def install(repo: git.Repo, *, force: bool) -> list[Path]:
 
 
 def uninstall(repo: git.Repo) -> list[Path]:
-    """Removes the hooks that `install` wrote, and puts those back that it moved aside."""
+    """Removes the hooks that `install` wrote, and restores those that it moved aside."""
     place = _directory(repo)
     own = [place / name for name in NAMES if (place / name).exists() and not _is_foreign(place / name)]
     for path in own:
@@ -102,7 +102,7 @@ def uninstall(repo: git.Repo) -> list[Path]:
 
 
 def _directory(repo: git.Repo) -> Path:
-    """Where git looks for hooks. Raises RepositoryError when that is a place for other repositories, too."""
+    """The hook directory of git. Raises RepositoryError when other repositories use the same directory."""
     status, _, _ = run(repo, "config", "--get", "core.hooksPath")
     local, _, _ = run(repo, "config", "--local", "--get", "core.hooksPath")
     if status == 0 and local != 0:
@@ -118,7 +118,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _script(name: str) -> str:
-    # -P: a work tree with a forktools of its own (this repository's) is judged, not run.
+    # -P: a work tree with its own forktools package (this repository's) is judged by the installed one.
     return f"""#!/bin/sh
 {MARK}
 python={shlex.quote(sys.executable)}
@@ -135,7 +135,7 @@ echo "forktools is not installed any more; nothing was checked. See: forktools h
 
 
 def check_message(repo: git.Repo, text: str, remote: str, index: str) -> list[Finding]:
-    """What the policy says to a commit that is about to be made with this message and the index's changes."""
+    """The findings for a commit about to be made, from its message and the changes in the index."""
     message = _stripped(repo, text)
     if not message or _merging(repo):
         return []
@@ -153,7 +153,7 @@ def check_message(repo: git.Repo, text: str, remote: str, index: str) -> list[Fi
 
 
 def check_push(repo: git.Repo, pushes: Sequence[Push], remote: str) -> list[Finding]:
-    """What the policy says to commits and tags that are about to be pushed."""
+    """The findings for commits and tags about to be pushed."""
     refs = references(repo)
     found: list[Finding] = []
     for push in pushes:
@@ -213,7 +213,7 @@ def _check_branch(repo: git.Repo, refs: Mapping[str, str], push: Push, remote: s
 
 
 def _agreed(judged: Callable[[Base], list[Finding]], bases: Sequence[Base]) -> list[Finding]:
-    """The findings for the base that refuses least: work that one of them takes may go there."""
+    """The findings for the base with the fewest: work that one base accepts may go there."""
 
     def cost(findings: list[Finding]) -> tuple[int, int]:
         return sum(finding.rule.level is Level.ERROR for finding in findings), len(findings)
@@ -222,7 +222,7 @@ def _agreed(judged: Callable[[Base], list[Finding]], bases: Sequence[Base]) -> l
 
 
 def _bases(repo: git.Repo, refs: Mapping[str, str], remote: str, tip: str = "") -> list[Base]:
-    """The trunks and lines that `tip`, or HEAD, is nearest to; its own branch if it is one."""
+    """The trunks and lines nearest to `tip`, or to HEAD; its own branch if it is one."""
     status, head, _ = run(repo, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if not tip:
         _, on, _ = run(repo, "symbolic-ref", "--quiet", "--short", "HEAD")
@@ -243,7 +243,7 @@ def _bases(repo: git.Repo, refs: Mapping[str, str], remote: str, tip: str = "") 
 
 
 def _stripped(repo: git.Repo, text: str) -> str:
-    """The message that git will record: without comments and what stands below the scissors."""
+    """The message that git will record: without comments and the text below the scissors line."""
     cut = _SCISSORS.sub("", text)
     raw = ask(repo, "stripspace", "--strip-comments", stdin=cut.encode("utf-8", "surrogateescape"))
     return decode(raw).strip()
@@ -255,7 +255,7 @@ def _merging(repo: git.Repo) -> bool:
 
 
 def _staged(repo: git.Repo, index: str) -> tuple[Change, ...]:
-    """What the index changes; `index` is the file that git made for a commit of some paths only."""
+    """The changes in the index; `index` is the temporary index git makes for a commit of some paths only."""
     status, _, _ = run(repo, "rev-parse", "--verify", "--quiet", "HEAD")
     start = (
         "HEAD"

@@ -1,4 +1,4 @@
-"""`forktools hooks`: installed into a repository, and called by git."""
+"""The `forktools hooks` commands: installation, and the entry points that git calls."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _parsed(line: str) -> hooks.Push:
 
 
 def _answer(name: str, findings: list[Finding]) -> None:
-    """Quiet where all is well."""
+    """Prints the findings, and nothing if there are none."""
     if not findings:
         return
     errors = sum(finding.rule.level is Level.ERROR for finding in findings)

@@ -1,10 +1,10 @@
-"""The conflicts inside a file, one by one, and carrying how one was settled to the next that is like it.
+"""Conflict hunks of a file, and reuse of the way a similar hunk was resolved before.
 
-A file's conflict is met again as it was only while nothing around it moves, and something always does: a
-pinned version on the line beside it. So each hunk is looked at by itself: its base and its two sides. A
-recorded hunk tells how a new one is settled if the same change comes in (the lines that the picked commit
-takes away and adds), and if what a person made of the line's side then and what the line's side has become
-since are changes of different lines. Where anything can be read in two ways, nothing is settled.
+A conflict of a whole file recurs unchanged only while nothing around it moves, and something always does,
+such as a pinned version on the next line. So each hunk is compared on its own: its base and its two sides. A
+recorded resolution applies to a new hunk on two conditions: the same change comes in (the lines that the
+picked commit removes and adds); and the person's change of the line's old side affects other lines than the
+line's own changes since then. An ambiguous hunk is never resolved.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 Lines = tuple[bytes, ...]
 
 _LINE = re.compile(rb"[^\n]*\n")
-_TOO_LONG = 20_000  # lines: comparing takes their square
-_WIDTH = 37  # of markers; no text has lines that start with so many, or it is left to a person
+_TOO_LONG = 20_000  # lines: the comparison takes quadratic time
+_WIDTH = 37  # of markers; a text with such a line is left to a person
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The three texts of a file in conflict: where both come from, the line's, the picked commit's."""
+    """The three texts of a file in conflict: the common base, the line's, the picked commit's."""
 
     base: bytes
     ours: bytes
@@ -50,14 +50,14 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A hunk, and the lines that a person made of it."""
+    """A hunk, and the lines with which a person resolved it."""
 
     hunk: Hunk
     lines: Lines
 
 
 def split(repo: git.Repo, stages: Stages) -> tuple[Lines | Hunk, ...] | None:
-    """A file's merge: the texts between its conflicts and the conflicts, by turns, texts first and last.
+    """A file's merge: unconflicted text and conflicts, alternating; text comes first and last.
 
     None if git finds no conflict in it, or it is not lines of text.
     """
@@ -73,12 +73,12 @@ def split(repo: git.Repo, stages: Stages) -> tuple[Lines | Hunk, ...] | None:
             file.write_bytes(text)
         given = ("--diff3", f"--marker-size={_WIDTH}", *(word for mark in "obt" for word in ("-L", mark)))
         status, merged, _ = isolated_git.run(repo, "merge-file", "-p", *given, *map(str, files))
-    return tuple(_parts(_lines(merged), marks)) if 0 < status < 128 else None  # the number of conflicts
+    return tuple(_parts(_lines(merged), marks)) if 0 < status < 128 else None  # status: number of conflicts
 
 
 def settled(repo: git.Repo, stages: Stages, after: bytes) -> tuple[tuple[Settled, ...], bool]:
-    """The hunks of a file with what a person made of each, as far as that can be told, and whether that was
-    all the person did to the file."""
+    """The hunks of a file with the person's resolution of each, as far as it can be determined, and whether
+    the person changed nothing else in the file."""
     parts = split(repo, stages)
     if parts is None or after[-1:] not in (b"", b"\n"):
         return (), False
@@ -98,7 +98,7 @@ def settled(repo: git.Repo, stages: Stages, after: bytes) -> tuple[tuple[Settled
 
 
 def settle(parts: Sequence[Lines | Hunk], known: Iterable[Settled]) -> bytes | None:
-    """The file with each hunk as a known one tells; None if one of them is not told, or told in two ways."""
+    """The file with each hunk resolved as a known one was; None if a hunk has no resolution, or several."""
     precedents = [*known]
     merged: list[bytes] = []
     for part in parts:
@@ -113,26 +113,27 @@ def settle(parts: Sequence[Lines | Hunk], known: Iterable[Settled]) -> bytes | N
 
 
 def carried(hunk: Hunk, known: Settled) -> Lines | None:
-    """What the hunk becomes if it is settled as the known one; None if that does not say."""
+    """The lines that result if the hunk is resolved as the known one was; None if that one does not apply."""
     before = known.hunk
     wanted = changes(hunk.base, hunk.theirs)
     settled_change = changes(before.ours, known.lines)
-    # The commit that was picked then, or the one that was made of it.
+    # The incoming change is the commit picked then, or the commit that resulted from it.
     if not wanted or wanted not in (changes(before.base, before.theirs), settled_change):
         return None
-    if not settled_change:  # left out for what the line had then: whether it still has it, nobody knows
+    if not settled_change:  # left out because of the line's content then, so that content must be the same
         return known.lines if hunk.ours == before.ours else None
     result = joined(before.ours, known.lines, hunk.ours)
-    # Who kept both sides then keeps both now; if that gives something else, the hunks are not alike.
+    # A person who kept both sides then keeps both now; if that gives another result, the hunks differ.
     if known.lines == joined(before.base, before.ours, before.theirs):
         return result if result == joined(hunk.base, hunk.ours, hunk.theirs) else None
     return result
 
 
 def joined(base: Lines, one: Lines, other: Lines) -> Lines | None:
-    """Both changes of `base`, where git sees a conflict because they are neighbours; None if they meet.
+    """Both changes of `base`, for a conflict that git reports because they are adjacent; None if they meet.
 
-    Where equal lines let a change be put in two places, the answer read from the end would be another: None.
+    Also None if equal lines allow two places for a change, that is if matching from the end gives another
+    result.
     """
     result = _joined(base, one, other)
     if result is None:
@@ -142,13 +143,13 @@ def joined(base: Lines, one: Lines, other: Lines) -> Lines | None:
 
 
 def same_change(one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
-    """Whether two texts become others by the same changes."""
+    """Whether two pairs of texts differ by the same changes."""
     (a, b), (c, d) = (tuple(map(_lines, pair)) for pair in (one, other))
     return len(a) + len(b) + len(c) + len(d) <= 2 * _TOO_LONG and changes(a, b) == changes(c, d)
 
 
 def changes(before: Lines, after: Lines) -> tuple[tuple[Lines, Lines], ...]:
-    """The lines taken away and those put in their place, change by change."""
+    """The removed lines and their replacements, change by change."""
     return tuple((before[edit.start : edit.end], edit.lines) for edit in _edits(before, after))
 
 
@@ -179,12 +180,12 @@ def _joined(base: Lines, one: Lines, other: Lines) -> Lines | None:
 
 
 def _meet(a: _Edit, b: _Edit) -> bool:
-    """Whether two changes are of the same lines, or their order is not known."""
+    """Whether two changes affect the same lines, or their order is not known."""
     if a.start < b.end and b.start < a.end:
         return True
     for insertion, edit in ((a, b), (b, a)):
-        # Between two lines that stay or are written anew, it is clear where it goes; where one of them is
-        # gone, or something else is put in at the same place, it is not.
+        # The place of an insertion is clear between two lines that stay or are rewritten. It is not clear if
+        # one of them is removed, or if the other change inserts at the same place.
         if insertion.start == insertion.end and edit.start <= insertion.start <= edit.end:
             inside = edit.start < insertion.start < edit.end
             if inside or not edit.lines or edit.start == edit.end:
@@ -193,13 +194,13 @@ def _meet(a: _Edit, b: _Edit) -> bool:
 
 
 def _replaced(before: Sequence[object], after: Sequence[object]) -> list[tuple[int, int, int, int]]:
-    """The places at which two sequences differ."""
+    """The ranges in which two sequences differ."""
     found = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     return [(i, j, k, m) for what, i, j, k, m in found if what != "equal"]
 
 
 def _parts(lines: Lines, marks: Sequence[bytes]) -> Iterator[Lines | Hunk]:
-    collected: list[list[bytes]] = [[]]  # a text, or the sides of a hunk so far
+    collected: list[list[bytes]] = [[]]  # a text, or the sides of the current hunk
     ours, base, theirs, end = marks
     for line in lines:
         if line.startswith(ours):
