@@ -1,9 +1,9 @@
-"""Git on a repository's objects, and on nothing else of it.
+"""A scratch repository to run git in: the same objects, without the repository's configuration.
 
-A verdict must not depend on who asks: on attributes (`merge=union`), on configuration (`merge.default`,
-`diff.orderFile`, a merge driver, which would even be executed), on the environment, on grafts or
-replacements. So questions about commits go to a scratch repository without any of these, which reads the
-real one's objects and keeps new ones to itself.
+A verdict must not depend on where it is computed. Attributes (`merge=union`), configuration (`merge.default`,
+`diff.orderFile`, a merge driver, which git would even execute), the environment, grafts and replacements all
+change git's answers. So questions about commits go to a scratch repository without any of these. It reads
+the real repository's objects and keeps new ones to itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENVIRONMENT = {
     "GIT_CONFIG_PARAMETERS": "",
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_DIFF_OPTS": "",
-    # Whoever commits here: synthetic commits never leave the scratch repository.
+    # A fixed identity: synthetic commits never leave the scratch repository.
     "GIT_AUTHOR_NAME": "forktools",
     "GIT_AUTHOR_EMAIL": "forktools",
     "GIT_AUTHOR_DATE": "@0 +0000",
@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 def ask(
     repo: git.Repo, *arguments: str, stdin: bytes | BinaryIO | None = None, output: BinaryIO | None = None
 ) -> bytes:
-    """As `repository.ask`, about objects given by full id. Raises RepositoryError on any status but 0."""
+    """As `git_repository.ask`, about objects given by full id. Raises RepositoryError on any status but 0."""
     room = _room_of(repo)
     return git_repository.ask(
         repo, *_PINNED, *arguments, stdin=stdin, output=output, environment=_environment(room), cwd=room
@@ -50,13 +50,13 @@ def ask(
 def run(
     repo: git.Repo, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[int, bytes, str]:
-    """As `repository.run`, about objects given by full id."""
+    """As `git_repository.run`, about objects given by full id."""
     room = _room_of(repo)
     given = _environment(room) | dict(environment or {})
     return git_repository.run(repo, *_PINNED, *arguments, stdin=stdin, environment=given, cwd=room)
 
 
-# The two files that git reads from a user's directory without being told to by configuration.
+# The two files that git reads from a user's home directory by default.
 _PINNED = ("-c", "core.attributesFile=/dev/null", "-c", "core.excludesFile=/dev/null")
 
 
@@ -65,7 +65,7 @@ def _environment(room: Path) -> dict[str, str]:
 
 
 def _room_of(repo: git.Repo) -> Path:
-    """The scratch repository beside this one: made once, and removed at the end of the process."""
+    """The scratch repository for `repo`: created once, and removed at the end of the process."""
     home = str(repo.git_dir)
     if home not in _rooms:
         for other in [*_rooms]:
@@ -74,7 +74,7 @@ def _room_of(repo: git.Repo) -> Path:
     return Path(_rooms[home].name)
 
 
-_rooms: dict[str, tempfile.TemporaryDirectory[str]] = {}  # by the repository's git directory; one at most
+_rooms: dict[str, tempfile.TemporaryDirectory[str]] = {}  # by the repository's git directory; at most one
 
 
 def _make_room(repo: git.Repo) -> tempfile.TemporaryDirectory[str]:

@@ -1,4 +1,4 @@
-"""Answers as data: the JSON of `--output json` (schema.json describes it) and SARIF 2.1.0."""
+"""Machine-readable results: the JSON of `--output json` (described by schema.json) and SARIF 2.1.0."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VERSION = 1
 
 
 def document(command: str, ok: bool, findings: Iterable[Finding] = (), **more: object) -> Document:
-    """The frame of every answer: the schema's version, the command, the verdict, the findings."""
+    """The common fields of every result: the schema's version, the command, the verdict, the findings."""
     return {
         "version": VERSION,
         "command": command,
@@ -44,7 +44,7 @@ def document(command: str, ok: bool, findings: Iterable[Finding] = (), **more: o
 
 
 def policy(rules: Sequence[Rule]) -> Document:
-    """The policy itself."""
+    """`policy show`."""
     settings = current()
     listed = [{"name": rule.name, "level": rule.level, "says": rule.says, "fix": rule.fix} for rule in rules]
     return document(
@@ -161,7 +161,7 @@ def comparison(
 
 
 def first_line(found: LineVerdict, ok: bool) -> Document:
-    """`replay verify` of a line that no other comes before."""
+    """`replay verify` of the first line, which has no line before it."""
     line = found.line.line
     added = [_entry(entry) for entry in line.entries]
     frame = document(
@@ -171,7 +171,7 @@ def first_line(found: LineVerdict, ok: bool) -> Document:
 
 
 def after(found: LineVerdict) -> Document:
-    """How the lines after one carry it."""
+    """How the later lines carry this one."""
     return {
         "later": [
             {
@@ -266,7 +266,7 @@ def _version() -> dict[str, str]:
 
 def _sarif_result(finding: Finding, names: list[str]) -> Document:
     subject = visible(finding.subject, SUBJECT_LIMIT)
-    # A location is where viewers show a result; a finding on a subject belongs to no file, so to the root.
+    # Viewers show a result at its location; a finding on a subject has no file, so it gets the root.
     uri = _uri(finding.path) if finding.path is not None else "."
     return {
         "ruleId": finding.rule.name,
@@ -301,7 +301,7 @@ def _finding(finding: Finding) -> Document:
 
 
 def _path(path: str | None) -> Document:
-    """A path as shown and, where showing changed it, its bytes."""
+    """A path as shown and, if making it visible changed it, its bytes."""
     if path is None:
         return {"path": None}
     shown = visible(path)

@@ -1,6 +1,6 @@
-"""What a merge commit itself changes: its tree against the tree git makes of its parents on its own.
+"""Changes made by a merge commit itself: its tree compared with the tree that git's own merge gives.
 
-A merge that only joins its parents changes nothing. Anything else in it (an "evil merge") was typed by hand
+A merge that only joins its parents changes nothing. Anything else in it (an "evil merge") was edited by hand
 and appears in no other commit: a file only the merge touches, a conflict's resolution, one side's work
 thrown away.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MergeChange:
-    """A merge's own changes: where git had a conflict to resolve, and where nothing called for a change."""
+    """A merge's own changes: those where git had a conflict to resolve, and those without a conflict."""
 
     resolved: tuple[Change, ...]
     unprompted: tuple[Change, ...]
@@ -36,7 +36,7 @@ class MergeChange:
 
 
 def merge_changes(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, MergeChange]:
-    """The own changes of every merge among `commits` that has any, by id."""
+    """The own changes of each merge among `commits`, by id; merges without any are left out."""
     merges = [commit for commit in commits if commit.is_merge]
     if not merges:
         return {}
@@ -51,10 +51,10 @@ def merge_changes(repo: git.Repo, commits: Iterable[Commit]) -> dict[str, MergeC
 
 
 def _remerged(repo: git.Repo, merges: list[Commit]) -> list[Commit]:
-    """Those of the two-parent merges whose tree is not what git makes of the parents, in one call for all.
+    """The two-parent merges whose tree differs from git's merge of the parents, found in one git call.
 
-    `merges` come parents first; git is asked about children first, because `git log` forgets the parents of
-    each commit it has shown, and would find wrong merge bases for what descends from it.
+    `merges` come parents first, and git reads children first. Otherwise `git log` would find wrong merge
+    bases for a descendant, because it forgets the parents of each commit it has shown.
     """
     if not merges:
         return []
@@ -76,19 +76,19 @@ def _remerged(repo: git.Repo, merges: list[Commit]) -> list[Commit]:
 
 
 def tree_before(repo: git.Repo, commit: Commit) -> str:
-    """The tree that a commit changes: its parent's, or what git makes of its parents by itself."""
+    """The tree that a commit changes: its parent's, or git's automatic merge of its parents."""
     if commit.is_merge:
         return _joined(repo, commit)[0]
     return f"{commit.parents[0]}^{{tree}}" if commit.parents else _empty_tree(repo)
 
 
 def before_merge(repo: git.Repo, merge: Commit) -> str:
-    """A commit with the tree that a merge changes, and with its parents: git can be asked whose a line is."""
+    """A commit with the tree that a merge changes and with its parents, so that `git blame` can run on it."""
     return _commit(repo, tree_before(repo, merge), *merge.parents)
 
 
 def merge_trees(repo: git.Repo, base: str, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
-    """What git makes of two trees that come from `base`, and the paths in conflict."""
+    """The merge of two trees that come from `base`, and the paths in conflict."""
     root = _commit(repo, base)  # merges want commits; the scratch objects vanish with the comparison
     return _merged(repo, _commit(repo, ours, root), _commit(repo, theirs, root))
 
@@ -131,6 +131,6 @@ def _empty_tree(repo: git.Repo) -> str:
 
 
 def _commit(repo: git.Repo, tree: str, *parents: str) -> str:
-    """A commit that nobody keeps."""
+    """A temporary commit."""
     named = [word for parent in parents for word in ("-p", parent)]
     return isolated_git.ask(repo, "commit-tree", tree, *named, "-m", "forktools").decode().strip()

@@ -1,4 +1,4 @@
-"""Which forktools this is: of its own package, or of the project's, whichever is installed."""
+"""The version of forktools, from its own distribution or from the project's, whichever is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DISTRIBUTIONS = ("kine-forktools", "kine-etcd")
 
 
 def version() -> str:
-    """The version; empty where it runs from a checkout that was never installed."""
+    """The version; empty in a checkout that was never installed."""
     for name in DISTRIBUTIONS:
         try:
             return metadata.version(name)

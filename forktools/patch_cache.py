@@ -1,8 +1,9 @@
-"""Patch-ids that were worked out before, by commit.
+"""Cache of patch-ids by commit.
 
-A commit's patch never changes, so neither does its id, as long as git reads it alike: its version is part of
-the key. The file is in the user's cache directory and can be deleted at any time; without it all is read
-again. Whoever can write there could as well replace git, so what it says is believed.
+A commit's patch never changes, so its patch-id does not change either as long as git computes it the same
+way; git's version is therefore part of the key. The file is in the user's cache directory and can be deleted
+at any time; without it all patch-ids are computed again. Its contents are trusted, because write access to
+that directory would also allow replacing git.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS patches (key TEXT, sha TEXT, patch TEXT,
 
 
 def known(key: str, shas: Iterable[str]) -> dict[str, str]:
-    """The patch-ids kept under `key`; empty for a commit that has none."""
+    """The patch-ids stored under `key`; a commit without one is left out."""
     found: dict[str, str] = {}
     with contextlib.suppress(sqlite3.Error, OSError):
         path = _path()
@@ -39,7 +40,7 @@ def known(key: str, shas: Iterable[str]) -> dict[str, str]:
 
 
 def keep(key: str, patches: Mapping[str, str]) -> None:
-    """Keeps patch-ids for the next run; where that is not possible, the next run reads them again."""
+    """Stores patch-ids for the next run; if that fails, the next run computes them again."""
     with contextlib.suppress(sqlite3.Error, OSError):
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

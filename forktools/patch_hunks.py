@@ -16,7 +16,7 @@ _HUNK = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 @dataclass(frozen=True, slots=True)
 class PatchHunk:
-    """One hunk: its commit (empty if git was asked about two trees), the id of the file before it, the number
+    """One hunk: its commit (empty for a comparison of two trees), the id of the file before it, the number
     of the first line before it, and the lines before and after it, context lines in both."""
 
     commit: str
@@ -27,7 +27,7 @@ class PatchHunk:
 
 
 def parse(shown: bytes) -> Iterator[PatchHunk]:
-    """The hunks in the output of `diff-tree`; lines are counted, for one of a file may look like a header."""
+    """The hunks in `diff-tree` output; lines are counted, because a file's line can look like a header."""
     commit, blob, start, olds, news = "", b"", 0, 0, 0
     before: list[bytes] = []
     after: list[bytes] = []

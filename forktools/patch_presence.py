@@ -1,9 +1,10 @@
-"""Whether what a line carries is still there at its tip, whole.
+"""Detection of carried changes that are missing at a line's tip, in whole or in part.
 
-A commit can be in a line's history and its work not in the line: taken back by a revert, by a removal under
-any other subject, by a merge that keeps one side; or a part of it. No message is believed here. The carried
-commits are taken back one after the other from the tip's tree, newest first; a path on which that changes
-nothing does not hold the commit's change any more. Then each line counts: see `taken_lines`.
+A commit can be in a line's history without its change being in the line's files: a revert, a removal under
+any other subject, or a merge that keeps one side can undo it or a part of it. Messages are not trusted here.
+The carried commits are reverted one after the other from the tip's tree, newest first; if that changes
+nothing in a path, the commit's change of that path is gone. After that the single lines are compared, see
+`taken_lines`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _SUBMODULE = b"160000"
 
 
 def losses(repo: git.Repo, line: ReleaseLine, carried: Collection[str]) -> dict[str, tuple[Loss, ...]]:
-    """What each commit of `line` among the ids `carried` has lost, save those that have lost nothing."""
+    """The losses of each commit of `line` among the ids `carried`; commits without losses are left out."""
     commits = [entry.commit for entry in line.entries]
     changes: dict[str, tuple[Change, ...]] = dict(changed_paths(repo, commits))
     changes |= {entry.commit.sha: entry.own for entry in line.entries if entry.commit.is_merge}
     paths = {sha: {change.path for change in found} for sha, found in changes.items()}
     others: defaultdict[str, list[Commit]] = defaultdict(list)  # by path, the newest first
-    suspects: defaultdict[str, list[Commit]] = defaultdict(list)  # carried, and others come after
-    newest: dict[str, Commit] = {}  # by path, of those carried
+    suspects: defaultdict[str, list[Commit]] = defaultdict(list)  # carried commits followed by others
+    newest: dict[str, Commit] = {}  # by path, of the carried commits
     for commit in reversed(commits):
         for path in paths.get(commit.sha, ()):
             if commit.sha not in carried:
@@ -75,7 +76,7 @@ def _gone(
     paths: Mapping[str, set[str]],
     suspects: Mapping[str, Sequence[Commit]],
 ) -> list[tuple[str, str]]:
-    """Each path and commit where taking the commit back changes nothing, whatever kind of file it is."""
+    """Each path and commit for which reverting the commit changes nothing, for any kind of file."""
     found: list[tuple[str, str]] = []
     tree = f"{tip}^{{tree}}"
     for commit in reversed(carried):
@@ -95,7 +96,8 @@ def _gone(
 
 
 def _is_written_over(repo: git.Repo, tip: str, commit: Commit, path: str) -> bool:
-    """Whether a commit gave a path something without lines (binary, a submodule), and it is another now."""
+    """Whether a commit changed a path that has no lines (binary, a submodule), and its content differs
+    now."""
     change = (tree_before(repo, commit), commit.sha, "--", f":(literal){path}")
     modes = isolated_git.ask(repo, "diff-tree", "-r", "--raw", "--no-abbrev", *AS_RECORDED, *change).split()
     if not modes:

@@ -1,4 +1,4 @@
-"""Saying on a terminal what takes long; elsewhere nobody waits in front of it."""
+"""A progress line for long operations, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _EVERY = 0.2  # seconds
 
 
 def with_progress(what: str, done: int, total: int) -> None:
-    """One line on standard error, written over by the next; it is taken back when all is done."""
+    """Writes one line to standard error, overwritten by the next call and erased at the end."""
     if not sys.stderr.isatty():
         return
     now = time.monotonic()

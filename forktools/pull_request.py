@@ -1,4 +1,4 @@
-"""`check-pr`: which commits a pull request adds, and what the policy says to each."""
+"""The `check-pr` command: the commits that a pull request adds, checked against the policy."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ _FORCE_PUSHED = (
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """Where a pull request goes and the two ends of what it adds (any revision; empty: to be worked out).
+    """The base branch of a pull request and the two ends of what it adds (any revision; empty: found here).
 
-    A squash merge makes `title` the subject of all of it.
+    A squash merge makes `title` the subject of the resulting commit.
     """
 
     base_ref: str
@@ -59,7 +59,7 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True)
 class PullRequestVerdict:
-    """What `check-pr` found."""
+    """The result of `check-pr`."""
 
     base_ref: str
     kind: Branch
@@ -91,10 +91,10 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> PullRequest
 
 
 def check(repo: git.Repo, pull: PullRequest, remote: str) -> PullRequestVerdict:
-    """Judges every commit of the head that the base branch has not.
+    """Judges every commit of the head that is not in the base branch.
 
-    Raises RepositoryError on a shallow clone, when the base or the head is not here, or when the base is not
-    in the branch that the pull request goes into.
+    Raises RepositoryError on a shallow clone, when the base or the head is not in the repository, or when the
+    base is not in the branch that the pull request goes into.
     """
     require_whole_history(repo)
     base_ref = pull.base_ref.removeprefix("refs/heads/").removeprefix(f"{remote}/")
@@ -102,8 +102,8 @@ def check(repo: git.Repo, pull: PullRequest, remote: str) -> PullRequestVerdict:
     tip = _base_branch(repo, base_ref, remote)
     base_sha = _base(repo, pull, tip, head_sha, base_ref)
     kind = branch_kind(base_ref)
-    # What is in the branch by now is not what the pull request adds, wherever it was opened; a head that is
-    # in it already (merged, or pushed past the check) is judged from its base.
+    # Commits that are in the branch by now are not added by the pull request, whatever its base was. A head
+    # that is already in it (merged, or pushed past the check) is judged from its base.
     known = base_sha if is_ancestor(repo, head_sha, tip) else tip
     commits = read_range(repo, [head_sha], [known])
     findings: list[Finding] = []
@@ -124,7 +124,7 @@ def check(repo: git.Repo, pull: PullRequest, remote: str) -> PullRequestVerdict:
 
 
 def _judge_settings(repo: git.Repo, head: str, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """What the branch's settings would be after the pull request, if one of its commits touches them."""
+    """The settings findings of the branch after the pull request, if one of its commits touches settings."""
     touched = {change.path for found in changed_paths(repo, commits).values() for change in found}
     own = {change.path for found in merge_changes(repo, commits).values() for change in found.all}
     if not (touched | own) & {*FILES}:
@@ -139,7 +139,7 @@ def _judge_settings(repo: git.Repo, head: str, commits: Sequence[Commit]) -> Ite
 
 
 def _judge_title(kind: Branch, title: str, head: str, changes: Iterable[Change]) -> Iterator[Finding]:
-    """The title as the subject of one commit that changes every path the commits do."""
+    """The title's findings, as the subject of one commit that changes every path the commits do."""
     squashed = Commit(head, (head,), title, title)
     paths = {change.path: change for change in changes}
     for finding in judge(kind, squashed, [paths[path] for path in sorted(paths)], None):
@@ -147,10 +147,10 @@ def _judge_title(kind: Branch, title: str, head: str, changes: Iterable[Change])
 
 
 def _base(repo: git.Repo, pull: PullRequest, tip: str, head: str, base_ref: str) -> str:
-    """The commit the pull request says it starts after, held against the branch it goes into.
+    """The commit that the pull request names as its base, checked against the branch it goes into.
 
-    A request opened against another branch keeps that branch's commit: judged from there, commits that are
-    new to this branch would pass unseen.
+    A request opened against another branch keeps that branch's commit. Judging from there would miss commits
+    that are new to this branch.
     """
     if not pull.base:
         return tip
@@ -169,7 +169,7 @@ def _base(repo: git.Repo, pull: PullRequest, tip: str, head: str, base_ref: str)
 
 
 def _base_branch(repo: git.Repo, name: str, remote: str) -> str:
-    """The commit a branch is at: at the remote if known, as a pull request is opened against that."""
+    """The tip of a branch: the remote's if known, because a pull request is opened against that."""
     refs = references(repo)
     for ref in (f"refs/remotes/{remote}/{name}", f"refs/heads/{name}"):
         if ref in refs:

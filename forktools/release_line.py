@@ -1,4 +1,4 @@
-"""Release lines as inventories: what vX.Y.Z..release/vcluster/vX.Y.Z carries, commit by commit."""
+"""Release lines: the commits of vX.Y.Z..release/vcluster/vX.Y.Z, with their kinds and patches."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _ACCEPTED = re.compile(rf"^{ACCEPT_TRAILER}: ([0-9a-f]{{7,64}}) ([0-9a-f]{{40}})
 
 
 class CommitKind(enum.StrEnum):
-    """What a commit of a line is to the replay rule."""
+    """The kind of a line's commit under the replay rule."""
 
     PRODUCT = "product"
     TOOLING = "tooling"
-    STRAY = "stray"  # no fork scope: the rule does not cover it, a person decides
-    RECORD = "record"  # an empty commit that says why another was left out, or is accepted as it is
+    STRAY = "stray"  # no fork scope: the replay rule does not cover it, and a person has to decide
+    RECORD = "record"  # an empty commit that records why another was left out, or accepted as changed
 
 
 @dataclass(frozen=True, slots=True)
 class LineCommit:
-    """One commit a line carries. `patch` and `lines`, the same without its context, are None for an empty
-    commit and for a merge; `own` are a merge's own changes."""
+    """One commit that a line carries. `patch`, and `lines` (the patch without context), are None for an empty
+    commit and for a merge; `own` holds a merge's own changes."""
 
     commit: Commit
     kind: CommitKind
@@ -93,7 +93,7 @@ def read_line(repo: git.Repo, branch: str, remote: str) -> ReleaseLine:
 
 
 def line_at(repo: git.Repo, branch: str, tip: str) -> ReleaseLine:
-    """The line as it is when its branch is at the commit `tip`."""
+    """The line with its branch at the commit `tip`."""
     base = commit_of_upstream_tag(repo, references(repo), version_name(branch))
     commits = read_range(repo, [tip], [base])
     if bad := next((commit for commit in commits if commit.malformed), None):
@@ -110,7 +110,7 @@ def line_at(repo: git.Repo, branch: str, tip: str) -> ReleaseLine:
 
 
 def entries(repo: git.Repo, commits: Sequence[Commit]) -> tuple[LineCommit, ...]:
-    """The commits with the patches they are."""
+    """The commits with their patches."""
     patches, lines = patch_ids(repo, commits), patch_ids(repo, commits, context=0)
     return tuple(
         LineCommit(
@@ -121,19 +121,19 @@ def entries(repo: git.Repo, commits: Sequence[Commit]) -> tuple[LineCommit, ...]
 
 
 def read_upstream(repo: git.Repo, old_base: str, new_base: str) -> tuple[LineCommit, ...]:
-    """What upstream added from one tag to another."""
+    """The commits that upstream added from one tag to another."""
     commits = read_range(repo, [new_base], [old_base])
     patches = patch_ids(repo, commits)
     return tuple(LineCommit(commit, CommitKind.STRAY, patches.get(commit.sha)) for commit in commits)
 
 
 def dropped_reasons(message: str) -> dict[str, str]:
-    """The commits a message says were left out of a replay, and why."""
+    """The commits that a message records as left out of a replay, with the reasons."""
     return {sha: reason for sha, reason in _DROPPED.findall(message) if has_visible_text(reason)}
 
 
 def accepted_differences(message: str) -> dict[tuple[str, str], str]:
-    """The changed commits that a message accepts, each with the digest of its difference, and why."""
+    """The changed commits that a message accepts, each with the digest of its difference, and the reasons."""
     return {
         (sha, digest): reason
         for sha, digest, reason in _ACCEPTED.findall(message)
@@ -142,7 +142,7 @@ def accepted_differences(message: str) -> dict[tuple[str, str], str]:
 
 
 def difference(old: LineCommit, by: Sequence[LineCommit]) -> str:
-    """A digest of the patch of an old commit and of those that stand for it; no other pair has it."""
+    """A digest over the patches of an old commit and of those that stand for it, unique to this pair."""
     contents = [entry.patch or entry.commit.sha for entry in (old, *by)]
     return sha256("\n".join(contents).encode()).hexdigest()[:40]
 

@@ -1,7 +1,7 @@
-"""Lines, remembered: what one has released or held when it was last verified stays the replay rule's.
+"""Release lines, with commits that their branches have lost but the replay rule still covers.
 
-A branch can be deleted or pushed back to its base; the commits of its release tags, and of
-`refs/forktools/lines/vX.Y.Z` (written by `replay verify --remember`), cannot go unnoticed.
+A branch can be deleted or pushed back to its base. The commits of its release tags, and of
+`refs/forktools/lines/vX.Y.Z` (written by `replay verify --remember`), are remembered and reveal the loss.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MEMORY_RULES = (LINE_LOST, LINE_GONE, LINE_FOREIGN)
 
 @dataclass(frozen=True, slots=True)
 class RememberedLine:
-    """A line, and the commits that it has lost."""
+    """A line, and the commits that its branch has lost."""
 
     line: ReleaseLine
     lost: tuple[LineCommit, ...]
@@ -56,12 +56,12 @@ class RememberedLine:
 
     @property
     def owed(self) -> ReleaseLine:
-        """The line as others have to carry it: with what it has lost."""
+        """The line as others have to carry it: with the lost commits."""
         return replace(self.line, entries=self.line.entries + self.lost)
 
 
 def known_lines(repo: git.Repo, refs: Mapping[str, str], remote: str) -> list[str]:
-    """The branches of all lines that are here or are remembered, the oldest upstream version first."""
+    """The branches of all existing or remembered lines, the oldest upstream version first."""
     names, released = set(), set()
     for ref in refs:
         for prefix in ("refs/heads/", f"refs/remotes/{remote}/"):
@@ -91,9 +91,9 @@ def previous_line(repo: git.Repo, refs: Mapping[str, str], line: str, remote: st
 
 
 def recall(repo: git.Repo, branch: str, remote: str) -> RememberedLine:
-    """Reads a line and what is remembered of it.
+    """Reads a line with its remembered commits.
 
-    Raises RepositoryError on a shallow clone, without upstream's tag, or when nobody knows the line.
+    Raises RepositoryError on a shallow clone, without upstream's tag, or when the line is unknown.
     """
     refs = references(repo)
     places = dict(_places(repo, refs, branch, remote))
@@ -118,14 +118,14 @@ def recall(repo: git.Repo, branch: str, remote: str) -> RememberedLine:
 
 
 def remember(repo: git.Repo, line: ReleaseLine) -> None:
-    """Keeps what the line holds now."""
+    """Stores the current commits of the line."""
     ask(repo, "update-ref", "-m", "forktools: verified", LINES + line.upstream, line.tip)
 
 
 def _places(repo: git.Repo, refs: Mapping[str, str], branch: str, remote: str) -> Iterator[tuple[str, str]]:
-    """What a line is remembered by, the newest first, each with its commit.
+    """The references by which a line is remembered, the newest first, each with its commit.
 
-    A release tag that was put on another branch by mistake is none of them.
+    A release tag that was put on another branch by mistake is left out.
     """
     upstream = version_name(branch)
     if LINES + upstream in refs:

@@ -1,8 +1,9 @@
-"""Which lines of carried commits a later commit takes away, file by file.
+"""Lines of carried commits that later commits removed, file by file.
 
-Whose a line is that a later commit removes, `git blame` says. A line is taken if nothing of the later commit
-stands in its place, or what was there before the carried commit. A line that was replaced is not taken: that
-is how work goes on. What another commit has brought back, or what only moved within its file, is not gone.
+`git blame` identifies the commit of each removed line. A line counts as taken if the later commit writes
+nothing in its place, or restores the text from before the carried commit. A replaced line does not count,
+because that is ordinary further work. A line that another commit has restored, or that only moved within its
+file, is not gone.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from forktools.patch_hunks import PatchHunk
     from forktools.release_line import ReleaseLine
 
-_WORD = re.compile(rb"[\w\x80-\xff]")  # a line without one, such as `}`, is anybody's
+_WORD = re.compile(rb"[\w\x80-\xff]")  # a line without one, such as `}`, belongs to no commit
 
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """What the commit `by` does to the lines that another added to or removed from one file: how many of the
-    added it removes, how many it takes, how many it writes itself in that file."""
+    """The effect of the commit `by` on the lines that another commit added to or removed from one file: the
+    numbers of added lines removed, of lines taken, and of lines that `by` itself writes in that file."""
 
     by: Commit
     removed: int
@@ -42,8 +43,8 @@ class Taking:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a commit's change of a file has lost, and how much of it stands: the lines that it
-    added and that are there; of one that only removed lines, those that are not."""
+    """The loss in a commit's change of a file, and how much of the change stands: the added lines that are
+    still there or, for a commit that only removed lines, the removed lines that are still absent."""
 
     path: str
     takings: tuple[Taking, ...]
@@ -56,8 +57,8 @@ class Loss:
 
     @property
     def is_undone(self) -> bool:
-        """Whether this is more than what work on the same lines does to them: nothing stands, or less than
-        what is gone, or a commit took more than two lines for each that it wrote."""
+        """Whether this is more than ordinary work on the same lines: nothing stands, or less stands than is
+        gone, or a commit took more than two lines for each that it wrote."""
         removed = sum(one.removed for one in self.takings)
         at_once = any(one.taken > 2 * one.written for one in self.takings)
         return not self.standing or at_once or (self.lines > 0 and removed > self.standing)
@@ -66,8 +67,8 @@ class Loss:
 def taken_lines(
     repo: git.Repo, line: ReleaseLine, path: str, carried: Collection[Commit], others: Sequence[Commit]
 ) -> dict[str, Loss]:
-    """By its id what each of `carried` has lost in `path` to `others`, commits of the line that are not
-    carried; those that have lost nothing are left out."""
+    """The losses of `carried` commits in `path` to `others` (commits of the line that are not carried), by
+    the id of the carried commit; those without losses are left out."""
     hunks = _changes(repo, path, [*carried, *others])
     tip = Counter(_lines(repo, line.tip, path))
     found: defaultdict[str, list[Taking]] = defaultdict(list)
@@ -76,7 +77,7 @@ def taken_lines(
         parent = before_merge(repo, other) if other.is_merge else next(iter(other.parents), "")
         removes = any(hunk.before for hunk in hunks[other.sha])
         if not parent or not (removes or any(dropped.values())):
-            continue  # it only adds, and nothing that was removed before
+            continue  # it only adds lines, and none that were removed before
         before = Counter(_lines(repo, parent, path))
         owners = _owners(repo, line.base, parent, path) if removes else []
         for sha, (removed, taken, written) in _weigh(hunks[other.sha], owners, dropped, before, tip).items():
@@ -99,7 +100,8 @@ def _weigh(
     before: Counter[bytes],
     tip: Counter[bytes],
 ) -> dict[str, tuple[int, int, int]]:
-    """What one commit's hunks in a file do to each owner: lines removed, taken, and written in place."""
+    """The effect of one commit's hunks in a file on each owner: lines removed, taken, and written in
+    place."""
     moved = {text for hunk in hunks for text in _worded(hunk.before)}
     removed: Counter[str] = Counter()
     taken: Counter[str] = Counter()
@@ -122,9 +124,9 @@ def _weigh(
 
 
 def _owners(repo: git.Repo, base: str, commit: str, path: str) -> list[str]:
-    """The id of the commit that each line of a file comes from; of those from before `base` another text.
+    """The commit id of each line of a file; a line from before `base` gets a text that matches no id.
 
-    A submodule has a line in a patch, and none here.
+    A submodule has a line in a patch, but none here.
     """
     arguments = ("-l", "-s", f"^{base}", commit, "--", path)
     status, shown, _ = isolated_git.run(repo, "blame", *arguments)

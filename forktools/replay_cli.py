@@ -1,4 +1,4 @@
-"""`forktools replay`: from one release line to the next."""
+"""The `forktools replay` commands: cutting a release line from the one before it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import git
 
-# Each is a process or three of git's: a line of thousands of changed commits would take minutes.
+# Each takes up to three git processes: a line of thousands of changed commits would take minutes.
 RANGE_DIFFS = 100
 
 replay_app = typer.Typer(
@@ -276,7 +276,7 @@ def apply(
 
 
 def _reused(repo: git.Repo, state: replay_run.ReplayRun) -> dict[str, str]:
-    """How the commits differ whose conflicts were settled as before."""
+    """The range-diffs of the commits whose conflicts were resolved as before."""
     return {one.sha: range_diff(repo, one.sha, one.by) for one in state.reused if one.by}
 
 
@@ -337,8 +337,8 @@ def _old_line(repo: git.Repo, from_: str, branch: str, remote: str) -> str:
 
 
 def _range_diffs(repo: git.Repo, found: Comparison) -> dict[str, str]:
-    """For each commit that is not in the new line as it was, how it differs there; past the limit, the
-    command that shows it."""
+    """The range-diff of each commit that differs in the new line, by id; past the limit, the command that
+    shows it."""
     differing = [fate for fate in found.fates if fate.state is MatchState.TRAILER or fate.difference]
     diffs = {}
     with _progress("Comparing", min(len(differing), RANGE_DIFFS)) as moved:
@@ -354,7 +354,7 @@ def _range_diffs(repo: git.Repo, found: Comparison) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, when that is a terminal; it is told how many are done."""
+    """A progress bar on standard error, if that is a terminal; call the result with the number done."""
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

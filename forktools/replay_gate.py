@@ -1,4 +1,4 @@
-"""The replay rule at every gate: a line against the one before it, and every later line against it."""
+"""The replay rule as the gates apply it: a line against the one before it, and each later line against it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LineVerdict:
-    """What the replay rule says of a line: how it carries the one before it (None: it is the first), and
-    how those after it carry it."""
+    """The replay rule's verdict on a line: how it carries the one before it (None: it is the first), and
+    how the later lines carry it."""
 
     line: RememberedLine
     before: Comparison | None
@@ -47,10 +47,10 @@ def verify_line(
     *,
     signatures: bool = True,
 ) -> LineVerdict:
-    """Holds a line against the one before it, and every later one against it.
+    """Compares a line with the one before it, and every later one with it.
 
-    Of the line's commits, the later lines need those of `only` (all by default). With `signatures`, its
-    commits are also asked for the signatures and sign-offs that the settings want.
+    Of the line's commits, the later lines need those in `only` (all by default). With `signatures`, its
+    commits are also checked for the signatures and sign-offs that the settings require.
     """
     refs = references(repo)
     version = line_version(branch)
@@ -84,12 +84,13 @@ def verify_line(
 
 
 def vouched(repo: git.Repo, line: ReleaseLine) -> list[Finding]:
-    """Which commits of a line lack the signatures and sign-offs that the settings ask for."""
+    """The findings for commits of a line without the signatures and sign-offs that the settings require."""
     return [*judge_commits(repo, read_range(repo, [line.tip], [line.base]))]
 
 
 def check_tag(repo: git.Repo, tag: str, remote: str) -> tags.TagVerdict:
-    """As `tags.check_tag`, and the replay rule for the tag's line; later lines need what the tag holds."""
+    """As `tags.check_tag`, plus the replay rule for the tag's line; later lines need what the tag
+    contains."""
     found = tags.check_tag(repo, tag, remote)
     parsed, refs = tags.parse_tag(tag), references(repo)
     astray = any(finding.rule is tags.LINE_NOT_FROM_TAG for finding in found.findings)
@@ -107,7 +108,7 @@ def check_tag(repo: git.Repo, tag: str, remote: str) -> tags.TagVerdict:
 
 
 class _Lines:
-    """Lines and comparisons, each read once."""
+    """Lines and comparisons, each computed once."""
 
     def __init__(self, repo: git.Repo, remote: str) -> None:
         self.repo, self.remote = repo, remote
@@ -120,7 +121,7 @@ class _Lines:
         return self._recalled[branch]
 
     def compare(self, old: str, new: str, between: Collection[str] = ()) -> Comparison:
-        """How `new` carries `old`: by itself, or as the lines in `between` do, each as the one before it."""
+        """How `new` carries `old`: directly, or through the lines in `between`, from one to the next."""
         if (old, new) not in self._compared:
             found = compare(self.repo, self.recall(old).owed, self.recall(new).line)
             for middle in between:
@@ -134,7 +135,7 @@ class _Lines:
 
 
 def _through(fates: tuple[CommitFate, ...], first: Comparison, second: Comparison) -> tuple[CommitFate, ...]:
-    """The fates, where a commit may come by way of the line in the middle, or have been left out there."""
+    """The fates, where a commit may arrive through the line in the middle, or have been left out there."""
     to_middle = {fate.entry.commit.sha: fate for fate in first.fates}
     to_end = {fate.entry.commit.sha: fate for fate in second.fates}
     return tuple(

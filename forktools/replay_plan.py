@@ -1,4 +1,4 @@
-"""What cutting a line would do, commit by commit."""
+"""The plan of a replay: what cutting a line would do with each commit."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 class PlannedAction(enum.StrEnum):
-    """What is done with a commit of the old line."""
+    """The action for a commit of the old line."""
 
     PICK = "pick"
     DROP = "drop"  # left out, with a recorded reason
     UPSTREAM = "in upstream"  # left out: the new base has it
     LEAVE = "leave"  # a stray, left out
-    UNDECIDED = "undecided"  # a stray nobody has decided on
+    UNDECIDED = "undecided"  # a stray that awaits a decision
     BY_HAND = "by hand"  # a merge's own change: there is no patch to pick
 
 
 class Strays(enum.StrEnum):
-    """What to do with commits that lack the fork scope."""
+    """The treatment of commits that lack the fork scope."""
 
     ASK = "ask"
     PICK = "pick"
@@ -47,9 +47,9 @@ class Strays(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedCommit:
-    """One commit, what is to be done with it and why; `conflicts` are the paths a trial could not merge.
+    """One commit, its action and the reason; `conflicts` are the paths that a trial could not merge.
 
-    `stops` says whether the trial found that its pick waits for a person.
+    `stops` says whether its pick stopped for a person in the trial.
     """
 
     commit: Commit
@@ -62,7 +62,7 @@ class PlannedCommit:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """How to cut `branch` at the commit `base` from the commits of `old`."""
+    """A plan to cut `branch` at the commit `base` from the commits of `old`."""
 
     old: ReleaseLine
     branch: str
@@ -84,7 +84,8 @@ def make_plan(
     picked: Sequence[str] = (),
     dropped: Mapping[str, str] | None = None,
 ) -> ReplayPlan:
-    """Decides on every commit of `old`; `picked` and the keys of `dropped` are ids, abbreviated or not.
+    """Decides the action for every commit of `old`; `picked` and the keys of `dropped` are ids, abbreviated
+    or not.
 
     Raises RepositoryError when the line is already there, the upstream tag is not, or an id names no commit
     of the old line.
@@ -104,7 +105,7 @@ def make_plan(
         action, remark = PlannedAction.PICK, fate.remark
         if commit.sha in reasons:
             action, remark = PlannedAction.DROP, reasons[commit.sha]
-        elif fate.state is MatchState.UPSTREAM and fate.remark:  # its patch differs, so it wants a record
+        elif fate.state is MatchState.UPSTREAM and fate.remark:  # its patch differs, so it needs a record
             action, remark = (
                 PlannedAction.DROP,
                 f"in upstream as {fate.by[0].short}, from which it was picked",
@@ -120,13 +121,14 @@ def make_plan(
 
 
 def precedents(repo: git.Repo, old: ReleaseLine, remote: str) -> list[Resolution]:
-    """How conflicts were settled before: on record, and by `old` when it was cut from the line before it."""
+    """Earlier resolutions: recorded ones, and those that `old` made when it was cut from the line before
+    it."""
     known = [*resolutions.kept(repo)]
     try:
         before = previous_line(repo, references(repo), old.branch, remote)
         found = compare(repo, recall(repo, before, remote).owed, old) if before else None
     except RepositoryError:
-        return known  # a line that cannot be read tells nothing; the gates complain of it
+        return known  # an unreadable line has no precedents; the gates report it
     patches = {entry.commit.sha: entry.patch for entry in old.entries}
     pairs = [
         (fate.entry.commit, fate.by[0], fate.remark if fate.state is MatchState.ACCEPTED else "")
@@ -141,11 +143,11 @@ def precedents(repo: git.Repo, old: ReleaseLine, remote: str) -> list[Resolution
 def try_out(
     repo: git.Repo, plan: ReplayPlan, known: Sequence[Resolution], progress: Callable[[int], None]
 ) -> ReplayPlan:
-    """The plan with the conflicts its picks would meet, where they are not settled as they were before.
-    `progress` is told how many have been tried."""
+    """The plan with the conflicts that its picks would meet and that earlier resolutions do not settle.
+    `progress` is called with the number of picks tried."""
 
     def settle(place: Path, sha: str, conflicts: Sequence[str]) -> str | None:
-        """Why the pick stops all the same, "" if it does not; None if its conflicts are not known."""
+        """The reason why the pick still stops, or "" if it does not; None if its conflicts are not known."""
         used = resolutions.reuse(repo, place, conflicts, known)
         if len(used) < len(conflicts):
             return None
