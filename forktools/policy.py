@@ -33,7 +33,7 @@ _UPSTREAM_TAG = re.compile(r"v([0-9]+)\.([0-9]+)\.([0-9]+)")
 
 @dataclass(frozen=True, slots=True)
 class _Forms:
-    """How subjects are read under one policy."""
+    """The patterns for subjects under one policy."""
 
     subject: re.Pattern[str]
     nearly: re.Pattern[str]
@@ -44,8 +44,8 @@ def _forms(settings: PolicySettings) -> _Forms:
     scope = re.escape(settings.scope)
     return _Forms(
         re.compile(rf"({'|'.join(settings.types)})(?:\(([a-z0-9/_-]+)\))?(!)?: (.+)"),
-        # Written like the fork's scope, yet not it: wrong case, spaces, a second word, no space after the
-        # colon, or behind what git and people put before a subject.
+        # Similar to the fork's scope but invalid: wrong case, spaces, a second word, no space after the
+        # colon, or behind a prefix that git and people put before a subject.
         re.compile(
             r"\s*(?:(?:revert|reapply)\b[:\s\"']*|(?:fixup|squash|amend)!\s*)*\w+\s*!?\s*"
             rf"\([^)]*\b{scope}\b[^)]*\)",

@@ -1,8 +1,9 @@
-"""Cutting a line: the run under way, and the functions that move it on.
+"""A replay run, which cuts a release line, and the functions that advance it.
 
-A run has a work tree of its own at a detached HEAD and one JSON file in the git directory, written after
-every move. The branch is made last, in one step: a line is whole or not there. A run that was killed goes on
-from what its commits say; a stop for a person is on record, so that what they did is never reset.
+A run has its own work tree at a detached HEAD and one JSON file in the git directory, written after every
+move. The branch is created last, in one step, so a line exists as a whole or not at all. A killed run is
+resumed from the commits in its work tree. A stop for a person is recorded in the file, so that the person's
+work is never reset.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _TRAILER = re.compile(r"[A-Za-z0-9-]+: |\(cherry picked from commit ")
 
 
 class RunPhase(enum.StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     RUNNING = "running"
-    STOPPED = "stopped"  # waits for a person
+    STOPPED = "stopped"  # waiting for a person
     DONE = "done"
-    UNDONE = "undone"  # taken back
+    UNDONE = "undone"  # aborted and removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class Reused:
-    """A commit of the old line whose conflicts were settled as they were before, and the commit made of it
-    (empty while other conflicts wait for a person). Of `paths`, lines beside those of `moved` had moved."""
+    """A commit of the old line whose conflicts were resolved as before, and the commit that resulted (empty
+    while other conflicts wait for a person). In the paths of `moved`, the lines around a conflict had
+    moved."""
 
     sha: str
     by: str
@@ -72,9 +74,10 @@ class Reused:
 
 @dataclass(frozen=True, slots=True)
 class ReplayRun:
-    """A run. `position` counts the moves made and `head` is the commit after them; `conflicts` and
-    `complaint` say why it is stopped; `differs` are the commits made for the one it is stopped at, which do
-    not make its change. `noted` are the conflicts it waits for; `reused` were settled as before."""
+    """A run. `position` counts the completed moves and `head` is the commit after them. `conflicts` and
+    `complaint` give the reason for a stop. `differs` are the commits made for the current one that do not
+    make its change. `noted` are the conflicts that wait for a resolution; `reused` were resolved as
+    before."""
 
     branch: str
     base: str
@@ -95,7 +98,7 @@ class ReplayRun:
 
 
 def prepare(repo: git.Repo, plan: ReplayPlan, worktree: Path | None) -> ReplayRun:
-    """The run that carries out `plan`; nothing is made yet. `worktree` is beside the repository by default.
+    """The run for `plan`; creates nothing yet. `worktree` is next to the repository by default.
 
     Raises RepositoryError when a stray is undecided, git does not know the committer, or the place is taken.
     """
@@ -119,13 +122,13 @@ def prepare(repo: git.Repo, plan: ReplayPlan, worktree: Path | None) -> ReplayRu
 
 
 def advance(repo: git.Repo, state: ReplayRun, save: Callable[[ReplayRun], None]) -> ReplayRun:
-    """Makes moves until a person is needed or the branch is made; `save` is called after each.
+    """Makes moves until a person is needed or the branch is created; `save` is called after each move.
 
-    Raises RepositoryError when git fails, or the branch has come into being meanwhile.
+    Raises RepositoryError when git fails, or the branch has been created by another process.
     """
     place = Path(state.worktree)
     if not place.exists():
-        # Forced: a git that was killed before it made the directory leaves it on record, and locked.
+        # Forced, because a git killed before creating the directory leaves it registered and locked.
         add = ("worktree", "add", "--force", "--force", "--quiet", "--detach", str(place), state.head)
         ask(repo, *cherry_pick.MECHANICAL, *add)
     while state.position < len(state.moves):
@@ -135,18 +138,18 @@ def advance(repo: git.Repo, state: ReplayRun, save: Callable[[ReplayRun], None])
             return state
     name = f"refs/heads/{state.branch}"
     _, found, _ = run(repo, "rev-parse", "--verify", "--quiet", name)
-    if decode(found).strip() != state.head:  # else it was killed right after
+    if decode(found).strip() != state.head:  # equal if the run was killed right after creating the branch
         ask(repo, "update-ref", "-m", "forktools: cut", name, state.head, "0" * len(state.head))
     remove_worktree(repo, state)
     return replace(state, phase=RunPhase.DONE)
 
 
 def resume(repo: git.Repo, state: ReplayRun, drop: str | None = None, accept: str | None = None) -> ReplayRun:
-    """Takes up a run: one that was killed, or one that stopped and whose conflict a person has dealt with.
+    """Resumes a run that was killed, or one that stopped and whose conflict a person has resolved.
 
-    `drop` leaves the stopped commit out, for that reason; `accept` puts on record why it may differ from the
-    commit it stands for. A run whose commit differs and was not accepted stays stopped. Raises
-    RepositoryError when the conflict is not dealt with, saying what is left to do.
+    `drop` leaves the stopped commit out, for that reason; `accept` records why it may differ from the commit
+    it stands for. A run whose commit differs without being accepted stays stopped. Raises RepositoryError
+    with the remaining steps when the conflict is not resolved.
     """
     place = Path(state.worktree)
     if state.phase is RunPhase.STOPPED:
@@ -155,28 +158,28 @@ def resume(repo: git.Repo, state: ReplayRun, drop: str | None = None, accept: st
         return _take_over(repo, place, state, drop, accept)
     if drop is not None or accept is not None:
         raise RepositoryError("no commit waits for a decision", "Use --continue alone.")
-    if place.exists() and not _whole(repo, place):  # killed while git made it: nothing was picked there
+    if place.exists() and not _whole(repo, place):  # killed while git created it: it holds no picks
         remove_worktree(repo, state)
     return _recover(repo, place, state) if place.exists() else state
 
 
 def remove_worktree(repo: git.Repo, state: ReplayRun) -> None:
-    """Removes the run's work tree, whatever is in it."""
+    """Removes the run's work tree, whatever it contains."""
     listing = ask(repo, "worktree", "list", "--porcelain", "-z").split(b"\0")
     place = Path(state.worktree)
     if b"worktree " + os.fsencode(state.worktree) in listing:
         if _whole(repo, place):
             ask(repo, "worktree", "remove", "--force", "--force", state.worktree)
             return
-        run(repo, "worktree", "unlock", state.worktree)  # git removes none that it has not finished
+        run(repo, "worktree", "unlock", state.worktree)  # git does not remove one that it has not finished
         shutil.rmtree(place, ignore_errors=True)
         ask(repo, "worktree", "prune")
     with contextlib.suppress(OSError):
-        place.rmdir()  # git leaves an empty directory when it was killed making the work tree
+        place.rmdir()  # a git killed while creating the work tree leaves an empty directory
 
 
 def _whole(repo: git.Repo, place: Path) -> bool:
-    """Whether git has finished making the work tree."""
+    """Whether git has finished creating the work tree."""
     if not (place / ".git").exists():
         return False
     return run(repo, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=place)[0] == 0
@@ -211,7 +214,7 @@ def _move(repo: git.Repo, place: Path, state: ReplayRun) -> ReplayRun:
     done, complaint = cherry_pick.pick(repo, place, shas, *cherry_pick.asked())
     if not complaint:
         return _moved(repo, place, state, done)
-    if len(shas) > 1:  # once more by itself, so that `git cherry-pick --continue` ends with this commit
+    if len(shas) > 1:  # retried alone, so that `git cherry-pick --continue` ends with this commit
         cherry_pick.reset(repo, place)
         again, complaint = cherry_pick.pick(repo, place, [shas[done]], *cherry_pick.asked())
         done += again
@@ -223,7 +226,7 @@ def _move(repo: git.Repo, place: Path, state: ReplayRun) -> ReplayRun:
 
 
 def _settle_as_before(repo: git.Repo, place: Path, state: ReplayRun) -> ReplayRun:
-    """Settles conflicts as a person did before; goes on if none is left and no new reason is needed."""
+    """Resolves conflicts as a person did before; continues if none is left and no new reason is needed."""
     conflicts = cherry_pick.unmerged(repo, place)
     found = resolutions.noted(repo, place, conflicts)
     used = resolutions.reuse(repo, place, conflicts, [*resolutions.kept(repo)])
@@ -242,7 +245,7 @@ def _settle_as_before(repo: git.Repo, place: Path, state: ReplayRun) -> ReplayRu
 
 
 def given_reason(used: Iterable[Reuse]) -> str | None:
-    """The reason that was given when the conflicts were first settled; None if none was needed."""
+    """The reason given when the conflicts were first resolved; None if none was needed."""
     return "; ".join(dict.fromkeys(why for one in used for why in one.whys if why)) or None
 
 
@@ -265,7 +268,7 @@ def _commit(repo: git.Repo, place: Path, *options: str, stdin: bytes | None = No
 
 
 def _recover(repo: git.Repo, place: Path, state: ReplayRun) -> ReplayRun:
-    """What a killed run had done, told by its commits; a half-made pick is thrown away."""
+    """Takes the position of a killed run from its commits; discards a half-made pick."""
     cherry_pick.unlock(repo, place)
     cherry_pick.reset(repo, place)
     done = 0
@@ -283,7 +286,7 @@ def _recover(repo: git.Repo, place: Path, state: ReplayRun) -> ReplayRun:
 def _take_over(
     repo: git.Repo, place: Path, state: ReplayRun, drop: str | None, accept: str | None
 ) -> ReplayRun:
-    """What a person did about the stop: committed it, staged it, or gave it up."""
+    """Takes over what a person did at the stop: committed, staged, or left the commit out."""
     move = state.current
     if drop is not None:
         cherry_pick.reset(repo, place)
@@ -342,7 +345,7 @@ def _commit_staged(repo: git.Repo, place: Path, move: RunStep) -> None:
             f"conflict markers are left: {visible(decode(markers[0]))}",
             f"Edit the files in {place} (if the markers belong there, commit with `git commit --no-edit`).",
         )
-    # Our own message: the one git prepared lists the conflicts, in lines that would stay.
+    # A message of our own, because the one that git prepared lists the conflicts in lines that would stay.
     message = encode(with_trailer(read_commit(repo, move.sha).message, move.sha))
     picking_now, _, _ = run(repo, "rev-parse", "--verify", "--quiet", "CHERRY_PICK_HEAD", cwd=place)
     authorship = () if picking_now == 0 else _authorship(repo, move.sha)

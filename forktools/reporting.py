@@ -1,7 +1,7 @@
-"""What a command has to say, and saying it: on a terminal, in GitHub Actions, as JSON, as SARIF.
+"""Reports of the commands, and their output formats: terminal tables, GitHub Actions, JSON, SARIF.
 
-Every text from the repository is made visible (`forktools.sanitize`) in here or in `forktools.json_output`;
-the rest of the program keeps it as it is.
+Text from the repository is made visible (`forktools.sanitize`) only here and in `forktools.json_output`; the
+rest of the program keeps it unchanged.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
     from forktools.policy import Finding
 
-# A job summary over 1 MiB makes the step fail, so a flood of findings must not be one.
+# A job summary over 1 MiB makes the step fail, so the summary of a flood of findings is cut.
 SUMMARY_LIMIT = 900_000
 SUMMARY_ROWS = 500
 SUMMARY_CELL = 600
 BLOCK_LINES = 60
-# GitHub shows ten annotations of a level a step; the last one says how many there are.
+# GitHub shows ten annotations of each level per step; the last one gives the total.
 ANNOTATIONS = 10
-# Folding and drawing takes a millisecond a row; whoever wants them all reads JSON.
+# Wrapping and drawing takes a millisecond a row; JSON has all rows.
 TABLE_ROWS = 1000
-# A log has no width; wide enough that a subject rarely wraps.
+# A log has no width; at this one a subject rarely wraps.
 LOG_WIDTH = 160
 
 _STYLES = {
@@ -64,7 +64,7 @@ _STYLES = {
 
 
 class Output(enum.StrEnum):
-    """How a command answers."""
+    """The output formats of a command with findings."""
 
     AUTO = "auto"
     TABLE = "table"
@@ -84,7 +84,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Lines shown as they are, as a range-diff; `command` shows them all."""
+    """Lines shown verbatim, such as a range-diff; `command` is the command that shows all of them."""
 
     title: str
     text: str
@@ -93,7 +93,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One command's answer. `summary` is one line; `document` is the answer as data (see schema.json)."""
+    """One command's result. `summary` is one line; `document` is the result as data (see schema.json)."""
 
     command: str
     summary: str
@@ -110,7 +110,7 @@ class Report:
 
 
 def resolve(output: Output) -> Output:
-    """The format meant by `auto`: GitHub's in a workflow, tables elsewhere."""
+    """The format that `auto` stands for: GitHub's in a workflow, tables elsewhere."""
     if output is not Output.AUTO:
         return output
     return Output.GITHUB if os.environ.get("GITHUB_ACTIONS") == "true" else Output.TABLE
@@ -133,7 +133,7 @@ def show(report: Report, output: Output) -> None:
 
 
 def workflow_commands(findings: Sequence[Finding]) -> Iterator[str]:
-    """Workflow commands: one a finding, up to the number of each level that GitHub shows."""
+    """Workflow commands: one for each finding, up to the number of each level that GitHub shows."""
     for level in Level:
         listed = [finding for finding in findings if finding.rule.level is level]
         shown = listed if len(listed) <= ANNOTATIONS else listed[: ANNOTATIONS - 1]
@@ -209,7 +209,7 @@ def _show_tables(report: Report) -> None:
         console.print(_rich_table(findings_table(report.findings)))
     for block in report.blocks:
         console.print(Text(visible(block.title), style="bold"))
-        for line in _shortened(block):  # behind a bar, so no line of it can be a workflow command
+        for line in _shortened(block):  # prefixed with a bar, so no line can be a workflow command
             console.print(Text(f"│ {visible(line)}"), overflow="fold", no_wrap=True, crop=False)
     style = "bold red" if report.errors else "bold green"
     console.print(Text(visible(report.summary), style=style), soft_wrap=True)
@@ -218,7 +218,7 @@ def _show_tables(report: Report) -> None:
 
 
 def _rich_table(table: Table) -> RichTable:
-    # A left border on every line: a folded cell must not begin one.
+    # A left border on every line, because a wrapped cell must not begin a line.
     rich = RichTable(title=table.title, title_justify="left", box=box.ROUNDED, title_style="bold")
     used = [index for index in range(len(table.columns)) if any(row[index] for row in table.rows)]
     for index in used:

@@ -1,10 +1,11 @@
-"""Conflicts that a person has settled, kept for the next cut that meets them.
+"""Conflict resolutions by people, recorded for reuse when a later line is cut.
 
-`refs/forktools/resolutions` holds for each file that was in conflict how it stood with its markers, what was
-merged, how it was left, and why. A conflict is met again if the change from the one to the other applies to
-it without a conflict and leaves no marker; else its hunks are compared (`forktools.hunk_resolution`), as a
-line beside them may have moved. What a line settled when it was cut from the one before it is read from its
-commits, too. Nothing of git's own rerere is used: its directory would turn it on for all of a user's merges.
+`refs/forktools/resolutions` holds for each conflicted file the text with its markers, the merged texts, the
+resolved text, and the reason. A resolution is reused if the change from the marked text to the resolved text
+applies to the new file without a conflict and leaves no marker. Otherwise the hunks are compared
+(`forktools.hunk_resolution`), because a line near a conflict may have moved. The resolutions made when a line
+was cut from the one before it are read from its commits, too. git's own rerere is not used: its directory
+would turn it on for all merges of the user.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _OPENED = re.compile(rb"^<{7}$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A file in conflict: its path, the id of what it held, without the names behind the markers, and the
-    ids of what was merged (empty where there was none)."""
+    """A file in conflict: its path, the id of its text without the names after the markers, and the ids of
+    the merged texts (empty where there was none)."""
 
     path: str
     before: str
@@ -51,8 +52,8 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """How a conflict was settled; `why` is the reason that was given, if the change became another by it.
-    `stages` is what was merged, None in records of older versions."""
+    """The resolution of a conflict; `why` is the reason that was given if the resolved commit makes another
+    change. `stages` holds the merged texts, None in records of older versions."""
 
     path: str
     before: bytes
@@ -63,7 +64,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """How a conflict was settled by what is known: the reasons given then, and whether lines beside it had
+    """How a known resolution was reused: the reasons given then, and whether lines around the conflict had
     moved since."""
 
     whys: tuple[str, ...]
@@ -71,7 +72,7 @@ class Reuse:
 
 
 def noted(repo: git.Repo, place: Path, paths: Sequence[str]) -> tuple[Conflict, ...]:
-    """The conflicts of `paths` in the work tree, those without markers left out."""
+    """The conflicts of `paths` in the work tree; files without markers are left out."""
     found = []
     for path in paths:
         text = _normal(place / path)
@@ -81,17 +82,17 @@ def noted(repo: git.Repo, place: Path, paths: Sequence[str]) -> tuple[Conflict, 
 
 
 def record(repo: git.Repo, conflicts: Sequence[Conflict], commit: str, why: str) -> None:
-    """Keeps how `commit` settled the conflicts."""
+    """Records how `commit` resolved the conflicts."""
     made = []
     for conflict in conflicts:
         status, after, _ = run(repo, "cat-file", "blob", f"{commit}:{conflict.path}")
-        if status == 0 and not _OPENED.search(after):  # else it was removed, or the markers belong there
+        if status == 0 and not _OPENED.search(after):  # else it was removed, or the markers are its content
             made.append((conflict, after))
     _keep(repo, made, f"how {commit[:12]} settled its conflicts", why)
 
 
 def keep(repo: git.Repo, found: Sequence[Resolution], where: str) -> None:
-    """Keeps what `learned` read from the commits of the line `where`, unless it is known."""
+    """Records the resolutions that `learned` read from the commits of the line `where`, unless known."""
     known = {(one.path, one.before) for one in kept(repo)}
     new = [one for one in found if (one.path, one.before) not in known]
     for why in dict.fromkeys(one.why for one in new):
@@ -126,7 +127,7 @@ def _keep(repo: git.Repo, made: Sequence[tuple[Conflict, bytes]], title: str, wh
 
 
 def reuse(repo: git.Repo, place: Path, paths: Sequence[str], known: Sequence[Resolution]) -> dict[str, Reuse]:
-    """Settles the conflicts of `paths` as they were before, as far as they are known; they are staged."""
+    """Resolves the conflicts of `paths` as known resolutions did, where they apply, and stages the files."""
     used: dict[str, Reuse] = {}
     for path in paths:
         now = _normal(place / path)
@@ -142,8 +143,8 @@ def reuse(repo: git.Repo, place: Path, paths: Sequence[str], known: Sequence[Res
 
 
 def learned(repo: git.Repo, pairs: Iterable[tuple[Commit, Commit, str]]) -> list[Resolution]:
-    """How each second commit settled the conflicts that the first one meets where it was picked to; the third
-    is the reason that was given for a difference."""
+    """The resolutions, in each second commit, of the conflicts from picking the first onto the second one's
+    parent; the third item is the reason that was given for a difference."""
     found = []
     for old, by, why in pairs:
         base, ours, theirs = tree_before(repo, old), tree_before(repo, by), f"{old.sha}^{{tree}}"
@@ -160,7 +161,7 @@ def learned(repo: git.Repo, pairs: Iterable[tuple[Commit, Commit, str]]) -> list
 
 
 def kept(repo: git.Repo) -> Iterator[Resolution]:
-    """What is recorded; damaged records are passed over."""
+    """The recorded resolutions; damaged records are skipped."""
     status, found, _ = run(repo, "rev-parse", "--verify", "--quiet", f"{REF}^{{commit}}")
     for sha, _ in _listed(repo, decode(found).strip()) if status == 0 else ():
         names = ("path", "before", "after", "why")
@@ -185,7 +186,7 @@ def _as_it_was(repo: git.Repo, now: bytes, known: Sequence[Resolution]) -> tuple
 def _by_hunks(
     repo: git.Repo, place: Path, path: str, known: Sequence[Resolution]
 ) -> tuple[bytes, Reuse] | None:
-    """The file with each hunk settled as one like it was, and whose hunks these were."""
+    """The file with each hunk resolved as a similar one was, and the reuse with its reasons."""
     blobs = [_part(repo, name, place) if name else b"" for name in _staged(repo, place, path)]
     base, ours, theirs = blobs
     if base is None or ours is None or theirs is None:
@@ -197,7 +198,8 @@ def _by_hunks(
     for one in known:
         if one.stages is not None:
             hunks, alone = hunk_resolution.settled(repo, one.stages, one.after)
-            # What a person changed besides comes along only with the commit that was made then.
+            # Other edits by the person are reused only if the incoming change is the commit that resulted
+            # then.
             if alone or hunk_resolution.same_change((base, theirs), (one.stages.ours, one.after)):
                 told[one] = hunks
     settled = hunk_resolution.settle(parts, [hunk for own in told.values() for hunk in own])
@@ -213,7 +215,7 @@ def _by_hunks(
 
 
 def _applied(repo: git.Repo, now: bytes, resolution: Resolution) -> bytes | None:
-    """The file with the resolution; None if that was of another conflict, or of a part of this one."""
+    """The file with the resolution; None if that was for another conflict, or for a part of this one."""
     with tempfile.TemporaryDirectory(prefix="forktools-") as scratch:
         names = ("now", "before", "after")
         for name, text in zip(names, (now, resolution.before, resolution.after), strict=True):
@@ -229,7 +231,7 @@ def _listed(repo: git.Repo, commit: str) -> list[tuple[str, str]]:
 
 
 def _normal(path: Path) -> bytes | None:
-    """A conflicted file without the names behind its markers; None if it has none."""
+    """A conflicted file without the names after its markers; None if it has no markers."""
     if path.is_symlink() or not path.is_file():
         return None
     text = _unnamed(path.read_bytes())
@@ -241,7 +243,7 @@ def _unnamed(text: bytes) -> bytes:
 
 
 def _staged(repo: git.Repo, place: Path, path: str) -> tuple[str, str, str]:
-    """The ids of what is merged into the file: of the base, ours and theirs."""
+    """The ids of the file's merge stages: base, ours and theirs."""
     listing = ask(repo, "ls-files", "--unmerged", "-z", "--", f":(literal){path}", cwd=place)
     heads = [line.partition(b"\t")[0].decode().split() for line in listing.split(b"\0") if line]
     stages = {number: sha for mode, sha, number in heads if mode.startswith("100")}
@@ -265,7 +267,7 @@ def _stored(repo: git.Repo, found: Resolution) -> Conflict:
 
 
 def _blob(repo: git.Repo, tree: str, path: str) -> bytes | None:
-    """A file of a tree that need not be in the repository itself."""
+    """A file of a tree; the tree may exist in the scratch repository only."""
     sha = decode(isolated_git.ask(repo, "rev-parse", tree)).strip()
     status, text, _ = isolated_git.run(repo, "cat-file", "blob", f"{sha}:{path}")
     return None if status else text

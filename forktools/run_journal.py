@@ -1,4 +1,4 @@
-"""Runs on disk: one JSON file a line in the git directory all work trees share, and the lock around it."""
+"""Saved replay runs: one JSON file per line in the git directory that all work trees share, and its lock."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def locked(repo: git.Repo) -> Iterator[Path]:
-    """The directory of the runs, ours alone; gone afterwards if it holds none.
+    """Locks the directory of the runs; the directory is removed afterwards if it holds none.
 
-    Raises RepositoryError while another process has it.
+    Raises RepositoryError while another process holds the lock.
     """
     common = decode(ask(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip(b"\n"))
     directory = Path(common) / "forktools"
@@ -46,10 +46,10 @@ def locked(repo: git.Repo) -> Iterator[Path]:
 
 
 def require_unlocked(directory: Path, patience: float = 2.0) -> None:
-    """Raises RepositoryError when a git that was killed left its lock on the repository's references.
+    """Raises RepositoryError when a killed git has left its lock on the repository's references.
 
-    Every pick would wait for it. It may be another git's, so it is not ours to remove; a living git holds it
-    for milliseconds, hence `patience`, in seconds.
+    Every pick would wait for it. It may belong to another git process, so it is not removed here; a living
+    git holds it for milliseconds, hence `patience`, in seconds.
     """
     lock = directory.parent / "packed-refs.lock"
     until = time.monotonic() + patience
@@ -63,7 +63,7 @@ def require_unlocked(directory: Path, patience: float = 2.0) -> None:
 
 
 def write(directory: Path, run: ReplayRun) -> None:
-    """Saves a run; a reader sees the old state or the new one."""
+    """Saves a run atomically; a reader sees the old state or the new one."""
     path = _path(directory, run.branch)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(asdict(run)), encoding="ascii")
@@ -71,7 +71,7 @@ def write(directory: Path, run: ReplayRun) -> None:
 
 
 def erase(directory: Path, run: ReplayRun) -> None:
-    """Forgets a run."""
+    """Deletes the file of a run."""
     _path(directory, run.branch).unlink(missing_ok=True)
 
 
@@ -91,7 +91,7 @@ def read(directory: Path, branch: str | None) -> ReplayRun:
 
 
 def require_none(directory: Path, branch: str) -> None:
-    """Raises RepositoryError when `branch` is being cut already."""
+    """Raises RepositoryError when a run for `branch` exists already."""
     if _path(directory, branch).exists():
         raise RepositoryError(
             f"{branch} is being cut already", "Go on with --continue, or undo it with --abort."

@@ -1,8 +1,8 @@
-"""Text that came from a repository, made safe to show.
+"""Escaping of text from a repository, for safe display.
 
-Commit messages, branch names and paths are written by whoever opens a pull request. Shown raw they can move
+Commit messages, branch names and paths are written by the author of a pull request. Shown raw they can move
 the cursor, recolour a terminal, hide letters (bidirectional overrides), start a workflow command in a CI log
-or open a tag in a job summary. Every text goes through `visible` before any output format sees it; each
+or open a tag in a job summary. Every text goes through `visible` before any output format gets it; each
 format then adds its own escaping.
 """
 
@@ -14,13 +14,13 @@ import unicodedata
 
 # Control, format (bidi overrides, zero-width), surrogate, private, unassigned; line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# The Actions runner obeys `##[command]` anywhere in a line of a log, and Azure Pipelines `##vso[command]`.
+# The Actions runner executes `##[command]` anywhere in a log line, and Azure Pipelines `##vso[command]`.
 _RUNNER_COMMAND = re.compile(r"##(?=\w*\[)")
 _MARKUP = re.compile(r"[\\`*_\[\]<>&@#|~]")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", "#": "&#35;"}
 _NOT_WORD = re.compile(r"[^0-9A-Za-z ]")
 
-# Letters and a symbol that show nothing: fillers of Hangul, a Braille pattern without a dot.
+# Letters and a symbol without a visible glyph: fillers of Hangul, a Braille pattern without a dot.
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 SUBJECT_LIMIT = 300
@@ -32,12 +32,12 @@ def decode(raw: bytes) -> str:
 
 
 def encode(text: str) -> bytes:
-    """The bytes `decode` was given."""
+    """The bytes that `decode` converted to `text`."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """`text` on one line with every character that a reader could not see written out (`\\x1b`, `\\u202e`).
+    """`text` on one line, with every invisible character written as an escape (`\\x1b`, `\\u202e`).
 
     A text longer than `limit` characters is cut and ends in an ellipsis.
     """
@@ -49,7 +49,7 @@ def visible(text: str, limit: int | None = None) -> str:
 
 
 def has_visible_text(text: str) -> bool:
-    """Whether a reader would see anything: a zero-width space alone shows nothing."""
+    """Whether any character is visible: a zero-width space alone is not."""
     return any(
         not char.isspace() and char not in _BLANK and unicodedata.category(char) not in _HIDDEN
         for char in text
@@ -68,28 +68,29 @@ def _written_out(char: str) -> str:
 
 
 def annotation_data(text: str) -> str:
-    """The message of a workflow command, as the runner unescapes it."""
+    """`text` escaped for the message of a workflow command."""
     return visible_lines(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def annotation_property(text: str) -> str:
-    """The value of a workflow command's property."""
+    """`text` escaped for the value of a workflow command's property."""
     return annotation_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def markdown(text: str) -> str:
-    """`text` as plain words for a Markdown page: every sign becomes a character reference, none is markup."""
+    """`text` as plain words for a Markdown page: every punctuation character becomes a character
+    reference."""
     return _NOT_WORD.sub(_reference, visible(text))
 
 
 def markdown_words(text: str) -> str:
-    """`text` as plain words for a Markdown file that people read as it is, too: only what could be markup, a
-    mention or a reference to an issue is marked as none."""
+    """`text` as plain words for a Markdown file that is also read unrendered: escapes only characters that
+    could be markup, a mention or a reference to an issue."""
     return _MARKUP.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), visible(text))
 
 
 def markdown_code(text: str) -> str:
-    """`text` in a code span; mentions and links are not looked for there."""
+    """`text` in a code span, where mentions and links are not rendered."""
     return f"<code>{markdown(text)}</code>"
 
 
@@ -99,10 +100,11 @@ def _reference(match: re.Match[str]) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """As `visible`, line by line: for our own messages of several lines and for the bodies of diffs."""
+    """As `visible`, line by line: for forktools' own messages of several lines and for the bodies of
+    diffs."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def json_text(document: object) -> str:
-    """Indented JSON in ASCII; no runner command can stand in it, whatever the strings hold."""
+    """Indented JSON in ASCII; no string in it can form a runner command."""
     return _RUNNER_COMMAND.sub(r"#\\u0023", json.dumps(document, indent=2, ensure_ascii=True))

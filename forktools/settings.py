@@ -1,9 +1,9 @@
-"""What a repository sets of its policy, and the fork's values for what it does not set.
+"""Policy settings of a repository, with this fork's values as defaults.
 
 A repository keeps them as `[tool.forktools]` in pyproject.toml, or at the top of `.forktools.toml` or
 `.github/forktools.toml`. They are read from the commit of a branch that a pull request goes into or that the
-default branch is at, never from a work tree or a pull request's head: what is judged does not choose its
-rules. One run has one policy: `use` sets it when a repository is opened, `current` gives it.
+default branch is at, never from a work tree or a pull request's head: the code under judgement does not
+choose its rules. One run has one policy: `use` sets it when a repository is opened, `current` returns it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import git
 
 FILES = (".forktools.toml", ".github/forktools.toml", "pyproject.toml")
-TRUNK = "trunk"  # as `upstream`: the base tags are tags on this repository's own trunk
+TRUNK = "trunk"  # as the value of `upstream`: the base tags are tags on this repository's own trunk
 
 _TAG_FORM = re.compile(r"vX\.Y\.Z([.+-][A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*[.-])N")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -35,7 +35,7 @@ _REF_PART = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """A repository's policy. `origin` says where it was read, `commit` is the id of what it was read from."""
+    """A repository's policy. `origin` names its source, `commit` is the id of the commit it was read from."""
 
     upstream: str = "https://github.com/k3s-io/kine"
     line_prefix: str = "release/vcluster/"
@@ -59,7 +59,7 @@ class PolicySettings:
     signers: str = ".github/allowed_signers"
     signed_after: tuple[str, ...] = ()
     accepted: tuple[tuple[str, str], ...] = ()  # names and reasons
-    # Tags and their commits: a tag can be moved, and would make everything behind it right.
+    # Tags with their commits, because a moved tag would exempt every commit behind it.
     released_before_records: tuple[tuple[str, str], ...] = (
         ("v0.16.3.vcluster.0", "9c4a2e1267f09ce5a82851bcd7459dc4e260669b"),
     )
@@ -77,7 +77,7 @@ class PolicySettings:
 
     @property
     def tag_middle(self) -> str:
-        """What stands between vX.Y.Z and N."""
+        """The text between vX.Y.Z and N in a release tag."""
         return self.tag.removeprefix("vX.Y.Z").removesuffix("N")
 
 
@@ -119,13 +119,13 @@ def use(settings: PolicySettings) -> None:
 
 
 def read_from(revision: str) -> None:
-    """Starts a run: its settings will be read at `revision`; at the trunk if that is empty."""
+    """Starts a run whose settings will be read at `revision`, or at the trunk if that is empty."""
     _source.set(revision)
     use(DEFAULTS)
 
 
 def listed(settings: PolicySettings) -> Iterator[tuple[str, str, str]]:
-    """Each setting's name, value and meaning, for people."""
+    """Each setting's name, value and meaning, in words."""
     for name, meaning in MEANINGS.items():
         value = getattr(settings, name.replace("-", "_"))
         if isinstance(value, bool):
@@ -140,16 +140,16 @@ def listed(settings: PolicySettings) -> Iterator[tuple[str, str, str]]:
 def settings_of(repo: git.Repo, remote: str, base_ref: str = "") -> PolicySettings:
     """The settings of a repository: at the revision given to `read_from`, else at its trunk.
 
-    The trunk is `base_ref` where that branch's own settings call it one, else the remote's default branch,
-    else `master` or `main`; a repository without any of these has its HEAD's. Raises RepositoryError when
-    they cannot be read or are not valid.
+    The trunk is `base_ref` if that branch's own settings call it one, else the remote's default branch, else
+    `master` or `main`; a repository without any of these uses its HEAD. Raises RepositoryError when the
+    settings cannot be read or are not valid.
     """
     if source := _source.get():
         return _at(repo, commit_id(repo, source, "the commit with the settings"), source)
     refs = references(repo)
     places = ("refs/remotes/" + remote + "/", "refs/heads/")
     if base := next((place + base_ref for place in places if base_ref and place + base_ref in refs), None):
-        # What a line says of itself does not count, so it need not be readable either.
+        # A line's own settings do not count, so they need not be readable either.
         with contextlib.suppress(RepositoryError):
             found = _at(repo, refs[base], base)
             if found.commit and base_ref in found.trunks:
@@ -163,7 +163,7 @@ def settings_of(repo: git.Repo, remote: str, base_ref: str = "") -> PolicySettin
 
 
 def differing(repo: git.Repo, commit: str) -> list[str]:
-    """The names of the settings that `commit` would change. Raises RepositoryError if it breaks them."""
+    """The names of the settings that `commit` changes. Raises RepositoryError if they become invalid."""
     theirs = _at(repo, commit, commit[:12])
     return [name for name in MEANINGS if _value(theirs, name) != _value(current(), name)]
 
@@ -194,12 +194,12 @@ def _short(name: str) -> str:
 
 
 def _table(text: str, file: str) -> Mapping[str, object] | None:
-    """The settings in a file; None where pyproject.toml has none."""
+    """The settings table of a file; None if pyproject.toml has none."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         if file == "pyproject.toml" and "tool.forktools" not in text:
-            return None  # not ours to judge
+            return None  # a broken pyproject.toml is not forktools' to judge
         raise RepositoryError(f"{file} is not TOML: {visible_lines(str(error))}", f"Mend {file}.") from error
     if file != "pyproject.toml":
         return document
@@ -213,7 +213,7 @@ def _table(text: str, file: str) -> Mapping[str, object] | None:
 
 
 def parse(table: Mapping[str, object], origin: str) -> PolicySettings:
-    """Settings from a table. Raises RepositoryError with what is wrong and what would be right."""
+    """Settings from a table. Raises RepositoryError with the mistake and the correction."""
     known = {
         field.name.replace("_", "-"): field
         for field in fields(PolicySettings)

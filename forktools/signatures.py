@@ -1,8 +1,8 @@
-"""Who vouches for a commit or a tag: signatures by the keys on the trunk, sign-offs by their authors.
+"""Signatures and sign-offs of commits and tags, verified with the signers' file on the trunk.
 
-Keys come from the settings' own commit, never from the keyring or the configuration of whoever asks: SSH keys
-as `ssh-keygen -Y` reads them (man ssh-keygen, ALLOWED SIGNERS), and OpenPGP keys as armoured blocks, GitHub's
-own among them if it signs merges.
+Keys come from the settings' own commit, never from the user's keyring or configuration: SSH keys in the
+format of `ssh-keygen -Y` (man ssh-keygen, ALLOWED SIGNERS), and OpenPGP keys as armoured blocks, GitHub's own
+among them if it signs merges.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ _GRADES = {
 
 
 def judge_commits(repo: git.Repo, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """Which of these commits, all the fork's, lack what the settings ask for.
+    """The findings for those commits, all the fork's, that lack a signature or sign-off that settings
+    require.
 
-    Raises RepositoryError when the file of the signers is not there.
+    Raises RepositoryError when the signers' file does not exist.
     """
     settings = current()
     if not (settings.require_sign_off or settings.require_signed_commits):
@@ -72,14 +73,14 @@ def judge_commits(repo: git.Repo, commits: Sequence[Commit]) -> Iterator[Finding
 
 
 def _exempt(repo: git.Repo) -> set[str]:
-    """The commits from before the settings asked for anything."""
+    """The commits from before the settings required signatures or sign-offs."""
     named = current().signed_after
     here = [sha for sha in named if run(repo, "cat-file", "-e", f"{sha}^{{commit}}")[0] == 0]
     return {commit.sha for commit in read_range(repo, here, [])} if here else set()
 
 
 def judge_tag(repo: git.Repo, tag: str) -> Iterator[Finding]:
-    """What a tag that is there lacks of what the settings ask for."""
+    """The findings for an existing tag without the signature that the settings require."""
     if not current().require_signed_tags:
         return
     form = "--format=%(objecttype) %(objectname) %(tag)"
@@ -93,7 +94,7 @@ def judge_tag(repo: git.Repo, tag: str) -> Iterator[Finding]:
         yield Finding(TAG_UNSIGNED, f"{tag} holds the tag that was made as {visible(name)}")
     else:
         with _keys(repo) as (options, environment):
-            # Only what the signers' file vouches for is more than undefined.
+            # A key outside the signers' file has at most undefined trust.
             pinned = (*options, "-c", "gpg.minTrustLevel=fully")
             status, _, complaint = isolated_git.run(repo, *pinned, "verify-tag", sha, environment=environment)
         if status:
@@ -103,7 +104,7 @@ def judge_tag(repo: git.Repo, tag: str) -> Iterator[Finding]:
 
 
 def _without_sign_off(repo: git.Repo, commits: Sequence[Commit]) -> dict[str, str]:
-    """The authors of those commits that lack theirs, by id; trailers are read by git."""
+    """The authors of the commits without their sign-off, by id; git reads the trailers."""
     if not commits:
         return {}
     trailers = "%(trailers:key=Signed-off-by,valueonly,unfold,separator=%x1f)"
@@ -125,7 +126,8 @@ def _without_sign_off(repo: git.Repo, commits: Sequence[Commit]) -> dict[str, st
 
 
 def _is_s(sign_off: str, name: str, email: str) -> bool:
-    """A person is known by the address, a bot, which signs with its maker's, by its name."""
+    """Whether `sign_off` is the person's: matched by address, or by name for a bot, which uses its
+    maker's."""
     match = re.fullmatch(r"(.*?)\s*<([^<>]*)>", sign_off.strip())
     if match is None:
         return False
@@ -133,7 +135,7 @@ def _is_s(sign_off: str, name: str, email: str) -> bool:
 
 
 def _grades(repo: git.Repo, commits: Sequence[Commit]) -> dict[str, str]:
-    """Git's verdict on each signature (`%G?`), by id."""
+    """git's verdict on each signature (`%G?`), by id."""
     with _keys(repo) as (options, environment):
         _, listing, _ = isolated_git.run(
             repo,
@@ -150,7 +152,7 @@ def _grades(repo: git.Repo, commits: Sequence[Commit]) -> dict[str, str]:
 
 @contextmanager
 def _keys(repo: git.Repo) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
-    """Git's options and the environment in which the signers' keys are the only ones."""
+    """git options and an environment in which the signers' keys are the only ones."""
     settings = current()
     status, content, _ = run(repo, "cat-file", "blob", f"{settings.commit}:{settings.signers}")
     if status or not settings.commit:

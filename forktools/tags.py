@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     import git
 
-# Upstream's tags apart from the fork's own: a fork can hold a tag `v0.16.3` of its own making.
+# Upstream's tags, separate from the fork's own, because a fork can hold its own tag `v0.16.3`.
 UPSTREAM_TAGS = "refs/upstream/tags/"
 
-_PART = r"(?:0|[1-9][0-9]{{0,8}})"  # upstream writes none with a leading zero
+_PART = r"(?:0|[1-9][0-9]{{0,8}})"  # upstream's versions have no leading zero
 _TAG = rf"(v{_PART}\.{_PART}\.{_PART}){{}}([0-9]{{{{1,9}}}})"
 
 TAG_SCHEME = Rule(
@@ -107,7 +107,7 @@ TAG_RULES = (
 
 @dataclass(frozen=True, slots=True)
 class ForkTag:
-    """A release tag, taken apart: upstream's tag and the number."""
+    """A release tag in its parts: upstream's tag and the number."""
 
     upstream: str
     number: int
@@ -122,7 +122,7 @@ class ForkTag:
 
 @dataclass(frozen=True, slots=True)
 class TagVerdict:
-    """What `check-tag` found. `exists` says whether the tag is there or the line's tip stood in for it; the
+    """The result of `check-tag`. `exists` is false if the line's tip was checked in place of the tag; the
     fields after it are empty when only the name was checked."""
 
     tag: str
@@ -142,8 +142,8 @@ def parse_tag(tag: str) -> ForkTag | None:
 def commit_of_upstream_tag(repo: git.Repo, refs: Mapping[str, str], tag: str) -> str:
     """The commit of upstream's `tag`, from `refs/upstream/tags/`, or of the base tag on the trunk.
 
-    Where upstream's tags were never fetched, its clones and those of small forks have them among their own.
-    Raises RepositoryError when it is not there.
+    If upstream's tags were never fetched, the repository's own tags are used, as in upstream's clones and in
+    small forks. Raises RepositoryError when the tag does not exist.
     """
     ref = upstream_tags(refs).get(tag)
     if ref is not None:
@@ -173,12 +173,12 @@ def is_base_tag(tag: str) -> bool:
 
 
 def has_upstream_tag(refs: Mapping[str, str], tag: str) -> bool:
-    """Whether upstream's `tag` is here."""
+    """Whether upstream's `tag` exists in the repository."""
     return tag in upstream_tags(refs)
 
 
 def is_foreign(refs: Mapping[str, str], tag: str) -> bool:
-    """Whether upstream, whose tags have been fetched, has none of this name."""
+    """Whether upstream, whose tags have been fetched, has no tag of this name."""
     fetched = any(name.startswith(UPSTREAM_TAGS) for name in refs) and not current().cuts_from_trunk
     return fetched and not has_upstream_tag(refs, tag)
 
@@ -196,7 +196,7 @@ def check_name(tag: str) -> TagVerdict:
 
 
 def check_tag(repo: git.Repo, tag: str, remote: str) -> TagVerdict:
-    """Whether `tag` may be released; of a tag that is not there yet, whether it may be put on its line's tip.
+    """Whether `tag` may be released; for a tag that does not exist yet, whether the line's tip may get it.
 
     Raises RepositoryError on a shallow clone, or when upstream's tag has not been fetched.
     """
@@ -239,7 +239,7 @@ def check_tag(repo: git.Repo, tag: str, remote: str) -> TagVerdict:
 
 
 def _check_base_tag(repo: git.Repo, refs: Mapping[str, str], tag: str, remote: str) -> TagVerdict:
-    """Whether a base tag stands on a trunk; of one that is not there yet, where it would."""
+    """Whether a base tag is on a trunk; for one that does not exist yet, where it would be."""
     trunks = [(name, tip) for name in current().trunks if (tip := branch_tip(repo, refs, name, remote))]
     if not trunks:
         raise RepositoryError(
@@ -261,24 +261,24 @@ def _check_base_tag(repo: git.Repo, refs: Mapping[str, str], tag: str, remote: s
 def next_tag(repo: git.Repo, line: str, remote: str) -> ForkTag:
     """The tag of a line's next release.
 
-    Raises RepositoryError when the line or upstream's tag is not here.
+    Raises RepositoryError when the line or upstream's tag does not exist.
     """
     refs = references(repo)
     upstream = version_name(line)
     if branch_tip(repo, refs, line, remote) is None:
         raise RepositoryError(f"there is no branch {visible(line)}", f"git fetch {visible(remote)} --tags")
-    commit_of_upstream_tag(repo, refs, upstream)  # a clone without tags would answer 0
+    commit_of_upstream_tag(repo, refs, upstream)  # checked because a clone without tags would get number 0
     return first_free_tag(refs, line)
 
 
 def first_free_tag(refs: Mapping[str, str], line: str) -> ForkTag:
-    """The tag after the last of a line, which need not be here."""
+    """The tag after the last one of a line; the line need not exist."""
     upstream = version_name(line)
     return ForkTag(upstream, max(_numbers(refs, upstream), default=-1) + 1)
 
 
 def _numbers(refs: Mapping[str, str], upstream: str) -> dict[int, str]:
-    """The numbers taken on a line, with the reference that takes each."""
+    """The numbers in use on a line, each with its reference."""
     names = (name for name in refs if name.startswith("refs/tags/"))
     parsed = ((name, parse_tag(name.removeprefix("refs/tags/"))) for name in names)
     return {tag.number: name for name, tag in parsed if tag and tag.upstream == upstream}
@@ -306,9 +306,9 @@ def _check_number(
 def _check_order(
     repo: git.Repo, refs: Mapping[str, str], parsed: ForkTag, commit: str, base: str, remote: str
 ) -> Iterator[Finding]:
-    """A release builds on the newest one before it, or on a rewritten line carries each of its patches.
+    """Checks that a release builds on the newest one before it or, on a rewritten line, carries its patches.
 
-    An earlier tag that was never one of the line (put on the trunk by mistake) is passed over.
+    An earlier tag that was never on the line (put on the trunk by mistake) is skipped.
     """
     tag, taken = str(parsed), _numbers(refs, parsed.upstream)
     for number in sorted((number for number in taken if number < parsed.number), reverse=True):
@@ -337,7 +337,7 @@ def _check_order(
 
 
 def is_of_line(repo: git.Repo, refs: Mapping[str, str], upstream: str, tip: str, remote: str) -> bool:
-    """Whether a release is of its line: cut from upstream's tag, of the fork's own commits only."""
+    """Whether a release belongs to its line: cut from upstream's tag, with commits of the fork only."""
     base = commit_of_upstream_tag(repo, refs, upstream)
     if not is_ancestor(repo, base, tip) or any(_check_commits(repo, base, tip)):
         return False
@@ -356,7 +356,7 @@ def _listed(parsed: ForkTag, numbers: Sequence[int]) -> str:
 
 
 def _check_commits(repo: git.Repo, base: str, commit: str) -> Iterator[Finding]:
-    """Every commit that the release adds to upstream's tag, by the rules of a line."""
+    """The findings for every commit that the release adds to upstream's tag, by the rules of a line."""
     added = read_range(repo, [commit], [base])
     merges = merge_changes(repo, added)
     for one in added:
@@ -385,7 +385,7 @@ def _check_line(
 
 
 def _elsewhere(refs: Mapping[str, str], upstream: str, remote: str) -> Iterator[str]:
-    """What a line must not share commits with: the trunk and upstream's other releases."""
+    """The references that a line must not share commits with: the trunk and upstream's other releases."""
     trunks = [
         place + trunk for trunk in current().trunks for place in ("refs/heads/", f"refs/remotes/{remote}/")
     ]

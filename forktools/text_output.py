@@ -1,4 +1,4 @@
-"""What each command shows of what it found."""
+"""Terminal and Markdown output of each command, as reports."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def verdict(found: LineVerdict) -> Report:
 
 
 def plan(found: ReplayPlan, tried: bool) -> Report:
-    """`replay plan`. `tried` says whether the picks were tried out."""
+    """`replay plan`. `tried` says whether a trial of the picks was made."""
     counts = Counter(step.action for step in found.steps)
     told = (
         ", ".join(f"{counts[action]} {action}" for action in PlannedAction if counts[action])
@@ -231,8 +231,8 @@ def run(
     tag_name: str = "",
     reused: Mapping[str, str] | None = None,
 ) -> Report:
-    """`replay apply`. `range_diffs` show how the commits differ that wait to be accepted; `tag_name` is the
-    next release of a line that is cut, `reused` the range-diffs of what was settled as before."""
+    """`replay apply`. `range_diffs` show the differences of commits that wait to be accepted; `tag_name` is
+    the next release of a finished line, `reused` the range-diffs of commits that were resolved as before."""
     report = _run(found, range_diffs, tag_name)
     if not found.reused:
         return report

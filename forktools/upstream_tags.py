@@ -1,7 +1,7 @@
-"""Upstream's tags, in a place of their own: `refs/upstream/tags/`.
+"""Upstream's tags, fetched into a namespace of their own: `refs/upstream/tags/`.
 
-A fork's clone has none of upstream's tags, and may have tags of upstream's names on other commits, so git
-refuses to fetch them together. Kept apart, a name means upstream's commit wherever the policy asks for it.
+A fork's clone has none of upstream's tags, and may have tags of the same names on other commits, which git
+would refuse to overwrite. In a separate namespace a name always means upstream's commit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Upstream's releases that are here now, the new ones, and the fork's tags that only share a name."""
+    """Upstream's releases in the repository, the new ones, and the fork's tags that only share a name."""
 
     url: str
     releases: int
@@ -33,9 +33,9 @@ class Fetched:
 
 
 def fetch(repo: git.Repo, url: str) -> Fetched:
-    """Fetches upstream's version tags and the commits they name. Raises RepositoryError when it cannot.
+    """Fetches upstream's version tags and the commits they name. Raises RepositoryError when that fails.
 
-    Where lines are cut from tags on the trunk there is nothing to fetch.
+    If lines are cut from tags on the trunk, there is nothing to fetch.
     """
     before = references(repo)
     if current().cuts_from_trunk and not url:
@@ -65,7 +65,7 @@ def _moved(before: Mapping[str, str], after: Mapping[str, str], ref: str) -> boo
 
 
 def _differs(repo: git.Repo, refs: Mapping[str, str], name: str) -> bool:
-    """Whether a tag of this name here is on another commit than upstream's."""
+    """Whether the repository's own tag of this name is on another commit than upstream's."""
     own, upstream = f"refs/tags/{name}", UPSTREAM_TAGS + name
     if own not in refs or refs[own] == refs[upstream]:
         return False
