@@ -1,4 +1,4 @@
-"""MySQL and MariaDB, and what speaks their protocol: Aurora, Galera, TiDB."""
+"""The MySQL and MariaDB driver, also for servers that speak their protocol: Aurora, Galera, TiDB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection to MySQL or MariaDB: how it is made, and how statements are put to it."""
+"""A blocking connection to MySQL or MariaDB: opening it, running statements, quoting values."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _STEPS = (
     " set wsrep_auto_increment_control=OFF and auto_increment_increment=1 on every node"
 )
 MAX_NAME = 630  # bytes, the width of Go kine's column
-# Statements name these rows; whatever MySQL takes for them would be changed along.
+# kine's own rows. A statement that names one also changes any name that MySQL's collation finds equal.
 _OWN = (COMPACT_REV_KEY, COMPACT_REV_ROW)
 _NEXT_ID = re.compile(rb"\bAUTO_INCREMENT=(\d+)")
-_SERVER_WAIT = 300  # seconds, after which the server drops a connection of ours that is silent
+_SERVER_WAIT = 300  # seconds, after which the server drops an idle connection
 
 _SERVER = b"SELECT @@global.read_only, @@global.innodb_read_only, @@global.log_bin, @@session.binlog_format"
 
@@ -45,7 +45,7 @@ Connection: TypeAlias = "pymysql.Connection[Any]"
 def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> Connection:
     """A connection in autocommit mode, to a server that takes writes. Raises StatementError.
 
-    `limit` is how long one answer may take, in seconds; 0: for ever.
+    `limit` is the time for each response of the server, in seconds; 0: no limit.
     """
     try:
         connection: Connection = pymysql.connect(
@@ -58,7 +58,7 @@ def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> C
             charset="utf8mb4",
             use_unicode=False,  # names and values as bytes
             autocommit=True,
-            # FOUND_ROWS: a row that an update leaves as it was is there all the same.
+            # FOUND_ROWS: an UPDATE counts matched rows, also those it leaves unchanged.
             client_flag=CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS,
             connect_timeout=int(max(1.0, dsn.connect_timeout)),
             read_timeout=dsn.read_timeout or limit or None,
@@ -78,7 +78,7 @@ def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> C
         connection.connect()
     except pymysql.MySQLError as error:
         failure = translated(error, connecting=True)
-        if dsn.socket:  # PyMySQL names the host it would have taken
+        if dsn.socket:  # PyMySQL's text names a host, even for a Unix socket
             text = str(failure).replace("on 'localhost'", f"on the socket {dsn.socket}")
             failure = StatementError(failure.kind, failure.code, text, permanent=failure.permanent)
         raise failure from None
@@ -97,7 +97,7 @@ def connect(dsn: Dsn, password: str, *, database: str | None, limit: float) -> C
 
 
 class _Cleartext:
-    """A server may ask for the password itself; it gets it over TLS only."""
+    """The mysql_clear_password plugin: sends the password itself, over TLS only."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -129,9 +129,9 @@ def _greet(connection: Connection, dsn: Dsn) -> None:
         {
             "innodb_lock_wait_timeout": str(max(1, round(dsn.lock_timeout))),
             "wait_timeout": str(_SERVER_WAIT),
-            # Without the second, another engine is taken where a server has no InnoDB.
+            # Without NO_ENGINE_SUBSTITUTION, a server without InnoDB uses another engine silently.
             "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
-            # Clusters raise it so that nodes do not collide; every id left out would be a gap.
+            # Clusters raise it to avoid collisions between nodes; every skipped id would be a gap.
             "auto_increment_increment": "1",
             "auto_increment_offset": "1",
         }
@@ -144,16 +144,16 @@ def _greet(connection: Connection, dsn: Dsn) -> None:
         f"SET {told}; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
         " SELECT @@session.auto_increment_increment".encode(),
     )
-    if int(step) != 1:  # accepted, and ignored
+    if int(step) != 1:  # the server has accepted the SET, and ignored it
         raise StatementError(Kind.AWAY, "", _STEPS % int(step), permanent=True)
     if b"MariaDB" in server_version(connection):
-        # A transaction whose client has gone without a word must not hold the others up.
+        # The transaction of a client that has vanished must not block the others.
         idle = int(idle_limit(dsn.lock_timeout))
         run(connection, b"SET SESSION idle_transaction_timeout = %d" % idle)
     try:
         [[(*read_only, log_bin, form)]] = run(connection, _SERVER)
     except pymysql.MySQLError:
-        return  # a server without these
+        return  # the server lacks these variables
     if any(map(is_on, read_only)):
         raise StatementError(Kind.AWAY, "1290", REPLICA)
     if log_bin in (1, b"1", b"ON") and form == b"STATEMENT":
@@ -161,7 +161,10 @@ def _greet(connection: Connection, dsn: Dsn) -> None:
 
 
 def _log_rows(connection: Connection) -> None:
-    """At READ COMMITTED InnoDB refuses every write where statements are logged instead of rows."""
+    """Sets row-based binary logging: at READ COMMITTED, InnoDB refuses writes logged as statements.
+
+    Raises StatementError if the user may not set it.
+    """
     try:
         run(connection, b"SET SESSION binlog_format = ROW")
     except pymysql.MySQLError as error:
@@ -176,7 +179,7 @@ def _log_rows(connection: Connection) -> None:
 
 
 def is_on(value: object) -> bool:
-    """Of a variable: some servers tell it as text."""
+    """Whether a server variable is on, given as a number or, by some servers, as text."""
     return value not in (None, 0, b"0", "0", b"OFF", "OFF")
 
 
@@ -186,7 +189,7 @@ def server_version(connection: Connection) -> bytes:
 
 
 def close(connection: Connection) -> None:
-    """Says goodbye, where nothing is under way: else the server logs an aborted connection."""
+    """Closes with COM_QUIT, when no statement is running: else the server logs an aborted connection."""
     with contextlib.suppress(pymysql.MySQLError, OSError):
         connection.close()
 
@@ -197,7 +200,7 @@ def drop(connection: Connection) -> None:
 
 
 def run(connection: Connection, statements: bytes) -> list[list[tuple[Any, ...]]]:
-    """One packet of statements; the rows of each that returns some. Ends at the first that fails."""
+    """Runs one packet of statements up to the first that fails; returns the rows of each result set."""
     with connection.cursor() as cursor:
         cursor.execute(cast("str", statements))  # bytes pass through as they are
         found = []
@@ -209,13 +212,13 @@ def run(connection: Connection, statements: bytes) -> list[list[tuple[Any, ...]]
 
 
 def next_id(made: bytes) -> int:
-    """Of what SHOW CREATE TABLE answers: information_schema may tell of a day ago."""
+    """The next AUTO_INCREMENT of SHOW CREATE TABLE's result: information_schema's may be a day old."""
     found = _NEXT_ID.search(made)
     return int(found[1]) if found else 1
 
 
 def written(statement: str, parameters: Sequence[object] = ()) -> bytes:
-    """A neutral statement with its parameters in place."""
+    """A neutral statement, with its parameters inserted as literals."""
     if not parameters:
         return statement.encode()
     parts = statement.encode().split(b"?")
@@ -227,7 +230,7 @@ def written(statement: str, parameters: Sequence[object] = ()) -> bytes:
 
 
 def literal(value: object) -> bytes:
-    """Names are given as text: compared with bytes, the index would not serve."""
+    """The SQL literal. Bytes become text, as the index is not used in a comparison with binary strings."""
     if value is None:
         return b"NULL"
     if isinstance(value, bytes):
@@ -238,7 +241,7 @@ def literal(value: object) -> bytes:
 
 
 def name(key: bytes) -> bytes:
-    """Raises InvalidKeyError."""
+    """The key as a SQL literal. Raises InvalidKeyError."""
     if len(key) > MAX_NAME:
         raise InvalidKeyError(
             f"this key is longer than the {MAX_NAME} bytes MySQL's table can hold: {len(key)}"
@@ -259,5 +262,8 @@ def blob(value: bytes | None) -> bytes:
 
 
 def _quoted(value: bytes) -> bytes:
-    """Our sessions' sql_mode leaves the backslash its meaning; half the size of hexadecimal."""
+    """A quoted string literal, half the size of a hexadecimal one.
+
+    The sql_mode of kine's sessions keeps the backslash as the escape character.
+    """
     return b"'" + value.replace(b"\\", b"\\\\").replace(b"'", b"\\'").replace(b"\0", b"\\0") + b"'"

@@ -1,4 +1,4 @@
-"""The log's statements on MySQL and MariaDB, put by a few threads."""
+"""The `Database` of the SQL log, on MySQL and MariaDB: blocking PyMySQL connections in a thread pool."""
 
 from __future__ import annotations
 
@@ -52,35 +52,35 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS = 8
-_PARTING = 1.0  # seconds a statement has to end that nobody waits for any more
-_GRACE = 5.0  # seconds an answer may take beyond the longest wait for a lock
+_PARTING = 1.0  # seconds a statement whose caller was cancelled has to end
+_GRACE = 5.0  # seconds a response may take beyond the longest wait for a lock
 _DENIED = "1045"
-_ASKED_AT_ONCE = 64  # names in one question: 80 KiB at most
+_ASKED_AT_ONCE = 64  # names in one query: 80 KiB at most
 _PACKET_MARGIN = 16 * 1024
 _LARGEST_VALUE = (1 << 24) - 1  # of a MEDIUMBLOB
-_LEASE_BYTES = 80  # that a row may take in the second half of the statement, if it has a lease
+_LEASE_BYTES = 80  # the most that a row with a lease takes in the INSERT into kine_extra
 
-# Waits for its turn; only later statements see what was committed meanwhile.
+# Waits for the writers' lock. Only later statements see what was committed meanwhile.
 _TURN = b"BEGIN; SELECT id FROM kine_turn WHERE id = 1 FOR UPDATE; "
-_SNAPSHOT_IDLE = b"SET SESSION idle_transaction_timeout = 120; "  # it locks nothing
+_SNAPSHOT_IDLE = b"SET SESSION idle_transaction_timeout = 120; "  # long, as a snapshot holds no locks
 _SNAPSHOT = (
     b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
 )
 _INSERT = b"INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value) VALUES "
 _PLACE = _INSERT.replace(b"(name", b"(id, name")
-# The old value comes after: selected within the insert, it would make MySQL reserve ids it does not use.
+# The old value is set afterwards: with INSERT ... SELECT, MySQL would reserve ids that it does not use.
 _OLD_VALUES = (
     b"; UPDATE kine AS k JOIN kine AS p ON p.id = k.prev_revision SET k.old_value = p.value"
     b" WHERE k.id >= LAST_INSERT_ID() AND k.id < LAST_INSERT_ID() + %d AND k.prev_revision != 0"
 )
 _LEASES = b"; INSERT INTO kine_extra (id, lease, version) VALUES "
-# In order and so many: else it reads a small table from end to end, and locks every row on its way.
+# ORDER BY and LIMIT: without them MySQL scans a small table, and locks every row it reads.
 _REMOVE = (
     b"DELETE FROM kine_extra WHERE id IN (%b) ORDER BY id LIMIT %d",
     b"DELETE FROM kine WHERE id IN (%b) ORDER BY id LIMIT %d",
 )
 _FILL = b"INSERT IGNORE INTO kine (id, name, created, deleted, create_revision, prev_revision, lease) VALUES "
-# Along with it whether this server was made a replica under our connection.
+# Also whether the server has become a replica while connected.
 _NEWEST = b"SELECT max(id), @@global.read_only, @@global.innodb_read_only FROM kine"
 _SIZE = (
     "SELECT CAST(sum(data_length + index_length + data_free) AS UNSIGNED),"
@@ -90,7 +90,7 @@ _SIZE = (
 
 
 class MysqlDatabase:
-    """See `kine.drivers.sql.database.Database`."""
+    """Implements `kine.drivers.sql.database.Database`."""
 
     hinting = False
 
@@ -109,7 +109,7 @@ class MysqlDatabase:
         self._generation = Generation()
         self._server = ServerInfo()
         self._packet = self._server.max_packet
-        self._past = 0  # no id up to here will be given
+        self._past = 0  # the server allots only ids above this one
         limit = options.max_open_connections
         self._free = ConnectionSlots(limit if limit > 0 else _THREADS * 4, dsn.lock_timeout)
 
@@ -160,7 +160,7 @@ class MysqlDatabase:
             await self._credentials.close()
 
     async def hint(self) -> None:
-        """MySQL has nothing to tell clients of each other's commits."""
+        """Never returns: MySQL has no notifications between clients."""
         await asyncio.get_running_loop().create_future()
 
     # ---- one statement
@@ -220,7 +220,7 @@ class MysqlDatabase:
         return found
 
     async def defragment(self) -> None:
-        # By itself, as it may take longer than a statement's due.
+        # On its own connection without a time limit, as it may take longer than any statement.
         connection = await asyncio.to_thread(
             connect, self._dsn, await self._password(), database=self._dsn.database, limit=0
         )
@@ -238,7 +238,7 @@ class MysqlDatabase:
                     found: list[list[Any]] = await call(run, statement)
                     return found[0]
             except StatementError as error:
-                # A connection lost while it lay idle, or one whose own fault it may be.
+                # The connection was lost while idle, or its own state may have caused the error.
                 if last or error.kind not in (Kind.LOST, Kind.AGAIN):
                     raise
         raise AssertionError
@@ -246,21 +246,21 @@ class MysqlDatabase:
     # ---- appending
 
     async def append(self, batch: Batch) -> list[int | None]:
-        rows = [self.encoded(row) for row in batch.rows]  # here, as it refuses keys
+        rows = [self.encoded(row) for row in batch.rows]  # first, as it raises InvalidKeyError
         async with self._checkout("Insert") as call:
             ids: list[int | None] = await call(self._append, batch, rows)
             return ids
 
     @property
     def _largest(self) -> int:
-        """Bytes a row may take in a statement; a new connection tells whether that has changed."""
+        """Bytes a row may take in a statement, by max_allowed_packet when the last connection was opened."""
         return self._packet - min(_PACKET_MARGIN, self._packet // 4)
 
     def check(self, row: NewRow) -> None:
         self.encoded(row)
 
     def encoded(self, row: NewRow) -> bytes:
-        """The row as a statement holds it. Raises InvalidKeyError."""
+        """The row as SQL literals in parentheses. Raises InvalidKeyError."""
         values = _values(row)
         if len(values) > self._largest:
             raise TooLargeError(
@@ -274,7 +274,7 @@ class MysqlDatabase:
             newest = self._begin(connection, batch)
             places = list(range(len(rows)))
             if newest < batch.head:
-                raise WentBackError  # what the writes rest on was lost in a failover
+                raise WentBackError  # a failover has lost rows that the writes depend on
             if newest > batch.head:
                 places = _possible(connection, batch.rows)
             ids = self.insert(connection, batch.rows, rows, places, brief=batch.brief, end=b"; COMMIT")
@@ -282,7 +282,7 @@ class MysqlDatabase:
 
     def _begin(self, connection: Connection, batch: Batch) -> int:
         newest = _begin(connection, batch)
-        # InnoDB gives ids above every row by itself; not above those that were lost in a failover.
+        # InnoDB's ids are above every row, but perhaps not above rows that a failover has lost.
         if batch.head <= newest < batch.floor and self._past < batch.floor:
             raise StatementError(Kind.REUSED, "", "the ids after the newest row have been given before")
         return newest
@@ -297,7 +297,7 @@ class MysqlDatabase:
         brief: bool = False,
         end: bytes = b"",
     ) -> dict[int, int]:
-        """Ids by place. In one packet, or as many as the server's limit on packets asks for."""
+        """Inserts the rows at `places`, in as few packets as the server's limit allows; ids by place."""
         ids: dict[int, int] = {}
         limit = self._largest
         start = 0
@@ -329,7 +329,7 @@ class MysqlDatabase:
                 first = cursor.lastrowid
                 while cursor.nextset():
                     pass
-            # The number of rows is known beforehand, so InnoDB gives them ids in a row, in every mode.
+            # InnoDB allots consecutive ids in every autoinc lock mode, as the number of rows is known.
             ids |= {place: first + offset for offset, place in enumerate(part)}
             start = stop
         if not places and end:
@@ -337,7 +337,7 @@ class MysqlDatabase:
         return ids
 
     def packets(self, written_rows: Sequence[bytes]) -> Iterator[bytes]:
-        """The rows joined to as few lists as the server's limit on packets allows."""
+        """The rows, joined to as few VALUES lists as the server's limit on packets allows."""
         limit = self._server.max_packet - _PACKET_MARGIN
         part: list[bytes] = []
         size = 0
@@ -366,7 +366,7 @@ class MysqlDatabase:
                 await call(run, b"COMMIT")
                 done = True
             except asyncio.CancelledError:
-                done = True  # its connection is closed, perhaps after a statement that is under way
+                done = True  # no rollback: `_checkout` closes the connection, after its running statement
                 raise
             finally:
                 if not done:
@@ -380,7 +380,7 @@ class MysqlDatabase:
             try:
                 yield MysqlSession(self, call)
             except asyncio.CancelledError:
-                raise  # as a transaction
+                raise  # no rollback, as in `transaction`
             except BaseException:
                 await call(_roll_back)
                 raise
@@ -443,7 +443,7 @@ class MysqlDatabase:
                 self._pool.give(held)
 
     def _part(self, connection: Connection, under_way: Future[Any] | None) -> None:
-        """Ends a connection in whose statement, if it has not ended, a thread still waits."""
+        """Closes, in the background, a connection on which a thread may still be running a statement."""
         self._parting.start(self._parted(connection, under_way), "mysql goodbye")
 
     async def _parted(self, connection: Connection, under_way: Future[Any] | None) -> None:
@@ -451,7 +451,7 @@ class MysqlDatabase:
             ended = asyncio.wrap_future(under_way)
             await asyncio.wait([ended], timeout=_PARTING)
             if not ended.done():
-                drop(connection)  # the thread sees its connection closed
+                drop(connection)  # ends the thread's wait
                 await asyncio.wait([ended], timeout=_PARTING)
                 return
             ended.cancelled() or ended.exception()
@@ -471,7 +471,7 @@ class MysqlDatabase:
             raise self._advised(error) from None
 
     def _connected(self, password: str) -> tuple[Connection, Any]:
-        """A connection, and its max_allowed_packet. Raises StatementError."""
+        """A new connection, and its max_allowed_packet. Raises StatementError."""
         connection = connect(self._dsn, password, database=self._dsn.database, limit=self._limit)
         try:
             [[(packet,)]] = run(connection, b"SELECT @@max_allowed_packet")
@@ -490,7 +490,7 @@ _Call = Callable[..., Any]
 
 
 class _Held:
-    """A `Place` of the pool."""
+    """Implements `kine.drivers.sql.pool.PooledResource`."""
 
     __slots__ = ("connection", "generation", "made")
 
@@ -509,14 +509,14 @@ class _Held:
             self.connection = None
 
     def drop(self) -> None:
-        """Closes it in the midst of whatever it does."""
+        """Closes the socket, even while a statement is running."""
         if self.connection is not None:
             drop(self.connection)
             self.connection = None
 
 
 class MysqlSession:
-    """See `kine.drivers.sql.database.Session`."""
+    """Implements `kine.drivers.sql.database.Session`."""
 
     def __init__(self, database: MysqlDatabase, call: _Call) -> None:
         self._database = database
@@ -552,11 +552,11 @@ class MysqlSession:
             await self._call(run, statement % (listed, len(ids)))
 
     async def allot_after(self, row_id: int) -> None:
-        """An id that was inserted moves the table's counter by itself."""
+        """Does nothing: inserting an explicit id advances AUTO_INCREMENT automatically."""
 
 
 def _begin(connection: Connection, batch: Batch) -> int:
-    """Takes the turn, claims the batch, and returns the newest id committed before it."""
+    """Takes the writers' lock, claims the batch, and returns the newest id committed before it."""
     claim = written(statements.CLAIM, (batch.number, batch.writer, batch.number))
     found = run(
         connection,
@@ -569,7 +569,10 @@ def _begin(connection: Connection, batch: Batch) -> int:
 
 
 def _possible(connection: Connection, rows: Sequence[NewRow]) -> list[int]:
-    """Others have appended: the rows that conflict with nothing, and replace what is there."""
+    """The positions of the rows that can still be appended, after others have appended.
+
+    Such a row conflicts with nothing, and the row that it replaces exists.
+    """
     if len(rows) > _ASKED_AT_ONCE:
         return [
             start + place
@@ -587,7 +590,7 @@ def _possible(connection: Connection, rows: Sequence[NewRow]) -> list[int]:
         wanted = b", ".join(b"%d" % row_id for row_id in replaced)
         question += b"; SELECT id, name FROM kine WHERE id IN (" + wanted + b")"
     found = run(connection, question)
-    # As the index compares: it may take more names for the same than we do.
+    # Compared as by the index, whose collation ignores case and trailing spaces.
     taken = {(_folded(taken_name), prev) for taken_name, prev in found[0]}
     last: dict[bytes, int] = {_folded(last_name): row_id for last_name, row_id in found[1]}
     there = {(row_id, _folded(its)) for row_id, its in found[2]} if replaced else set()
@@ -596,7 +599,7 @@ def _possible(connection: Connection, rows: Sequence[NewRow]) -> list[int]:
         folded = _folded(row.name)
         if (folded, row.prev_revision) in taken:
             return False
-        if row.created:  # its first row may be compacted while what replaced it is there
+        if row.created:  # a key's first row may be compacted away, while a row that replaced it exists
             return last.get(folded, 0) <= row.prev_revision
         return not row.prev_revision or (row.prev_revision, folded) in there
 
@@ -613,7 +616,7 @@ def _fill(connection: Connection, fillers: Sequence[id_gaps.Filler]) -> set[int]
     values = b", ".join(_filler(*filler, "") for filler in fillers)
     if _changed(connection, _FILL + values) == len(fillers):
         return {row_id for row_id, _ in fillers}
-    # Some ids were taken meanwhile, by rows or by fillers of others; or a key has a filler's name.
+    # Rows or others' fillers have taken some ids meanwhile, or a key has the name of a filler.
     listed = b", ".join(b"%d" % row_id for row_id, _ in fillers)
     [rows] = run(
         connection, b"SELECT id, name, deleted, prev_revision FROM kine WHERE id IN (" + listed + b")"

@@ -1,4 +1,4 @@
-"""`mysql://user:password@tcp(host:port)/database?parameters`: the form of Go's driver, and its parameters."""
+"""The endpoint `mysql://user:password@tcp(host:port)/database?parameters`, in the Go driver's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_PORT = 3306
 LOCK_TIMEOUT = 10.0  # seconds
 CONNECT_TIMEOUT = 10.0
 
-# Go's driver's own: what they ask for is always so here, or means nothing to kine's statements.
+# Parameters of the Go driver that kine ignores: they are always on here, or do not affect its statements.
 _IGNORED = {
     "allowAllFiles", "allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords",
     "checkConnLiveness", "clientFoundRows", "columnsWithAlias", "compress", "interpolateParams",
@@ -31,23 +31,23 @@ _READ = {
     "tls", "timeout", "readTimeout", "writeTimeout", "charset", "collation", "loc", "maxAllowedPacket",
     "timeTruncate", "serverPubKey", "connectionAttributes",
 }  # fmt: skip
-# What Go's driver would do and PyMySQL cannot.
+# Values that the Go driver acts on and PyMySQL cannot.
 _UNHEEDED = {"compress": TRUE, "allowNativePasswords": FALSE}
 _BOOLEANS = {
     "allowAllFiles", "allowCleartextPasswords", "allowFallbackToPlaintext", "allowNativePasswords",
     "allowOldPasswords", "checkConnLiveness", "clientFoundRows", "columnsWithAlias", "compress",
     "interpolateParams", "multiStatements", "parseTime", "rejectReadOnly",
 }  # fmt: skip
-# What a server may have set for everybody, and kine's statements need otherwise.
+# Session variables that kine's statements depend on, whatever the server's global values.
 SESSION = {
-    "sql_safe_updates": "0",  # refuses statements without a key in their WHERE
-    "sql_select_limit": "18446744073709551615",  # leaves rows out of every answer
-    "completion_type": "0",  # COMMIT would begin another transaction, or end the connection
-    "default_storage_engine": "InnoDB",  # others know no transactions
-    "unique_checks": "1",  # without, a unique index may take a row twice
-    "sql_big_selects": "1",  # without, long answers are refused
+    "sql_safe_updates": "0",  # 1 refuses statements without a key in their WHERE
+    "sql_select_limit": "18446744073709551615",  # a lower one drops rows from every result
+    "completion_type": "0",  # with others, COMMIT opens a transaction, or closes the connection
+    "default_storage_engine": "InnoDB",  # other engines have no transactions
+    "unique_checks": "1",  # with 0, a unique index may accept duplicates
+    "sql_big_selects": "1",  # with 0, long results are refused
 }
-# Statements here are written for these; a DSN must not turn them.
+# Variables that kine sets itself: an endpoint must not change them.
 _OURS = {"sql_mode", "autocommit", "transaction_isolation", "tx_isolation", *SESSION}
 _SAME = {
     "sql_safe_updates": ("0", "off", "false"),
@@ -57,7 +57,8 @@ _SAME = {
     "default_storage_engine": ("innodb", "'innodb'"),
 }
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# From the end, as a password may hold any of these characters; and parameters a slash, for which Go errs.
+# Matched from the end, as a password may hold any of these characters. Parameters may hold a slash, which
+# the Go driver misreads.
 _FORM = re.compile(r"(?:(.*)@)?([A-Za-z0-9]*)(?:\(([^()]*)\))?/([^/?]*)(?:\?(.*))?", re.DOTALL)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _NAMED = {"charset": "character set", "collation": "collation"}
@@ -76,19 +77,22 @@ class Dsn:
     database: str
     lock_timeout: float  # seconds
     connect_timeout: float
-    read_timeout: float  # of one wait for the server; 0: by our own measure
+    read_timeout: float  # seconds for one read from the server; 0: kine's default
     write_timeout: float
     tls: ssl.SSLContext | None
-    tls_optional: bool  # encrypt if the server can
+    tls_optional: bool  # encrypt only if the server supports TLS
     settings: dict[str, str]
-    charsets: tuple[str, ...] = ()  # that the server must know one of; kine's own is utf8mb4
-    collation: str = ""  # that it must know
-    max_packet: int = 0  # bytes; 0: the server's
-    attributes: tuple[tuple[str, str], ...] = ()  # of the connection, for the server's own tables
+    charsets: tuple[str, ...] = ()  # the server must know one of them; kine itself uses utf8mb4
+    collation: str = ""  # the server must know it
+    max_packet: int = 0  # bytes; 0: the server's max_allowed_packet
+    attributes: tuple[tuple[str, str], ...] = ()  # connection attributes, for the performance schema
 
 
 def parse(endpoint: str, options: Options) -> Dsn:
-    """Raises ValueError, which never repeats the endpoint; OSError for a TLS file that cannot be read."""
+    """The parsed endpoint.
+
+    Raises ValueError, which never repeats the endpoint, and OSError for a TLS file that cannot be read.
+    """
     _, _, rest = endpoint.partition("://")
     flags = bool(options.ca_file or options.cert_file or options.key_file)  # as in Go kine
     if not rest:
@@ -156,7 +160,7 @@ def parse(endpoint: str, options: Options) -> Dsn:
 
 
 def _charset(parameters: dict[str, str]) -> tuple[tuple[str, ...], str]:
-    """What is asked for; only the server can tell whether there is such a thing."""
+    """The character sets and the collation. Only the server knows whether they exist."""
     charsets = tuple(filter(None, unquote(parameters.get("charset", "")).split(",")))
     collation = unquote(parameters.get("collation", ""))
     for name, values in (("charset", charsets), ("collation", (collation,) if collation else ())):
@@ -166,7 +170,7 @@ def _charset(parameters: dict[str, str]) -> tuple[tuple[str, ...], str]:
 
 
 def _check_values(parameters: dict[str, str]) -> None:
-    """What Go's driver refuses before it connects. Raises ValueError."""
+    """Raises ValueError for values that the Go driver refuses before it connects."""
     if (packet := parameters.get("maxAllowedPacket")) is not None and not _INTEGER.fullmatch(packet):
         raise ValueError(
             "the endpoint's parameter 'maxAllowedPacket' must be a number of bytes; 0: the server's"
@@ -192,7 +196,7 @@ def _is_time_zone(name: str) -> bool:
     try:
         zoneinfo.ZoneInfo(name)
     except (OSError, ValueError, KeyError):  # not found is a KeyError
-        return not zoneinfo.available_timezones()  # nothing to look it up in, and nothing hangs on it here
+        return not zoneinfo.available_timezones()  # without a database of zones, accept any: it has no effect
     return True
 
 
@@ -223,7 +227,11 @@ def _address(protocol: str, address: str) -> tuple[str, int, str]:
 
 
 def _tls(asked: str, options: Options, *, given: bool) -> tuple[ssl.SSLContext | None, bool]:
-    """The flags win over the parameter, as in Go kine; but skip-verify and preferred verify nothing."""
+    """The TLS context, and whether TLS is optional.
+
+    The flags take precedence over the parameter `tls`, as in Go kine, but skip-verify and preferred disable
+    verification.
+    """
     asked = "true" if asked in TRUE else "false" if asked in FALSE else asked.lower()
     if asked not in ("", "true", "false", "skip-verify", "preferred"):
         raise ValueError(
@@ -242,7 +250,7 @@ def _tls(asked: str, options: Options, *, given: bool) -> tuple[ssl.SSLContext |
 
 
 def _duration(parameters: dict[str, str], name: str, default: float) -> float:
-    """Go's notation, as 1m30s."""
+    """Seconds, of a duration in Go's notation, as 1m30s."""
     text = unquote(parameters.get(name, ""))
     if not text:
         return default

@@ -1,4 +1,4 @@
-"""Errors of MySQL and MariaDB, by number."""
+"""Errors of MySQL and MariaDB, classified by error number."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _KINDS = {
     1020: Kind.AGAIN,  # MariaDB: the row has changed since the snapshot
     1412: Kind.AGAIN,  # the table's definition has changed since the snapshot
     1615: Kind.AGAIN,
-    3101: Kind.AGAIN,  # group replication rolled it back
+    3101: Kind.AGAIN,  # rolled back by group replication
     1205: Kind.LOCKED,
     1021: Kind.FULL,
     1114: Kind.FULL,
-    1118: Kind.LARGE,  # for a tenth of the redo log
+    1118: Kind.LARGE,  # more than a tenth of the redo log
     1153: Kind.LARGE,
-    1406: Kind.LARGE,  # data too long: a value, as keys are measured before
+    1406: Kind.LARGE,  # data too long: a value, as kine checks the length of keys
     1366: Kind.KEY,  # not in the column's character set
     1040: Kind.UNABLE,
     1047: Kind.UNABLE,  # this node of Galera has left its cluster
@@ -65,11 +65,12 @@ _SAID = {
     1153: "this write is larger than the server's max_allowed_packet",
 }
 _OUT_OF_IDS = {167, 1467}
-_LAST_ID = re.compile(r"'(2147483647|4294967295)' for key '(kine\.)?PRIMARY'")  # it stays at the last one
+# At the end of its range, AUTO_INCREMENT gives the last id again.
+_LAST_ID = re.compile(r"'(2147483647|4294967295)' for key '(kine\.)?PRIMARY'")
 _CORRECT = "correct or remove that parameter of the endpoint"
 _THERE = "check that it runs, and the endpoint's address"
 ACCOUNT = "correct the endpoint's user and password, or create the account: it is for one host, or '%'"
-# Of a connection that is refused, or of a start: whether only another endpoint mends it, and what to do.
+# Errors while connecting or starting: whether only another endpoint can help, and advice.
 _REFUSALS = {
     1193: (True, _CORRECT),  # unknown system variable
     1229: (True, _CORRECT),  # a global variable
@@ -107,7 +108,7 @@ _NO_RIGHT = {1142, 1143, 1370}
 _UNVERIFIED = "give the CA that signed the server's certificate (--ca-file), and the name in it as the host"
 _NO_SPACE = 28  # errno, in the text of 1030 and others
 _WITH_ERRNO = {3, 1023, 1026, 1030}
-# Connections made before are of no more use.
+# Existing connections are useless: the server's role has changed, or it is shutting down.
 TURNED = {1290, 1792, 1836, 1053}
 
 
@@ -125,7 +126,7 @@ def translated(error: pymysql.MySQLError, *, connecting: bool = False, advise: b
         if number in _NO_RIGHT and advise:
             said += "; a restart of kine prints the GRANT statements for the rights that the user lacks"
         return StatementError(kind, str(number), said)
-    if not number and isinstance(error, pymysql.InternalError):  # its library cannot make sense of it
+    if not number and isinstance(error, pymysql.InternalError):  # PyMySQL cannot parse the greeting
         return StatementError(
             Kind.AWAY, "0", "what answers there is no MySQL server; check the endpoint's host and port"
         )

@@ -1,4 +1,4 @@
-"""The rights that the user lacks on kine's tables, as the statements that grant them."""
+"""The user's missing privileges on kine's tables, and the GRANT statements that give them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kine.drivers.mysql.connection import Connection, run
 from kine.drivers.sql.tables import RIGHTS
 
 DENIED = {1044, 1142, 1143, 1227, 1370}
-# Each needs its right and touches no row. MySQL has no function that tells rights, roles' among them.
+# Each needs its privilege and touches no row. MySQL has no function that returns a user's privileges,
+# including those of roles.
 _TRIALS = {
     "SELECT": "SELECT 1 FROM {0} WHERE FALSE",
     "INSERT": "INSERT INTO {0} SELECT * FROM {0} WHERE FALSE",
@@ -20,7 +21,7 @@ _TRIALS = {
 
 
 def lacking_rights(connection: Connection, tables: Iterable[str]) -> dict[str, list[str]]:
-    """The rights that are lacking on these tables, which exist, by table."""
+    """The privileges missing on these existing tables, by table."""
     trials = {table: [_TRIALS[right].format(table) for right in RIGHTS] for table in tables}
     try:
         run(connection, "; ".join(trial for several in trials.values() for trial in several).encode())
@@ -33,17 +34,17 @@ def lacking_rights(connection: Connection, tables: Iterable[str]) -> dict[str, l
     for table, several in trials.items():
         rights = [right for right, trial in zip(RIGHTS, several, strict=True) if _denied(connection, trial)]
         if rights:
-            lacking[table] = list(RIGHTS) if "SELECT" in rights else rights  # the trials of others need it
+            lacking[table] = list(RIGHTS) if "SELECT" in rights else rights  # the others need SELECT too
     return lacking
 
 
 def grant(connection: Connection, rights: Iterable[str], database: str, table: str = "") -> str:
-    """The statement, for the account that this connection has."""
+    """The GRANT statement for this connection's account."""
     return f"GRANT {', '.join(rights)} ON {_on(database, table)} TO {account(connection)};"
 
 
 def account(connection: Connection) -> str:
-    """As SQL has it: it may be for another host than the one the server names in its messages."""
+    """The account as SQL, 'name'@'host'. Its host may differ from the one in the server's messages."""
     [[(user,)]] = run(connection, b"SELECT CURRENT_USER()")
     name, _, host = bytes(user).decode(errors="replace").rpartition("@")
     return f"'{name}'@'{host}'"
@@ -70,5 +71,5 @@ def quoted(name: str) -> str:
 def _on(database: str, table: str) -> str:
     if table:
         return f"{quoted(database)}.{table}"
-    # Of a whole database the name is a pattern.
+    # For a whole database, GRANT takes the name as a pattern.
     return f"{quoted(database.replace('_', chr(92) + '_').replace('%', chr(92) + '%'))}.*"

@@ -1,6 +1,6 @@
-"""What kine needs of PyMySQL that has no public name, all in one place.
+"""Private attributes of PyMySQL that kine uses, all in one place.
 
-pyproject.toml caps its version, and `tests/drivers/test_library_internals.py` fails when it has changed.
+pyproject.toml caps PyMySQL's version, and `tests/drivers/test_library_internals.py` fails if they change.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Connection = Any  # pymysql's, whose stubs lack all of these
 
 
 def add_attributes(connection: Connection, attributes: Iterable[tuple[str, str]]) -> None:
-    """Connection attributes, for one that is not connected yet."""
+    """Adds connection attributes, before the connection is opened."""
     connection._connect_attrs.update(attributes)
 
 
 def encrypt_if_offered(connection: Connection) -> None:
-    """TLS where the server has it, else none: of one that is not connected yet."""
+    """Makes TLS optional: used if the server supports it. Called before the connection is opened."""
     connection._ssl_required = False
 
 
@@ -30,10 +30,10 @@ def socket_of(connection: Connection) -> socket.socket:
 
 
 def read_packet(connection: Connection) -> Any:
-    """The server's next packet, in the midst of authentication."""
+    """The server's next packet, during authentication."""
     return connection._read_packet()
 
 
 def abort(connection: Connection) -> None:
-    """Closes the socket without a goodbye."""
+    """Closes the socket without COM_QUIT."""
     connection._force_close()

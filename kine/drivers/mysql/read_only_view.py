@@ -1,4 +1,4 @@
-"""See `kine.drivers.sql.read_only_view`."""
+"""Read-only inspection of a MySQL database; see `kine.drivers.sql.read_only_view`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MysqlInspector:
 
 @asynccontextmanager
 async def inspect(endpoint: str, options: Options) -> AsyncIterator[MysqlInspector]:
-    """Raises DriverError."""
+    """Connects and opens a read-only transaction. Raises DriverError."""
     dsn = parse(endpoint, options)
     password = dsn.password
     if options.identity_provider:

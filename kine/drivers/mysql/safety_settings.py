@@ -1,4 +1,4 @@
-"""What writes rest on and a server's defaults may not give: read back, never assumed."""
+"""Checks of the server's settings and tables that durable, unique writes depend on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LASTING = (
 
 
 def check_tables(connection: Connection) -> None:
-    """Raises DriverError, with the statement that puts it right."""
+    """Checks engines and unique indexes. Raises DriverError, with the statements that repair them."""
     other = {
         bytes(table).decode(): bytes(engine or b"").decode() for table, engine in run(connection, _ENGINES)[0]
     }
@@ -59,11 +59,11 @@ def check_tables(connection: Connection) -> None:
 
 
 def warn_of_weak_durability(connection: Connection) -> None:
-    """Settings of the whole server, which no session can make safe."""
+    """Logs a warning for each global setting that may lose writes, as no session can change these."""
     for setting, consequence in _LASTING:
         try:
             [[(value, logged)]] = run(connection, f"SELECT @@global.{setting}, @@global.log_bin".encode())
         except pymysql.MySQLError:
-            continue  # a server without it
+            continue  # the server lacks this variable
         if int(value) != 1 and (setting != "sync_binlog" or int(logged)):
             log.warning("the server's %s is %d: %s; set it to 1", setting, int(value), consequence)

@@ -1,4 +1,4 @@
-"""The database and its tables: created where missing, checked where not, migrated when asked to."""
+"""Creation, checks and migration of the database and its tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _UNKNOWN_DATABASE = "1049"
 _NO_ACCESS = "1044"
-_HAS_ALREADY = {1050, 1061}  # table, index: another instance starts at this moment
+_HAS_ALREADY = {1050, 1061}  # table or index exists: another instance is starting too
 _NO_TRANSACTIONS = {b"MyISAM", b"Aria", b"MEMORY", b"CSV", b"ARCHIVE", b"BLACKHOLE", b"MRG_MYISAM"}
 _TURN_ROW = b"INSERT IGNORE INTO kine_turn (id) VALUES (1)"
 _MIGRATIONS = (
@@ -37,17 +37,20 @@ _MIGRATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """In what the one we are connected to differs."""
+    """The properties of the connected server in which servers differ."""
 
     name: str = "MySQL"
     version: str = ""
     max_packet: int = 1 << 22
-    max_storable_id: int = 0  # that the table can hold, 0: not known
-    own: bool = True  # MySQL or MariaDB itself, which can become a replica and says so
+    max_storable_id: int = 0  # the highest id the table can hold, 0: unknown
+    own: bool = True  # MySQL or MariaDB itself, whose read_only shows whether it is a replica
 
 
 def prepare(dsn: Dsn, password: str) -> ServerInfo:
-    """Raises StatementError where trying again may help, else DriverError."""
+    """Connects, creates and checks everything, and returns the server's properties.
+
+    Raises StatementError where a retry may help, else DriverError.
+    """
     connection = _reach(dsn, password)
     try:
         _check_charset(connection, dsn)
@@ -74,7 +77,7 @@ def _reach(dsn: Dsn, password: str) -> Connection:
     try:
         return connect(dsn, password, database=dsn.database, limit=0)
     except StatementError as error:
-        if error.code == _NO_ACCESS:  # of a database that is perhaps not there, which is not told
+        if error.code == _NO_ACCESS:  # the database may not exist: the server does not say
             raise _no_access(dsn, password, error) from None
         if error.code != _UNKNOWN_DATABASE:
             raise
@@ -97,7 +100,10 @@ def _reach(dsn: Dsn, password: str) -> Connection:
 
 
 def _check_charset(connection: Connection, dsn: Dsn) -> None:
-    """As Go's driver, the first that the server takes; kine's own statements need utf8mb4 all the same."""
+    """Raises StatementError if the server accepts none of the endpoint's character sets.
+
+    Like the Go driver, it tries them in order. The connection uses utf8mb4 in any case.
+    """
     if not dsn.charsets and not dsn.collation:
         return
     collate = f" COLLATE {dsn.collation}" if dsn.collation else ""
@@ -136,13 +142,13 @@ def _detect(connection: Connection) -> ServerInfo:
 
 
 def _create_tables(connection: Connection, server: ServerInfo, database: str) -> int:
-    """The highest id that the table can hold."""
+    """Creates, checks and migrates the tables. Returns the highest id that `kine` can hold."""
     found = _names(
         connection, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
     )
     present = [table for table in (*tables.SHARED, tables.TURN) if table in found]
     lacking = lacking_rights(connection, present) if present else {}
-    if "kine" in found and "SELECT" not in lacking.get("kine", ()):  # else its columns are not shown
+    if "kine" in found and "SELECT" not in lacking.get("kine", ()):  # without SELECT, its columns are hidden
         _check_columns(connection)
         _check_engine(connection)
     _create(connection, _missing(found, server), found, lacking, database)
@@ -175,7 +181,7 @@ def _missing(found: set[str], server: ServerInfo) -> list[bytes]:
         if table not in found:
             statement = tables.TABLES["mysql"][table]
             if server.name == "TiDB" and table == tables.KINE:
-                statement += " AUTO_ID_CACHE 1"  # else each of its nodes hands out a range of its own
+                statement += " AUTO_ID_CACHE 1"  # without it, each node allots ids from its own range
             made.append(statement.encode())
     if tables.TURN not in found:
         made.append(_TURN_ROW)
@@ -189,7 +195,10 @@ def _create(
     lacking: Mapping[str, list[str]],
     database: str,
 ) -> None:
-    """Makes what is missing. What the user has no right to is for somebody who has, once."""
+    """Creates the missing tables.
+
+    If the user lacks a privilege, raises StatementError with the statements for another user to run once.
+    """
     grants = [grant(connection, rights, database, table) for table, rights in lacking.items()]
     try:
         for statement in statements:
