@@ -1,4 +1,4 @@
-"""The tests, by door."""
+"""The tests, grouped by the interface they go through."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority of their own, and what it has signed, as files."""
+"""TLS certificates for tests: a private CA and the certificates it signed, written as PEM files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What outlives a test, servers and directories, ends with the run.
+"""Registry of what outlives a single test: servers and temporary directories that end with the run.
 
-pytest-xdist gives a worker ten seconds from its last word to its exit, too few for many servers on a busy
-machine: what is left to `atexit` alone then stays. `tests/conftest.py` closes these before that.
+pytest-xdist gives a worker ten seconds from its last message to its exit, which is too short to stop many
+servers on a busy machine: what is left to `atexit` alone would stay. `tests/conftest.py` therefore closes
+these before that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A thin etcd v3 client on grpcio: one method a call, messages in and out, nothing hidden.
+"""Thin etcd v3 client on grpcio: one method per call, messages in and out, nothing hidden.
 
-Calls return the response message and raise `grpc.RpcError` on any status but OK. Streams are read by a
-thread into a queue, so that a test can wait for the next answer with a bound and stop reading at will.
+Calls return the response message and raise `grpc.RpcError` on any status but OK. A thread reads each stream
+into a queue, so that a test can wait for the next response with a timeout and stop reading at will.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The shared suite's doors: which servers it runs against, and how a test gets at them.
+"""Fixtures of the shared suite: which servers it runs against, and how a test reaches them.
 
-A test that takes `client`, `server` or `backend` runs once for every kind of server, on every transport,
-that is available here; `--backend` and `--transport` choose among them. One process serves a whole run:
-tests keep apart by key prefix, and start from the revision they find. A test that must own its process
-takes `own_server`.
+A test that takes `client`, `server` or `backend` runs once for every kind of server, on every transport, that
+is available here; `--backend` and `--transport` choose among them. One process serves a whole run: tests keep
+apart by key prefix, and start from the revision they find. A test that must own its process takes
+`own_server`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The same random traffic to several servers, and their answers held against each other.
+"""Differential test: the same random traffic to several servers, and a comparison of their responses.
 
-A `World` sends every request to each of its servers and to the model, which says what is to be waited
-for. Compared with the model, a server must agree number by number (`exact`). Two servers are compared
-after their revisions have been turned into ticks, each by its own timeline. What differs by nature is
-left out: cluster and member ids, the raft term, remaining seconds, and between a row a write and etcd the
-order of keys that one Txn wrote under an order by revision.
+A `World` sends every request to each of its servers and to the model, which gives the expected response.
+Compared with the model, a server must agree number by number (`exact`). Two servers are compared after their
+revisions have been translated to ticks, each by its own timeline. Not compared is what differs by design:
+cluster and member ids, the raft term, remaining seconds, and, between a server with one row per write and
+etcd, the order of keys that one Txn wrote when sorted by revision.
 """
 
 from __future__ import annotations

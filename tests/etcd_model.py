@@ -1,7 +1,7 @@
-"""etcd's semantics in memory, as plainly as they can be said: what every server's answers are held to.
+"""In-memory model of etcd's semantics, written for clarity: the expected response of every server.
 
-Requests and answers are the protocol's messages. Everything is kept, for good: a compaction only moves
-the bound below which asking is refused. Not thread-safe; nothing expires by itself.
+Requests and responses are the protocol's messages. Nothing is ever discarded: a compaction only raises the
+revision below which reads are refused. Not thread-safe; leases do not expire on their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state machine hypothesis drives: each rule sends one random request into a `World`."""
+"""Hypothesis state machine: each rule sends one random request into a `World`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executable of this tree, built when what it is made of has changed; root directories to run it in."""
+"""The standalone executable of this tree, rebuilt when its inputs change, and root directories to run in."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""kine's handlers on a store of their own, in the test's process, without a transport: bytes in, bytes out.
+"""In-process kine for tests: the handlers and their own store without a transport, bytes in and bytes out.
 
-Several instances may share a database, `memory://NAME` included. What a transport or the time of day would
-decide, a test decides here: when a stream is full, when an instance hears of the others, when the database
-goes on with a write.
+Several instances may share a database, `memory://NAME` included. A test controls what a transport or timing
+would decide otherwise: when a stream is full, when an instance learns of the others' writes, when the
+database continues with a write.
 """
 
 from __future__ import annotations

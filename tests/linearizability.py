@@ -1,4 +1,5 @@
-"""Is there an order of these operations that explains every answer and keeps real time?
+"""Linearizability checker: is there an order of these operations that explains every response and keeps real
+time?
 
 The search of Wing and Gong ("Testing and Verifying Concurrent Objects", 1993) with Lowe's memory of
 configurations already met ("Testing for linearizability", 2017), as porcupine does it, one key at a time:

@@ -1,8 +1,8 @@
-"""Answers as they are compared: nested dictionaries without what differs by nature.
+"""Responses in comparable form: nested dictionaries without what differs by design.
 
 Left out are cluster and member ids, the raft term, the seconds a lease has left, and the revisions in the
-headers inside a Txn's answer. Between servers that number their writes differently, so is the order of
-keys that one request wrote, under an order by revision.
+headers inside a Txn's response. Between servers that number their writes differently, so is the order of keys
+that one request wrote, when sorted by revision.
 """
 
 from __future__ import annotations

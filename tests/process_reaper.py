@@ -1,8 +1,8 @@
-"""Servers that a run leaves behind end with it, however it ended.
+"""Reaper that kills the servers of a test run once the run has ended, however it ended.
 
 A killed pytest closes no server. Each test process has one child, this program, which holds the read end of a
 pipe. The test process writes the id of each server it starts; when the pipe ends, the test process is gone,
-and whatever still runs of its servers is killed.
+and those of its servers that still run are killed.
 """
 
 from __future__ import annotations

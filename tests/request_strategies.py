@@ -1,9 +1,9 @@
-"""What random clients send: hypothesis strategies for requests over a few keys, leases and revisions.
+"""Hypothesis strategies for random requests over a few keys, leases and revisions.
 
 Requests are drawn as templates, so that one draw can be sent to several servers: keys are relative to a
-prefix, lease ids to a base, and a revision field counts back from the newest write: 0 leaves it out, 1 is
-the newest, 2 the one before, and so on; `AHEAD` lies in the future, and `OWN` in a compare is the revision
-at which its key was last written. `tests/revision_mapping.py` fills them in.
+prefix, lease ids to a base, and a revision field counts back from the newest write: 0 leaves it out, 1 is the
+newest, 2 the one before, and so on; `AHEAD` lies in the future, and `OWN` in a compare is the revision at
+which its key was last written. `tests/revision_mapping.py` fills them in.
 """
 
 from __future__ import annotations

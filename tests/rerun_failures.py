@@ -1,6 +1,6 @@
-"""Tests that fail by chance: a failed test is run once more, alone, after the run.
+"""Retries of flaky tests: a failed test is run once more, alone, after the run.
 
-`Failures` writes down what failed. `python -m tests.rerun_failures` runs each of those alone, prints the ones
+`Failures` records what failed. `python -m tests.rerun_failures` runs each of those alone, prints the ones
 that pass now as `flaky: NAME` with both outputs, and exits with 1 if one fails again or must not be repeated.
 
 Never repeated: tests of durability, of linearizability and of policy verdicts, where one failure is a proof;

@@ -1,8 +1,8 @@
-"""One order of writes over servers whose revisions differ.
+"""Mapping of revisions between servers that number the same writes differently.
 
-Each request that writes is a tick. etcd gives all its writes one revision, a server with a row a write
-gives each its own: a timeline knows, for one server, the last revision of every tick, and so turns ticks
-into that server's revisions and its revisions back into ticks.
+Each request that writes is a tick. etcd gives all writes of a request one revision, a server with one row per
+write gives each its own: a timeline knows, for one server, the last revision of every tick, and so translates
+ticks into that server's revisions and its revisions back into ticks.
 """
 
 from __future__ import annotations

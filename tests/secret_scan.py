@@ -1,8 +1,8 @@
-"""What no log and no metrics page of a run may hold.
+"""Scan of a run's logs and metrics for secrets.
 
-Every kine that a test starts is noted with what it was told in confidence: passwords and tokens of its
-endpoint and environment, private keys of its files. At the end of the run each is looked for everywhere: in
-logs, metrics, profiles, and in the arguments of every process that the server has begun.
+Every kine that a test starts is recorded with the secrets it was given: passwords and tokens of its endpoint
+and environment, private keys of its files. At the end of the run each is searched for everywhere: in logs,
+metrics, profiles, and in the arguments of every process that the server has started.
 """
 
 from __future__ import annotations

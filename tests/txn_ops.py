@@ -1,4 +1,4 @@
-"""Short words for the parts of a Txn, so that a test reads as the transaction it sends."""
+"""Shorthand constructors for the parts of a Txn, so that a test reads as the transaction it sends."""
 
 from __future__ import annotations
 

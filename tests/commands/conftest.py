@@ -1,4 +1,4 @@
-"""The commands as their user runs them, on databases that a server has written."""
+"""Fixtures that run the commands as a user does, on databases that a server has written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kine check` on a healthy database, on each way to break one, and on what it cannot read."""
+"""`kine check` on a healthy database, on every kind of corruption it looks for, and on unreadable input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots of a real etcd, restored without it."""
+"""Snapshots of a real etcd, restored without etcd's own tools."""
 
 from __future__ import annotations
 

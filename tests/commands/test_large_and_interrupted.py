@@ -1,4 +1,4 @@
-"""The commands on more than one answer holds, interrupted, and into databases that cannot hold it all."""
+"""Commands on data larger than one response, interrupted, and into targets that cannot hold all of it."""
 
 from __future__ import annotations
 

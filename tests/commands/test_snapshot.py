@@ -1,4 +1,4 @@
-"""Everything saved from one backend and restored into another, and moved without a file."""
+"""Snapshot save and restore across backends, and `kine migrate`, which needs no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kine status` of a running server, of what it serves from, and of nothing."""
+"""`kine status` of a running server, of the database it serves from, and where no server runs."""
 
 from __future__ import annotations
 

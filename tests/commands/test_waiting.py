@@ -1,4 +1,4 @@
-"""A command ends at once where nobody listens, and tells how far it is and what it waits for."""
+"""Commands fail at once when a connection is refused; otherwise they log progress and what they wait for."""
 
 from __future__ import annotations
 

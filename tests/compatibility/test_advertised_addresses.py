@@ -1,4 +1,4 @@
-"""Where clients are told to find the server: by MemberList, and by the line that launchers wait for."""
+"""Advertised client addresses: in MemberList, and in the log line that launchers wait for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs from etcd, shown on both: rows of docs/compatibility.md that the shared suite cannot tell."""
+"""Differences from etcd, shown on both: rows of docs/compatibility.md that the shared suite cannot cover."""
 
 from __future__ import annotations
 

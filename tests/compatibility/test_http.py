@@ -1,4 +1,4 @@
-"""Plain HTTP on the clients' port, as etcd serves it: probes, scrapers and kubeadm ask there."""
+"""Plain HTTP on the client port, as etcd serves it for probes, metrics scrapers and kubeadm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/compatibility.md is in step: it has every call and request field there is, and its tests exist."""
+"""docs/compatibility.md is complete: it lists every call and request field, and the tests it names exist."""
 
 from __future__ import annotations
 

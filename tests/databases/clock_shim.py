@@ -1,7 +1,7 @@
-"""A process whose wall clock can be stepped, and whose fsyncs can be slowed, while it runs.
+"""LD_PRELOAD shim that steps the wall clock and slows the fsyncs of a running process.
 
-By a shared object that is preloaded into it, compiled here. Nothing of that reaches a program that makes
-its system calls itself, as those written in Go do.
+The shared object is compiled here. It does not affect programs that make their system calls directly, as
+those written in Go do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An MIT KDC: a realm of its own, principals, keytabs."""
+"""MIT Kerberos KDC with its own realm, principals and keytabs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL that lets in by Kerberos, with its KDC; `postgres` alone has a password."""
+"""PostgreSQL with Kerberos (GSSAPI) authentication, and its KDC; only `postgres` has a password."""
 
 from __future__ import annotations
 

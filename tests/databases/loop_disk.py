@@ -1,4 +1,4 @@
-"""A small disk of its own for a database: it can be filled, stand still, and lose its power."""
+"""Small loop-device file system for a database: it can be filled, frozen, and lose its power."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MariaDB, or MySQL where that is what is installed."""
+"""MariaDB server, or MySQL where that is installed instead."""
 
 from __future__ import annotations
 

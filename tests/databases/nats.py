@@ -1,4 +1,4 @@
-"""nats-server with JetStream, alone or three in a cluster."""
+"""nats-server with JetStream: one node, or a cluster of three."""
 
 from __future__ import annotations
 

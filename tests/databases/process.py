@@ -1,4 +1,4 @@
-"""A database server's process, and the directory and user it runs with."""
+"""Process of a database server, with the directory and the user it runs with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that can misbehave as a network does."""
+"""TCP proxy that injects network faults: stalls, delays, lost responses and broken connections."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The proxy in a process of its own, told what to do by lines: for tests that are not asyncio's.
+"""The TCP proxy in a separate process, controlled by lines on its standard input, for tests without asyncio.
 
-`python -m tests.databases.proxy_process TARGET...` prints a port each and then obeys its standard input.
+`python -m tests.databases.proxy_process TARGET...` prints one port per target and then reads commands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands that the pages show: fenced blocks with the marker before them, and those within the text."""
+"""Parser of the commands in the documentation: fenced blocks with the marker before them, and inline code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a documented command can be typed: its program, subcommand, options, files and targets exist."""
+"""Check that a documented command can be typed: its program, subcommand, options, files and targets exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands of the pages meet: servers in place of those that a page names, a fork's repository."""
+"""Environment of documented commands: stand-ins for the servers that a page names, a fork's repository."""
 
 from __future__ import annotations
 

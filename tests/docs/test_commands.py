@@ -1,4 +1,4 @@
-"""Every command that the pages show can be typed, and those that need no other machine are run."""
+"""Every command in the documentation can be typed, and those that need no other machine are run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files, folders and anchors that the pages name are there."""
+"""Files, folders and anchors that the documentation names exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statements that docs/backends.md shows let a user in, and kine serves as that user."""
+"""The GRANT statements in docs/backends.md suffice: kine serves as the user they create."""
 
 from __future__ import annotations
 

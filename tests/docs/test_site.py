@@ -1,4 +1,4 @@
-"""The site: its pages and its hook. `make docs` builds it, where a dead link fails."""
+"""The documentation site: its pages and its hook. `make docs` builds it and fails on a dead link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases of each kind for the drivers' tests."""
+"""Fixtures: a database of each kind for the drivers' tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database for one test, by kind: its endpoint, and a way into it that bypasses kine."""
+"""Databases for one test, by kind: the endpoint, and a connection that bypasses kine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Go kine, where its program is at hand: on the PATH, or named by KINE_TEST_GO_KINE."""
+"""Go kine, where its program is available: on the PATH, or named by KINE_TEST_GO_KINE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as Go kine v0.17.5 leaves them, and its insert: literal, so that no test needs the program."""
+"""Rows and INSERT statement of Go kine v0.17.5, as literals, so that no test needs the program."""
 
 from __future__ import annotations
 

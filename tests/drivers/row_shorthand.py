@@ -1,4 +1,4 @@
-"""Writes and reads, in few words."""
+"""Short helpers that write and read rows."""
 
 from __future__ import annotations
 

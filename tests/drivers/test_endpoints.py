@@ -1,4 +1,4 @@
-"""What an endpoint means: what Go kine's drivers (pgx, go-sql-driver/mysql) make of it, or a refusal."""
+"""Endpoint parsing: each is read as by Go kine's drivers (pgx, go-sql-driver/mysql), or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statements that make the tables are those of the tables' definition."""
+"""The generated CREATE statements match the definition of the tables."""
 
 from kine.drivers.sql import ddl, table_definitions, tables
 

@@ -1,5 +1,6 @@
-"""Rows that Go kine v0.17.5 writes and an etcd never would: an update of what was deleted, a deletion of
-nothing, no create revision. On a database it has left, and while they arrive."""
+"""Rows that Go kine v0.17.5 writes and etcd never would: an update of a deleted key, a deletion of an absent
+key, a missing create revision. Both on a database that Go kine has left, and while Go kine writes to it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the database gives as ids: counters left behind by a restore, and leaps."""
+"""Row ids from the database: counters left behind by a restore, and counters that leap ahead."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What kine uses of libraries that has no public name: each of these fails when a library has changed it.
+"""Private names of libraries that kine uses: each test fails when a library has changed one.
 
-Then its `*_internals` module is mended, or the version in pyproject.toml capped below.
+Then fix the `*_internals` module, or cap the version in pyproject.toml.
 """
 
 from __future__ import annotations

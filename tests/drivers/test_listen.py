@@ -1,4 +1,4 @@
-"""Hearing from other instances on PostgreSQL, whatever else is announced while it is tried out."""
+"""LISTEN/NOTIFY between instances on PostgreSQL, whatever else is announced during the listener's trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index is loaded while others go on compacting: once, and right."""
+"""Loading the index while other instances compact: each key is loaded once, in its right state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every driver does: the contract of `kine.drivers.base.Log`."""
+"""Conformance of every driver to `kine.drivers.base.Log`."""
 
 from __future__ import annotations
 

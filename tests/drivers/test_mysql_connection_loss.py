@@ -1,4 +1,4 @@
-"""The connections to MySQL that are kept for the next statement."""
+"""Pooled MySQL connections after one was lost: older ones are not used again, newer ones are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a NATS bucket does: Go kine's messages, bounded history, batches, a bucket full or gone."""
+"""Behaviour specific to NATS: Go kine's messages, bounded history, batches, a bucket that is full or gone."""
 
 from __future__ import annotations
 

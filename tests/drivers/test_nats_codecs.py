@@ -1,4 +1,4 @@
-"""Keys as subjects, values as S2 and Snappy streams: what a bucket of Go kine is made of."""
+"""Encodings of a Go kine bucket: keys as subjects, values as S2 and Snappy streams."""
 
 from __future__ import annotations
 

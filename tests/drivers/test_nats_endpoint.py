@@ -1,4 +1,4 @@
-"""The endpoint's forms, and logging in with them."""
+"""Forms of a NATS endpoint, and logging in with each."""
 
 from __future__ import annotations
 

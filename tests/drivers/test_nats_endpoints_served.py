@@ -1,4 +1,4 @@
-"""The ways into a NATS: TLS, credentials, contexts, one of several servers, and the embedded server's own."""
+"""Connecting to NATS: TLS, credentials, contexts, several servers, and the embedded server's own settings."""
 
 from __future__ import annotations
 

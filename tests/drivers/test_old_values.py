@@ -1,4 +1,4 @@
-"""The value that a row replaced, kept beside it for Go kine: no longer than anyone can ask for it."""
+"""The old value that a row keeps for Go kine: removed as soon as no client can ask for it."""
 
 from __future__ import annotations
 

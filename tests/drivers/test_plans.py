@@ -1,4 +1,4 @@
-"""How PostgreSQL carries out our statements when it has planned them for a table that was empty then."""
+"""Plans of kine's statements on PostgreSQL that were made for a table that was still empty."""
 
 from __future__ import annotations
 

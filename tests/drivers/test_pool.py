@@ -1,4 +1,4 @@
-"""The pool's flags, by what the database server itself sees: how many connections there are."""
+"""Connection pool flags, measured by the number of connections that the database server reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statements put to PostgreSQL past psycopg's cursors."""
+"""Statements sent to PostgreSQL in pipeline mode, without psycopg's cursors."""
 
 from __future__ import annotations
 

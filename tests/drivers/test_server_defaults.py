@@ -1,4 +1,4 @@
-"""Servers whose defaults would take a guarantee away: it is set for each session, or kine does not start."""
+"""Server defaults that would weaken a guarantee: kine overrides them per session, or does not start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What instances that share a database server must bear: from each other, from the server, from the pool."""
+"""Failures that instances on a shared database must survive: from each other, the server and the pool."""
 
 from __future__ import annotations
 

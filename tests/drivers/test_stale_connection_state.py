@@ -1,4 +1,4 @@
-"""What a connection has gathered in its life is no reason to fail: plans, roles, where its tables are."""
+"""State that a connection gathers, which must not make it fail: prepared plans, roles, the search path."""
 
 from __future__ import annotations
 

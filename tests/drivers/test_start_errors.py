@@ -1,4 +1,4 @@
-"""A start that the database refuses: ended at once where nobody can mend it there, else waited for."""
+"""Start errors of a database: kine exits at once if retrying cannot help, and otherwise waits."""
 
 from __future__ import annotations
 

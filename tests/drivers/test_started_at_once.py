@@ -1,4 +1,4 @@
-"""Several instances started at one moment on a database that does not exist yet."""
+"""Several instances started simultaneously on a database that does not exist yet."""
 
 from __future__ import annotations
 

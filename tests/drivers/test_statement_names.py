@@ -1,4 +1,4 @@
-"""Statements bear Go kine v0.17.5's names in the metrics, where they are the same."""
+"""Statement names in the metrics, which are Go kine v0.17.5's where the statements are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several of the suite's files start from."""
+"""Fixtures that several files of the suite share."""
 
 from __future__ import annotations
 

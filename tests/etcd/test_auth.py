@@ -1,4 +1,4 @@
-"""Authentication is off: clients that are configured with a user go on without a token, as before an etcd."""
+"""Authentication is disabled: clients configured with a user go on without a token, as with such an etcd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compact: what stays readable, what is refused."""
+"""Compact: which revisions stay readable, and which requests are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Txn compares: every target and result, on keys that are there and are not, on one key and on ranges."""
+"""Txn compares: every target and result, on present and absent keys, on one key and on ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeleteRange: what goes, what it answers."""
+"""DeleteRange: which keys it deletes, and its response."""
 
 from __future__ import annotations
 

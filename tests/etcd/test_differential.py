@@ -1,4 +1,4 @@
-"""The same random traffic to the real etcd and to the server under test, their answers held together."""
+"""Differential test of the server against a real etcd: the same random traffic, equal responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is served beside etcd's own API, and how calls that are none of it end."""
+"""gRPC health checks and reflection, and how calls to unknown services and methods end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One key: what is kept of it, and that every key and value is."""
+"""Single keys: which fields are stored, and that keys and values of any bytes are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every shape of request kube-apiserver's storage layer sends, under its own name."""
+"""Every kind of request that kube-apiserver's storage layer sends, one test each."""
 
 from __future__ import annotations
 

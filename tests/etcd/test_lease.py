@@ -1,4 +1,4 @@
-"""Leases: granted, kept, told, revoked, expired, and the keys that hang on them."""
+"""Leases: grant, keep-alive, time to live, revocation, expiry, and the keys attached to them."""
 
 from __future__ import annotations
 

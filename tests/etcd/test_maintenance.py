@@ -1,4 +1,4 @@
-"""Maintenance and Cluster: what operators and health checks ask."""
+"""Maintenance and Cluster: the calls of operators and health checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random traffic against one server, every answer and event held to the model's."""
+"""Random traffic against one server; every response and event must equal the model's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put: what it answers, keeps and refuses."""
+"""Put: its response, what it stores, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Range: order by each target, and the minimum and maximum revision filters."""
+"""Range: sort order by each target, and the minimum and maximum revision filters."""
 
 from __future__ import annotations
 

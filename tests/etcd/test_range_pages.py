@@ -1,4 +1,4 @@
-"""Range by page: limit, count, more, and going on where a page ended."""
+"""Range by page: limit, count, more, and continuing where a page ended."""
 
 from __future__ import annotations
 

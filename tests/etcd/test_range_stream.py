@@ -1,4 +1,4 @@
-"""RangeStream (etcd 3.7, Kubernetes 1.37): a range in parts, all of one revision."""
+"""RangeStream (etcd 3.7, Kubernetes 1.37): a range in parts, all at one revision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Txn: branches, what operations see of each other, atomicity, nesting."""
+"""Txn: branches, visibility between operations, atomicity, nesting."""
 
 from __future__ import annotations
 

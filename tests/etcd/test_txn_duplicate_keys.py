@@ -1,4 +1,4 @@
-"""Transactions that would change a key twice, found before anything is asked of the store."""
+"""Transactions that would change a key twice are refused before the store is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watch: what is seen, from where on, in which order."""
+"""Watch: which events are sent, from which revision, in which order."""
 
 from __future__ import annotations
 

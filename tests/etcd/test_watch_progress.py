@@ -1,4 +1,4 @@
-"""Progress notifications: asked for, by themselves, and what they promise."""
+"""Watch progress notifications: on request and periodic, and what they guarantee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Watch stream: ids, cancelling, many watches, fragments, slow readers, a client that leaves."""
+"""The Watch stream: ids, cancellation, many watches, fragments, slow readers, disconnecting clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the instances of a run stand on: a database's servers, or a file, and what can be done to it."""
+"""Storage behind the instances of a run, a database's servers or a file, and the faults it can suffer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several instances on one database, each behind proxies of its own, and what can be done to them."""
+"""Several instances on one database, each behind its own proxies, and the operations on them."""
 
 from __future__ import annotations
 

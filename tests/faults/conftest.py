@@ -1,4 +1,4 @@
-"""Instances that several files share, a pair for each kind of server: starting one takes a second."""
+"""Fixtures: a shared pair of instances for each kind of server, as starting one takes a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions at one instance right after another has compacted or revoked, with no write in between."""
+"""Reads at one instance right after another has compacted or revoked, with no write in between."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What an administrator, a restore or another program may do to the table while it is served from.
+"""Changes that an administrator, a restore or another program may make to the table while kine serves from
+it.
 
-Each is a statement or two past kine. One that the table's users keep waiting is given up.
+Each is a statement or two that bypass kine. A statement that waits too long for the table's users is given
+up.
 """
 
 from __future__ import annotations

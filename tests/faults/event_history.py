@@ -1,4 +1,4 @@
-"""The model: the one order of events, as all watchers together saw it, and the state after each."""
+"""The single order of events, merged from all watchers, and the state after each event."""
 
 from __future__ import annotations
 

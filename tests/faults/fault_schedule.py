@@ -1,4 +1,4 @@
-"""The faults: a schedule drawn from the seed, one fault after another, each put right again."""
+"""Fault injection: a schedule drawn from the seed, one fault at a time, each healed before the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of a run: of every answer against the one order of events, and of every watch."""
+"""Invariants of a run: all responses and watches are checked against the single order of events."""
 
 from __future__ import annotations
 

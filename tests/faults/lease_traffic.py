@@ -1,7 +1,7 @@
-"""Leases in the traffic: granted on one instance, put to use on another, kept alive for a while, then left.
+"""Lease traffic: granted on one instance, used on another, kept alive for a while, then abandoned.
 
-A leased key is written once, by its lease's holder, so each key tells of one lease. Some leases are revoked
-while another key is being put under them: that one must not stay either, whichever comes first.
+A leased key is written once, by its lease's holder, so each key belongs to one lease. Some leases are revoked
+while another key is being put under them: that key must not stay either, whichever request comes first.
 """
 
 from __future__ import annotations

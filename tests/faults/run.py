@@ -1,4 +1,4 @@
-"""One run: traffic, watches, compactions and faults together; then everything is healed, and judged."""
+"""One fault run: traffic, watches, compactions and faults together; then all is healed and checked."""
 
 from __future__ import annotations
 

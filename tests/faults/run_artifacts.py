@@ -1,4 +1,4 @@
-"""What is left of a run: figures, and after a violation the calls, the events, the faults and the logs."""
+"""Artifacts of a run: figures, and after a violation the calls, the events, the faults and the logs."""
 
 from __future__ import annotations
 

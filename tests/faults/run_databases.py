@@ -1,4 +1,4 @@
-"""Databases of the run's shared servers, and several instances on one of them."""
+"""Databases on the run's shared servers, and several instances on one of them."""
 
 from __future__ import annotations
 

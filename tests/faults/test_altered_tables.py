@@ -1,4 +1,6 @@
-"""Tables that lose under a running server what writes rest on: none is taken until they have it again."""
+"""Tables altered under a running server so that writes are no longer safe: none is accepted until it is
+undone.
+"""
 
 from __future__ import annotations
 

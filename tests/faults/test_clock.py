@@ -1,4 +1,4 @@
-"""An instance whose wall clock is stepped by more than a year: its leases live as promised."""
+"""Wall clock steps of more than a year: the instance's leases still live as long as promised."""
 
 from __future__ import annotations
 

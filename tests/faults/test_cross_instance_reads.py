@@ -1,4 +1,5 @@
-"""What one instance has done is known at another by its next linearizable call, with no write in between."""
+"""Cross-instance linearizability: the next call at another instance sees a change, without a write between.
+"""
 
 from __future__ import annotations
 

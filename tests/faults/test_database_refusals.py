@@ -1,4 +1,4 @@
-"""A database that refuses: read-only, out of connections, out of patience. All of it passes."""
+"""Database errors that pass: a read-only server, too many connections, lock and statement timeouts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A disk that is full, or stands still, under a database: refused, then all goes on.
+"""Full and frozen disks under a database: writes fail meanwhile, and succeed again afterwards.
 
-MariaDB may end itself when a table's file cannot grow, and a NATS server has to be started again.
+MariaDB may exit when a table's file cannot grow, and a NATS server has to be started again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The bugs of etcd's own robustness record, where they can apply to us: named by their public issue.
+"""Regression tests for etcd's known robustness bugs that can apply to kine, named by their public issue.
 
-The record: https://github.com/etcd-io/etcd/blob/main/tests/robustness/README.md. What other tests show
-already is listed, with these, in docs/reliability.md.
+The list: https://github.com/etcd-io/etcd/blob/main/tests/robustness/README.md. Those that other tests cover
+are listed, with these, in docs/reliability.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A failover to a replica that had not received everything: the database ends before what was told."""
+"""Failover to a lagging replica: the database then ends below revisions that clients have already seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short forms of the fault suite; `make test-faults` is the long one."""
+"""Short runs of the fault suite; `make test-faults` has the long ones."""
 
 from __future__ import annotations
 

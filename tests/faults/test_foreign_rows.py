@@ -1,4 +1,4 @@
-"""Another writer on the same table, which takes no turns: Go kine, beside two instances of ours."""
+"""Another writer on the same table that takes no writer lock: Go kine, with two instances of kine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A NATS store at its limit: what is there can be deleted and compacted, and then it takes writes again."""
+"""A NATS store at its size limit: deletes and compaction still work, and then writes do again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Go kine's own bugs, named by their public issue in k3s-io/kine unless said otherwise.
+"""Regression tests for Go kine's known bugs, named by their public issue in k3s-io/kine unless stated
+otherwise.
 
-What other tests show already is listed, with these, in docs/reliability.md.
+Those that other tests cover are listed, with these, in docs/reliability.md.
 """
 
 from __future__ import annotations

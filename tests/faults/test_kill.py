@@ -1,4 +1,4 @@
-"""SIGKILL under load, and a restart on the same data: nothing that was acknowledged is lost or renumbered."""
+"""SIGKILL under load and a restart on the same data: no acknowledged write is lost or renumbered."""
 
 from __future__ import annotations
 

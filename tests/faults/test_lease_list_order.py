@@ -1,4 +1,4 @@
-"""Leases are listed in the order in which they will expire, as by etcd's leader, whoever granted them."""
+"""LeaseLeases lists leases in the order of expiry, as etcd's leader does, whichever instance granted them."""
 
 from __future__ import annotations
 

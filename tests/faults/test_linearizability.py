@@ -1,4 +1,4 @@
-"""The checker itself, on histories whose verdict is known."""
+"""The linearizability checker itself, on histories whose verdict is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three instances on one database: what only one of them may do, and what none of them may miss."""
+"""Three instances on one database: what only one may do at a time, and which events each must see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NATS away: nodes of three killed under load, the one server gone and back, the embedded one killed."""
+"""NATS outages: nodes of three killed under load, a single server restarted, the embedded one killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server with no directory for temporary files, as in a container whose root is read-only."""
+"""A server without a directory for temporary files, as in a container whose root is read-only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A value that is more than the database takes: its client alone hears of it, whoever shares its commit."""
+"""A value larger than the database accepts: only its own write fails, not others in the same commit."""
 
 from __future__ import annotations
 

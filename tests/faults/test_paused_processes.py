@@ -1,4 +1,4 @@
-"""An instance that was away while others wrote and compacted: it must not go on as if it had seen it all."""
+"""A paused instance that missed writes and compactions must not go on from what it knew before."""
 
 from __future__ import annotations
 

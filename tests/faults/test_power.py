@@ -1,4 +1,4 @@
-"""The power goes, and with it what was in memory: what was acknowledged is there, as databases promise."""
+"""Power loss, which clears everything in memory: acknowledged writes survive as databases promise."""
 
 from __future__ import annotations
 

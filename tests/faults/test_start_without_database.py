@@ -1,4 +1,4 @@
-"""A start whose database is not there yet."""
+"""Starting before the database is reachable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instances started at one moment on a database that does not exist yet: all of them serve."""
+"""Instances started simultaneously on a database that does not exist yet: all of them serve."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The traffic: many clients, each a sequence of Kubernetes-shaped calls drawn from one seed.
+"""The traffic: many clients, each sending a sequence of Kubernetes-like calls drawn from one seed.
 
-Every value written is written once in a run, so an event tells which call it comes from.
+Every value is written once in a run, so an event identifies the call it comes from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Watchers: one an instance, resumed there for as long as the run lasts, and what each was sent."""
+"""Watchers: one per instance, resumed there for as long as the run lasts, and what each received."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing: `python -m tests.fuzz --minutes 60`, or one target: `--target hpack`.
 
-Each target gets its share of the time in a process of its own. Inputs that reach new code go into its
-corpus; one that raises is kept beside it, as `crash-…`, and ends the run with exit code 1: once what it
-found is mended, it belongs into the corpus.
+Each target gets its share of the time in a separate process. Inputs that reach new code go into its corpus.
+An input that raises is kept next to the corpus, as `crash-…`, and ends the run with exit code 1: once the
+fault is fixed, the input belongs in the corpus.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is fuzzed: everything that reads bytes which anybody may send, or text that comes from outside.
+"""Fuzz targets: all code that reads bytes from the network or text from outside.
 
-A target takes bytes and raises for a fault only. Each has a corpus in `corpus/NAME`, which `test_corpus` goes
-through in each run of the suite; `python -m tests.fuzz` looks for more, guided by what code an input reaches.
+A target takes bytes and raises only for a defect. Each has a corpus in `corpus/NAME`, which `test_corpus`
+replays in each run of the suite; `python -m tests.fuzz` looks for more inputs, guided by code coverage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every input that fuzzing has kept, through its target."""
+"""Replay of the fuzzing corpora: every kept input through its target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run sends, by its options; and servers for one client to misbehave at."""
+"""Fixtures and options of the hostile tests: how much is sent, and servers for one client to attack."""
 
 from __future__ import annotations
 

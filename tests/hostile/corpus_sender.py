@@ -1,4 +1,4 @@
-"""Sends what is in a corpus as it is, and says how each call ended."""
+"""Sender of a corpus's requests as they are, which reports how each call ended."""
 
 from __future__ import annotations
 

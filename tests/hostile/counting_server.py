@@ -1,11 +1,12 @@
-"""`kine` that counts what it does: messages of streams, and unary calls, handled in one turn of its loop.
+"""Instrumented `kine` that counts stream messages, unary calls and other work per turn of its event loop.
 
-`python -m tests.hostile.counting_server FLAGS` is `python -m kine FLAGS` with metrics besides:
+`python -m tests.hostile.counting_server FLAGS` is `python -m kine FLAGS` with additional metrics:
 `hostile_stream_messages_per_turn`, `hostile_calls_per_turn`, `hostile_plans_per_turn`,
-`hostile_leases_per_turn`, `hostile_watchers_per_turn` and `hostile_value_bytes_per_turn`, each the most there
-were since the start.
-HOSTILE_CONSTANTS, a JSON object such as `{"kine.etcd.maintenance._STALLED": 1.0}`, sets what would take
-a test too long: patience, and sizes.
+`hostile_leases_per_turn`, `hostile_watchers_per_turn` and `hostile_value_bytes_per_turn`, each the maximum
+since the start.
+
+HOSTILE_CONSTANTS, a JSON object such as `{"kine.etcd.maintenance._STALLED": 1.0}`, overrides the timeouts and
+sizes that a test could not wait for.
 """
 
 from __future__ import annotations

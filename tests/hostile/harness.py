@@ -1,4 +1,4 @@
-"""One misbehaving client beside one that behaves, on a real server whose costs are counted from outside.
+"""Test harness: one misbehaving client and one that behaves, on a real server that is measured from outside.
 
     def test_row(target: Target) -> None:
         with target.probed() as probe:
@@ -6,8 +6,8 @@
             probe.answers(100)  # the others are served meanwhile
         assert target.memory_growth < 64 * MIB
 
-What is asserted on are quantities: bytes queued and held, files left, messages in one turn of the loop,
-answers given meanwhile. Times are printed for whoever wants to compare (`pytest -rP`), and never judged.
+Assertions are on quantities: bytes queued and held, files left, messages in one turn of the event loop,
+responses to the other client meanwhile. Times are printed for comparison (`pytest -rP`), and never asserted.
 `--hostile 10` sends ten times as much as the short form does: multiply by `target.scale`.
 """
 

@@ -1,4 +1,4 @@
-"""Keys that databases take for others, order in their own way, cut, or stumble over."""
+"""Keys that databases confuse with others, order differently, truncate, or fail on."""
 
 from __future__ import annotations
 

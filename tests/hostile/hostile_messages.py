@@ -1,6 +1,6 @@
-"""What a hostile client sends: every field of every message at its worst, and bytes that are no message.
+"""Requests of a hostile client: every field of every message with extreme values, and malformed bytes.
 
-A corpus is made from a seed: the same seed gives the same bytes, so that a failure replays.
+A corpus is generated from a seed: the same seed gives the same bytes, so that a failure can be replayed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Not a test of the suite: `test_secrets` runs it, to see that the run fails where a secret was told."""
+"""Sample test that leaks a secret: `test_secret_scan` runs it to see that the run then fails."""
 
 from __future__ import annotations
 

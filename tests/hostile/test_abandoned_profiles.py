@@ -1,4 +1,4 @@
-"""A profile that nobody waits for any more."""
+"""Profiles whose client has disconnected."""
 
 from __future__ import annotations
 

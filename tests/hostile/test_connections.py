@@ -1,4 +1,4 @@
-"""More connections than may be open, and than the system has descriptors for."""
+"""More connections than the limit allows, and than the system has file descriptors for."""
 
 from __future__ import annotations
 

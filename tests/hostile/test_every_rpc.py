@@ -1,6 +1,6 @@
-"""Whatever is sent to whatever method: an answer or a fit refusal, as etcd's, and a server that goes on.
+"""Any bytes to any method: a response or an error as etcd's, and a server that goes on.
 
-`--fuzz 500 --fuzz-seed 0` sends more, and new ones; the seed is told with a failure.
+`--fuzz 500 --fuzz-seed 0` sends more requests, generated from that seed; a failure names its seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one client has waiting does not stand before others': reads, writes, and what is dear to decide."""
+"""Fair scheduling: one client's queued reads, writes and expensive transactions do not delay the others'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS handshakes that fail, or never end, on every listener of both transports."""
+"""TLS handshakes that fail or never finish, on every listener of both transports."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Keys are bytes: each is held as it is and apart from all others, or refused with the reason.
+"""Keys are bytes: each is stored exactly and apart from all others, or refused with the reason.
 
-That they are still themselves once read back from the database is seen in `test_rpcs`, by a restart.
+`test_every_rpc` shows, by a restart, that they are unchanged once read back from the database.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists of leases, and of the keys of one, asked for by the hundred: made once for all who wait."""
+"""Hundreds of requests to list leases, and the keys of one: one list is made for all that wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing that a client sends or a setting holds makes a second line of a log line, or a statement of SQL."""
+"""Log and SQL injection: no client's request or setting adds a log line or a statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that cost the database much, in a loop: Defragment, Compact, Hash, HashKV; leases without end."""
+"""Expensive calls in a loop: Defragment, Compact, Hash, HashKV, and leases without end."""
 
 from __future__ import annotations
 

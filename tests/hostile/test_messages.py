@@ -1,4 +1,4 @@
-"""Messages that cost more to take in than to send."""
+"""Messages that cost more to receive than to send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Liveness probes are answered whatever others hold open, on the metrics address and the clients'."""
+"""Liveness probes succeed however many connections are open, on the metrics port and the clients'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has no certificate of ours gets nothing, and a renewal of the files takes no restart."""
+"""mTLS: a client without a certificate of the configured CA is refused; renewed files need no restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one client can cost the others: a row of docs/guarantees.md each."""
+"""The cost to others of one client, behaving or not: one test per row of docs/guarantees.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept on disk, and the socket, are their owner's alone, whatever the umask."""
+"""File modes: data files and the socket are accessible to their owner only, whatever the umask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client asks for and does not take: bounded by --max-queued-bytes, whatever it is that is queued."""
+"""Responses that a client requests and does not read: bounded by --max-queued-bytes, whatever is queued."""
 
 from __future__ import annotations
 

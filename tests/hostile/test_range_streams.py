@@ -1,4 +1,4 @@
-"""Ranges that are streamed to clients which take nothing: one part each, and no more from compactions."""
+"""RangeStreams to clients that read nothing: one part each, also across compactions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes in all at once, by many connections or streams: taken in by turns that stay short."""
+"""Bursts of requests, over many connections or streams: each turn of the event loop stays short."""
 
 from __future__ import annotations
 

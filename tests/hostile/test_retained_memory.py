@@ -1,4 +1,4 @@
-"""What a client has the server keep for as long as it likes: streams, their messages, watches, names."""
+"""Memory that a client can make the server retain: streams, their messages, watches, names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check that ends every run finds what it looks for, and does not tell it."""
+"""The secret scan at the end of every run: it finds planted secrets, and does not print them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshot streams: a copy of the database each, if nothing bounded them."""
+"""Snapshot streams, each of which would copy the database if they were not limited."""
 
 from __future__ import annotations
 

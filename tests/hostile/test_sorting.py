@@ -1,4 +1,4 @@
-"""Ranges sorted by what is long and begins alike: a few MiB are compared in a turn of the event loop."""
+"""Ranges sorted by long values with a common prefix: a few MiB are compared per turn of the event loop."""
 
 from __future__ import annotations
 

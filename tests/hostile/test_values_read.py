@@ -1,4 +1,4 @@
-"""Values that a few bytes of a request make the server read: for a write, or an answer that is not taken."""
+"""Small requests that make the server read large values: for a write, or a response that is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One event for very many watchers: told in several turns of the event loop, whosever they are."""
+"""One event for very many watchers: delivered in several turns of the event loop, over all clients."""
 
 from __future__ import annotations
 

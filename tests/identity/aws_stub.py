@@ -1,5 +1,6 @@
-"""AWS' credential services on loopback: metadata of instances and containers, STS, single sign-on; slow or
-broken at will."""
+"""Stub of AWS' credential services on loopback: instance and container metadata, STS and single sign-on,
+which can be made slow or faulty.
+"""
 
 from __future__ import annotations
 

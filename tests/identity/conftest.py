@@ -1,4 +1,4 @@
-"""A Kerberos realm with a database, and servers of ours that log in to it."""
+"""Fixtures: a Kerberos realm with a database, and kine servers that log in to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Go kine as the fork builds it and this one, started alike, and what each makes of it.
+"""Differential test of Go kine as the fork builds it and this kine: started alike, and their outcomes
+compared.
 
 KINE_TEST_FORK names the fork's program; docs/auth.md says how it is built. Without it nothing is compared.
 """

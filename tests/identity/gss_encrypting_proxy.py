@@ -1,6 +1,7 @@
-"""A PostgreSQL server that encrypts by Kerberos in the largest packets there may be, as those from 17 on do.
+"""PostgreSQL proxy with GSSAPI encryption that sends packets of the maximum size, as servers from 17 on do.
 
-It speaks the encryption itself, and hands what it decrypts to a real server that trusts whoever comes.
+It implements the encryption itself, and forwards what it decrypts to a real server with `trust`
+authentication.
 """
 
 from __future__ import annotations

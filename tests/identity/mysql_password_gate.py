@@ -1,7 +1,8 @@
-"""A MariaDB server whose password check is ours.
+"""MariaDB proxy whose password check is the test's.
 
-It greets as a server of its own, asks for the password over TLS by `mysql_clear_password`, as RDS does for a
-token, judges it, and then logs in to the real server as an account without a password and passes all on.
+It greets as a server does, requests the password over TLS with `mysql_clear_password`, as RDS does for a
+token, and checks it. Then it logs in to the real server as an account without a password and forwards
+everything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A PostgreSQL server whose password check is ours.
+"""PostgreSQL proxy whose password check is the test's.
 
-It asks for the password over TLS, as RDS does for a token, judges it, and then hands the connection to a
-real server that trusts whoever comes.
+It requests the password over TLS, as RDS does for a token, checks it, and then forwards the connection to a
+real server with `trust` authentication.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RDS IAM tokens judged from the published rules of Signature Version 4, without AWS' own library."""
+"""Verifier of RDS IAM tokens by the published rules of Signature Version 4, without AWS' own library."""
 
 from __future__ import annotations
 

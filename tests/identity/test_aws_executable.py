@@ -1,4 +1,4 @@
-"""The executable logs in by what AWS' services for roles and single sign-on give."""
+"""The standalone executable logs in with credentials from AWS' services for roles and single sign-on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server whose AWS credentials come late, go away and come back, and what it says of it meanwhile."""
+"""A server whose AWS credentials arrive late, go away and come back, and what it reports meanwhile."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""RDS IAM: every parameter and variable of the fork's, by its own build and by this one.
+"""RDS IAM: every parameter and variable of the fork, in the fork's build and in this kine.
 
-Behind the gates are real servers. A gate judges a token by the published rules, and notes for which host and
-region it is, and whether it came over TLS. RDS' names lead to the gates, by a hosts file of their own.
+The gates stand in front of real servers. A gate checks a token by the published rules, and records for which
+host and region it is, and whether it came over TLS. A private hosts file resolves RDS' names to the gates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kerberos: every parameter and variable of the fork's, by its own build and by this one."""
+"""Kerberos: every parameter and variable of the fork, in the fork's build and in this kine."""
 
 from __future__ import annotations
 

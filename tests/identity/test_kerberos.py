@@ -1,4 +1,4 @@
-"""Kerberos against a real KDC and PostgreSQL: the endpoint's rules, and the life of tickets."""
+"""Kerberos against a real KDC and PostgreSQL: the endpoint's rules, and the lifetime of tickets."""
 
 from __future__ import annotations
 

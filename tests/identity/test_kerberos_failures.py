@@ -1,4 +1,4 @@
-"""Kerberos when the KDC does not answer, what it needs is missing, or connections are many."""
+"""Kerberos when the KDC does not respond, when files are missing, and with many connections."""
 
 from __future__ import annotations
 

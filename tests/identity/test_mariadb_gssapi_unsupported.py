@@ -1,4 +1,4 @@
-"""MariaDB's plugin for Kerberos is none that this driver has, nor Go kine's: the start ends, and says so."""
+"""MariaDB's GSSAPI plugin, which neither this driver nor Go kine supports: the start fails and names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kubernetes' own suite for what its API server stores (storage_test.go, in Go), against each backend."""
+"""Kubernetes' own storage suite for its API server (storage_test.go, in Go), against each backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source holds: keys of 1 B to 1.4 MB, leases, history and deletions, written as Kubernetes writes."""
+"""Contents of a source: keys of 1 B to 1.4 MB, leases, history, deletions, written as Kubernetes writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an API server sees of a store, and how two of them compare.
+"""A store as a Kubernetes API server reads it, and a comparison of two such views.
 
 The requests are those of its etcd3 store: a list by prefix in pages of 500 at the first page's revision, or
 as one RangeStream; then a watch from the list's revision, and writes with a compare on the mod revision.

@@ -1,4 +1,4 @@
-"""The backends that are moved between: started, emptied, filled to the brim, taken away and given back."""
+"""Backends to move between: started, emptied, filled to the limit, stopped and restored."""
 
 from __future__ import annotations
 

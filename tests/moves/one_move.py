@@ -1,4 +1,4 @@
-"""One move, with an interruption or without, judged."""
+"""One move, with or without an interruption, and the check of its result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The form for every day: a few thousand keys, each pair once, most of them interrupted.
+"""Everyday form of the moves: a few thousand keys, each pair once, most of them interrupted.
 
-`python -m tests.moves --help` has the one with 100,000 keys.
+`python -m tests.moves --help` has the long form, with 100,000 keys.
 """
 
 from __future__ import annotations

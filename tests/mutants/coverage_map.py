@@ -1,7 +1,7 @@
-"""Which tests execute which line: a run of tests under coverage, server processes included.
+"""Map from lines to the tests that execute them: a test run under coverage, server processes included.
 
-Loaded as a plugin (`-p tests.mutants.coverage_map`), it names the test under way to every traced process, and
-keeps each test's outcome, its time and whether it is slow.
+Loaded as a plugin (`-p tests.mutants.coverage_map`), it names the current test to every traced process, and
+records each test's outcome, its time and whether it is slow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs pytest again and again, each time in a fork of a process that has imported what never changes.
+"""Pytest runner that forks each run from a process with the unchanging modules already imported.
 
-Most of a short run is imports. Started with a copy of the tree as the working directory; reads a line of JSON
-a run, `[arguments, output file, seconds]`, and answers with pytest's exit code, or "timeout".
+Most of a short run is imports. Started with a copy of the tree as the working directory, it reads one line of
+JSON per run, `[arguments, output file, seconds]`, and responds with pytest's exit code, or "timeout".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One fault at a time in a copy of the tree, and the tests that execute its line."""
+"""Trial of one mutant at a time in a copy of the tree, with the tests that execute its line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The faults: small changes of a source file, such as an engineer makes by mistake, found in its syntax tree.
+"""Mutation operators: small changes of a source file, as an engineer makes by mistake, found in its syntax
+tree.
 
-Left alone is what no test could be asked to notice: annotations, log lines, texts, assertions, defaults, and
+Not mutated is what no test could be asked to notice: annotations, log lines, texts, assertions, defaults, and
 what a module does while it is imported (its tuning constants above all).
 """
 

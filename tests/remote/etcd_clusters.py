@@ -1,4 +1,4 @@
-"""Real etcds to stand in front of: on a port that stays theirs, over TLS, or three as one cluster."""
+"""Real etcds for kine as a proxy: on a port that stays the same, over TLS, or three as one cluster."""
 
 from __future__ import annotations
 

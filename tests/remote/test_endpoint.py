@@ -1,4 +1,4 @@
-"""Which endpoints of an etcd are read, and how the others are refused."""
+"""Endpoints of an upstream etcd: which are accepted, and how the others are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS towards etcd: its certificate checked, ours shown, and neither where that is asked for."""
+"""TLS to an upstream etcd: server verification, the client certificate, and neither where it is disabled."""
 
 from __future__ import annotations
 

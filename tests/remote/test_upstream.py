@@ -1,4 +1,4 @@
-"""The server in front of a real etcd that goes, comes back, is one of three, or is slow to be read."""
+"""kine in front of a real etcd that restarts, is one of three, or sends faster than clients read."""
 
 from __future__ import annotations
 

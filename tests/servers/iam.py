@@ -1,4 +1,4 @@
-"""Our server on PostgreSQL that lets it in by RDS IAM tokens: the gate judges each as AWS would."""
+"""kine on PostgreSQL with RDS IAM tokens, each checked by the gate as AWS would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our server on PostgreSQL that lets it in by Kerberos."""
+"""kine on PostgreSQL with Kerberos authentication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our server on its embedded default, SQLite, once a transport."""
+"""kine on its embedded default, SQLite, on each transport."""
 
 from __future__ import annotations
 

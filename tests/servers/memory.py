@@ -1,4 +1,4 @@
-"""Our server on `memory://`: nothing outlives the process, nobody else can join it."""
+"""kine on `memory://`: nothing outlives the process, and no second instance can share it."""
 
 from __future__ import annotations
 

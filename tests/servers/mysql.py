@@ -1,4 +1,4 @@
-"""Our server on MariaDB or MySQL: one database server for the whole run, a database for each directory."""
+"""kine on MariaDB or MySQL: one database server for the whole run, a database for each directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our server on NATS JetStream: external, embedded, and on a cluster of three."""
+"""kine on NATS JetStream: external, embedded, and on a cluster of three."""
 
 from __future__ import annotations
 

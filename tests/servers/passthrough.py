@@ -1,4 +1,4 @@
-"""Our server in front of a real etcd: what holds for that etcd holds here. One etcd for each directory."""
+"""kine in front of a real etcd: its capabilities are that etcd's. One etcd for each directory."""
 
 from __future__ import annotations
 

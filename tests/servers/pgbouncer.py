@@ -1,4 +1,4 @@
-"""Our server on PostgreSQL behind PgBouncer in transaction mode: no session lasts beyond a transaction."""
+"""kine on PostgreSQL behind PgBouncer in transaction mode: no session lasts beyond a transaction."""
 
 from __future__ import annotations
 

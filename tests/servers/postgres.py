@@ -1,4 +1,4 @@
-"""Our server on PostgreSQL: one database server for the whole run, a database for each directory."""
+"""kine on PostgreSQL: one database server for the whole run, a database for each directory."""
 
 from __future__ import annotations
 

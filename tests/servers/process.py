@@ -1,4 +1,4 @@
-"""A server process: started, watched until it serves, stopped or killed."""
+"""Server process: started, watched until it serves, stopped or killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our server as two workers on SQLite: clients come to one or the other, and find the same."""
+"""kine as two workers on SQLite: a client connects to either, and reads the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that kine cannot use: damaged, locked, or another user's. Each is told apart, with what to do."""
+"""SQLite files that kine cannot use: damaged, locked, another user's. Each has its own error with the fix."""
 
 from __future__ import annotations
 

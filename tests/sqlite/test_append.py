@@ -1,4 +1,4 @@
-"""Groups of rows as they land in the file."""
+"""Groups of rows as they are written to the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Without an endpoint: ./db/state.db from the working directory, as Go kine has it, and nothing else."""
+"""The default endpoint: ./db/state.db in the working directory, as in Go kine, and nothing else."""
 
 from __future__ import annotations
 

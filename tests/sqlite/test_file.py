@@ -1,4 +1,4 @@
-"""The SQLite file: whose it is, what is in it, and what happens when there is no room."""
+"""The SQLite file: its owner, its contents, and what happens when the disk is full."""
 
 from __future__ import annotations
 

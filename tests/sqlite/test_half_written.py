@@ -1,4 +1,4 @@
-"""A transaction that a killed process left half written in the file, its rollback journal beside it."""
+"""A transaction that a killed process left half written in the file, with its rollback journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An idle server sleeps, and is woken by other processes' commits."""
+"""An idle server sleeps, and other processes' commits wake it."""
 
 from __future__ import annotations
 

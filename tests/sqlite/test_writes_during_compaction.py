@@ -1,4 +1,4 @@
-"""Compaction of a file that others write to meanwhile."""
+"""Compaction of a file that other processes write to meanwhile."""
 
 from __future__ import annotations
 

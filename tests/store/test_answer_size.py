@@ -1,4 +1,4 @@
-"""An answer that would be too large is refused, and not read to its end; nor is one nobody waits for."""
+"""Responses over the size limit are refused before they are fully read, as are those of a gone client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a compaction that was begun."""
+"""Compactions that were started: the client disconnects, the store closes, revisions are retained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defragmentation: one for all who ask at once, and a rest after each."""
+"""Defragmentation: concurrent requests share one run, with a pause after each."""
 
 from __future__ import annotations
 

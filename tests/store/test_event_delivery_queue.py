@@ -1,4 +1,4 @@
-"""Watchers that are too many for one turn of the event loop: each is told everything, once and in order."""
+"""More watchers than one turn of the event loop delivers to: each gets every event, once and in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits for which question to the database."""
+"""Linearizable reads: which of the database's answers each of them waits for."""
 
 from __future__ import annotations
 

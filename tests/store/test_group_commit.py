@@ -1,4 +1,4 @@
-"""Several requests that the writer commits at once, and watchers that get several rows at once."""
+"""Group commit: several requests committed at once, and watchers that receive several rows at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request that others always come before is tried again by time, not by count."""
+"""A request that loses every compare-and-swap is retried until a deadline, not a number of times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index against a list of all changes, which answers every question the slow and obvious way."""
+"""The index against a list of all changes, which answers every query the slow and obvious way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases of two instances on one database: the one is expiring what the other renews."""
+"""Leases of two instances on one database: one expires what the other renews."""
 
 from __future__ import annotations
 

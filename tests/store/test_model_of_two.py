@@ -1,9 +1,9 @@
-"""Random traffic to two instances on one database, several requests at once, held to the model of etcd.
+"""Random concurrent traffic to two instances on one database, checked against the model of etcd.
 
-Requests of one batch are on their way together: there must be an order of them in which the model gives
-every answer that was given. A request whose client goes away may have been carried out or not; one that a
-full queue refuses has not been. Watches go on beside it, streams are full at times, compactions come in
-between, and the second instance may hear of the first one's writes only where it must ask for them.
+Requests of one batch are concurrent: there must be an order of them in which the model gives every response
+that was given. A request whose client disconnects may have been carried out or not; one that a full queue
+refuses has not been. Meanwhile watches run, streams are full at times, compactions come in between, and the
+second instance may learn of the first one's writes only where it must ask the database for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A database that goes away while its index is being loaded."""
+"""A database that becomes unreachable while its index is being loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long ranges, kept and joined anew in part, against a history that answers the slow and obvious way."""
+"""The cache of long ranges, updated in part, against a history that answers the slow and obvious way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One member of a group of writes that the database does not take never fails the others."""
+"""A write that the database rejects never fails the others of its group commit."""
 
 from __future__ import annotations
 

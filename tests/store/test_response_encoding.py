@@ -1,4 +1,4 @@
-"""Answers made by concatenation, parsed by the generated classes."""
+"""Responses encoded by concatenation, parsed by the generated classes."""
 
 from __future__ import annotations
 

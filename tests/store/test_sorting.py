@@ -1,4 +1,4 @@
-"""Sorting in slices comes to what sorting at once does."""
+"""Sorting in slices gives the same order as sorting at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an instance knows of what another one on its database has just done."""
+"""Cross-instance visibility: what an instance knows of the latest changes by another on its database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every behaviour of a call is tested on every transport; what is HTTP/2's own, on ours alone."""
+"""Fixtures: every call is tested on every transport; what is specific to HTTP/2, on kine's own only."""
 
 from __future__ import annotations
 

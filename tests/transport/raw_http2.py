@@ -1,4 +1,4 @@
-"""HTTP/2 spoken by hand: what no library would send, at any pace, and every frame of the answer."""
+"""Raw HTTP/2 client: sends frames that no library would, at any pace, and reads every frame sent back."""
 
 from __future__ import annotations
 

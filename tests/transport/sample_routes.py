@@ -1,4 +1,4 @@
-"""Small routes that show one behaviour of a transport each, and what their handlers have seen."""
+"""Sample routes that each show one behaviour of a transport, and a record of what their handlers saw."""
 
 from __future__ import annotations
 

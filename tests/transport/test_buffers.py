@@ -1,4 +1,4 @@
-"""What has been given to a connection's transport, and waits there for the socket, still counts."""
+"""Bytes handed to a connection's transport that still wait for the socket count as queued."""
 
 from __future__ import annotations
 

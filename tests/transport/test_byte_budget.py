@@ -1,4 +1,4 @@
-"""The budget's invariant, whatever is added, taken and closed in whatever order."""
+"""The byte budget's invariant, under any order of adding, taking and closing."""
 
 from __future__ import annotations
 

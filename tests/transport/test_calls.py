@@ -1,4 +1,4 @@
-"""Calls with one request and one answer."""
+"""Unary calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a connection ends, whoever ends it: the peer learns why, handlers end, the log stays clean."""
+"""Connection shutdown, by either end: the peer learns why, handlers end, the log stays clean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients others have written: curl (nghttp2) and python-hyper's h2, beside grpcio in all other tests."""
+"""Third-party clients: curl (nghttp2) and python-hyper's h2; all other tests use grpcio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow control without a socket: what may be sent is sent, and what was taken is given back, in time."""
+"""Flow control without a socket: what the windows allow is sent, and received bytes are credited in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer may not send, and the GOAWAY or RST_STREAM it gets (RFC 9113, RFC 7541), a line a rule."""
+"""Protocol violations and the GOAWAY or RST_STREAM each gets (RFC 9113, RFC 7541), one line per rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever comes, in whatever pieces: no exception, the same result, bounded memory."""
+"""Random input in random pieces: no exception, the same result, bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Clients that take nothing: they are not listened to, and are cut off when others wait for the room."""
+"""Clients that read nothing: the server stops reading from them, and cuts them off when others need the
+memory.
+"""
 
 from __future__ import annotations
 

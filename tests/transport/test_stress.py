@@ -1,5 +1,6 @@
-"""Crowds, slow peers and lost ones against a real process: all are answered, its memory stays bounded,
-it still serves, and nothing of it is worth a line above info in its log."""
+"""Load, slow peers and lost ones against a real process: all get responses, its memory stays bounded, it
+still serves, and its log has no line above info.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection may do for how long, and how it is told to go: pings, deadlines, handshakes, the end."""
+"""Connection timeouts and graceful shutdown: pings, deadlines, handshakes, connection age."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A transport run for a test: in a thread with a loop of its own, so that tests may block."""
+"""Transport in a thread with its own event loop, so that tests may block."""
 
 from __future__ import annotations
 

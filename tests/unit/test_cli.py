@@ -1,4 +1,4 @@
-"""The command line as its user meets it: what is accepted, printed and refused, signals, exit codes."""
+"""The command line from its user's side: what is accepted, printed and refused, signals, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of `kine completion`, and the help, as a shell's user meets them."""
+"""The scripts of `kine completion`, and --help, in a user's shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: names, defaults and meanings of every flag, and what a bad value is answered with."""
+"""Settings: names, defaults and meanings of every flag, and the error for each bad value."""
 
 from __future__ import annotations
 

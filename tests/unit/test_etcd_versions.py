@@ -1,4 +1,4 @@
-"""What an etcd of a version tells of its cluster and storage."""
+"""Cluster and storage versions that an etcd of a given version reports."""
 
 from __future__ import annotations
 

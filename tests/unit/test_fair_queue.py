@@ -1,4 +1,4 @@
-"""Clients take turns: in a queue, in the turns of the event loop, and at places that few may have at once."""
+"""Fair scheduling among clients: in a queue, in turns of the event loop, and for limited slots."""
 
 from __future__ import annotations
 

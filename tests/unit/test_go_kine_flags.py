@@ -1,4 +1,4 @@
-"""What starts Go kine v0.17.5 starts ours: a stored list of its flags, against those declared here."""
+"""Every command line that starts Go kine v0.17.5 starts kine: a stored list of its flags, against kine's."""
 
 from __future__ import annotations
 

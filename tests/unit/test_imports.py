@@ -1,4 +1,4 @@
-"""What a server does not load: each of these costs every kine tens of milliseconds and megabytes."""
+"""Modules that a server must not import: each costs every kine tens of milliseconds and megabytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines: their two forms, what is kept out of them, and that nothing sent to us can forge one."""
+"""Log lines: their two formats, what is kept out of them, and that no client's input can forge one."""
 
 from __future__ import annotations
 

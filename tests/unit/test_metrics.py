@@ -1,4 +1,4 @@
-"""Metrics: names and labels dashboards rely on, figures that are true, and what observing a call costs."""
+"""Metrics: names and labels dashboards rely on, correct figures, and the cost of observing a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics address, over real connections."""
+"""The metrics server, over real connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faults that `make mutants` makes, the tests it chooses, and the page that tells the score."""
+"""The mutants that `make mutants` makes, the tests it chooses, and the page that shows the score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a C library writes to stderr by itself."""
+"""Output that C libraries write directly to stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No server outlives the run that started it, even one that is killed."""
+"""No server outlives the run that started it, not even a killed run."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell is so: commands exist, flags and metrics are the ones there are."""
+"""README.md and docs/ are accurate: the commands exist, the flags and metrics are the existing ones."""
 
 from __future__ import annotations
 

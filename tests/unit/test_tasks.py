@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits are kept until they end, and are ended together."""
+"""Background tasks: kept referenced until they end, awaited and cancelled together."""
 
 from __future__ import annotations
 

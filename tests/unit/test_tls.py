@@ -1,4 +1,4 @@
-"""TLS files: the wrong one is named, a renewed one is taken up without a restart."""
+"""TLS files: the faulty one is named, a renewed one is used without a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md has every warning and every error there is, each with its fix."""
+"""docs/troubleshooting.md lists every warning and every error, each with its fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several workers on one address: what each sees of the others, and what becomes of one that ends."""
+"""Several worker processes on one address: what each sees of the others, and what happens when one exits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Found first by every Python process of a recorded run: it notes which lines each test makes it execute.
+"""Line tracer that every Python process of a recorded run imports first: it records the lines of each test.
 
-The test under way is named in a file, KINE_MUTANTS_TEST, that pytest writes and each process looks at, and
-says that it has (KINE_MUTANTS_HEARD). What was executed goes to a file of the process's own in
-KINE_MUTANTS_DATA, at each change of the test and now and then, since servers are killed.
+Pytest writes the name of the current test to a file, KINE_MUTANTS_TEST. Each process watches it, and
+acknowledges it (KINE_MUTANTS_HEARD). The executed lines go to a file per process in KINE_MUTANTS_DATA, at
+each change of the test and periodically, since servers are killed.
 """
 
 import atexit
