@@ -1,5 +1,4 @@
-"""Cross-instance linearizability: the next call at another instance sees a change, without a write between.
-"""
+"""Cross-instance linearizability: the next call at another instance sees a change without another write."""
 
 from __future__ import annotations
 
