@@ -2,5 +2,5 @@
 
 import os
 
-# Before gRPC is loaded: its fork handlers abort a process that starts another while its threads call.
+# Set before gRPC is loaded: its fork handlers abort a process that forks while its threads make calls.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

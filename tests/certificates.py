@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def write_pair(folder: Path, authority: trustme.CA, name: str = "server") -> tuple[str, str]:
-    """Certificate and key of 127.0.0.1 and localhost."""
+    """Writes a certificate and key for 127.0.0.1 and localhost."""
     issued = authority.issue_cert("127.0.0.1", "localhost")
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
@@ -27,14 +27,14 @@ def write_authority(folder: Path, authority: trustme.CA, name: str = "ca") -> st
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """A client's context that trusts this authority only."""
+    """A client's TLS context that trusts only this CA."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
 
 
 def serving(folder: Path, *names: str) -> ssl.SSLContext:
-    """A server's context of 127.0.0.1 and these names; its authority is `ca.pem` in the folder."""
+    """A server's TLS context for 127.0.0.1 and these names; its CA is `ca.pem` in the folder."""
     authority = trustme.CA()
     write_authority(folder, authority)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -19,12 +19,12 @@ from kine.proto import rpc_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-CALL_TIMEOUT = 30.0  # seconds; a stuck server fails the test that met it, by name
+CALL_TIMEOUT = 30.0  # seconds; a stuck server fails the test that called it
 STREAM_TIMEOUT = 30.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),  # a channel a client, so that closing it closes the connection
+    ("grpc.use_local_subchannel_pool", 1),  # one channel per client, so that closing it closes the connection
     ("grpc.enable_retries", 0),
 )
 
@@ -35,7 +35,7 @@ EVERY_KEY = b"\0"  # as key: the smallest; as range_end: no upper bound
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """The smallest key above every key with this prefix; `EVERY_KEY` when there is none."""
+    """The smallest key above every key with this prefix; `EVERY_KEY` if there is none."""
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else EVERY_KEY
 
@@ -46,7 +46,7 @@ def keys_of(answer: pb.RangeResponse) -> list[bytes]:
 
 @contextmanager
 def refused(code: grpc.StatusCode, text: str) -> Iterator[None]:
-    """The calls inside end with this status and exactly this text."""
+    """Asserts that the call inside ends with this status and exactly this text."""
     try:
         yield
     except grpc.RpcError as error:
@@ -58,7 +58,7 @@ def refused(code: grpc.StatusCode, text: str) -> Iterator[None]:
 
 
 class Stream:
-    """One streaming call: requests go out as they are sent, answers wait in a queue."""
+    """One streaming call: requests are sent immediately, responses are queued."""
 
     def __init__(self, call: Any, name: str) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -83,18 +83,20 @@ class Stream:
         self._requests.put(request)
 
     def half_close(self) -> None:
-        """Says that no more requests will come."""
+        """Signals that no more requests will come."""
         self._requests.put(None)
 
     def pause(self) -> None:
-        """Stops taking answers off the connection, after at most one more."""
+        """Stops reading responses off the connection, after at most one more."""
         self._reading.clear()
 
     def resume(self) -> None:
         self._reading.set()
 
     def receive(self, timeout: float = STREAM_TIMEOUT) -> Any:
-        """The next answer. Raises `queue.Empty` after `timeout`, EOFError at the stream's good end."""
+        """The next response. Raises `queue.Empty` after `timeout`, and EOFError when the stream has ended
+        with OK.
+        """
         answer = self._answers.get(timeout=timeout)
         if answer is None:
             raise EOFError
@@ -116,17 +118,17 @@ class Stream:
 
 
 class WatchStream(Stream):
-    """The Watch call, with the requests a client sends on it."""
+    """The Watch call, with methods for the requests a client sends on it."""
 
     def create(self, key: bytes, range_end: bytes = b"", **fields: Any) -> pb.WatchResponse:
-        """Opens a watch and returns its created answer; no other watch may have events under way."""
+        """Opens a watch and returns its created response; no other watch may have events in flight."""
         self.ask(key, range_end, **fields)
         answer = self.receive()
         assert answer.created, f"expected a created answer, got {answer}"
         return answer
 
     def ask(self, key: bytes, range_end: bytes = b"", **fields: Any) -> None:
-        """Sends a create request and waits for nothing."""
+        """Sends a create request without waiting for the response."""
         create = pb.WatchCreateRequest(key=key, range_end=range_end, **fields)
         self.send(pb.WatchRequest(create_request=create))
 
@@ -137,7 +139,7 @@ class WatchStream(Stream):
         self.send(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
 
     def events(self, count: int, timeout: float = STREAM_TIMEOUT) -> list[kv.Event]:
-        """The next `count` events of a stream with one watch, from as many answers as they come in."""
+        """The next `count` events of a stream with one watch, from however many responses they arrive in."""
         events: list[kv.Event] = []
         while len(events) < count:
             events.extend(self.receive(timeout).events)
@@ -183,7 +185,7 @@ class Client:
         self.close()
 
     def call(self, method: str, request: Any, answer: Any, timeout: float = 0) -> Any:
-        """A unary call of `method`, such as `KV/Range`, in the package `etcdserverpb`."""
+        """Makes a unary call of `method`, such as `KV/Range`, in the package `etcdserverpb`."""
         stub = self._unary.get(method)
         if stub is None:
             stub = self._unary[method] = self.channel.unary_unary(
@@ -198,7 +200,7 @@ class Client:
         return self.call("KV/Range", request, pb.RangeResponse)
 
     def range_stream(self, key: bytes, range_end: bytes = b"", **fields: Any) -> Iterator[pb.RangeResponse]:
-        """The parts of the answer, as they come."""
+        """Yields the parts of the response as they arrive."""
         stub = self.channel.unary_stream(
             "/etcdserverpb.KV/RangeStream",
             pb.RangeRequest.SerializeToString,

@@ -38,7 +38,7 @@ DEFAULT_OPS = 6000
 
 _prefix_numbers = count(1)
 
-# A run of the suite is the same each time; HYPOTHESIS_PROFILE=explore looks for what nobody has seen.
+# A run of the suite is the same each time; HYPOTHESIS_PROFILE=explore draws new examples.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
@@ -46,7 +46,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 @dataclass
 class Counts:
-    """How many operations the random tests have run, told at the end of the run."""
+    """How many operations the random tests have run, printed at the end of the run."""
 
     operations: dict[str, int] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A script's background jobs ignore it, and so would all that the tests start.
+    # A script's background jobs ignore SIGINT, and all processes that the tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[COUNTS] = Counts()
@@ -103,7 +103,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def chosen(config: pytest.Config) -> list[Backend]:
-    """The backends to run on: what was asked for and can run here."""
+    """The backends to run on: those requested that can run here."""
     kinds, transports = config.getoption("--backend"), config.getoption("--transport")
     return [
         backend
@@ -146,9 +146,9 @@ def _where_it_runs(backend: Backend, test: pytest.Function) -> Backend | Paramet
     return pytest.param(backend, marks=pytest.mark.engines)
 
 
-@pytest.hookimpl(trylast=True)  # fixtures of the session end first
+@pytest.hookimpl(trylast=True)  # session fixtures end first
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Ends the servers; a parallel run's worker hands its counts to the process that prints them."""
+    """Ends the servers; a parallel run's worker sends its counts to the process that prints them."""
     ENDINGS.close()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["operations"] = session.config.stash[COUNTS].operations
@@ -181,7 +181,7 @@ def counts(pytestconfig: pytest.Config) -> Counts:
 
 @pytest.fixture(scope="session", autouse=True)
 def _secrets_are_kept() -> Iterator[None]:
-    """Whatever the run's servers were told in confidence is in none of their logs."""
+    """Fails if any secret given to the run's servers is in one of their logs."""
     yield
     found = secret_scan.leaks()
     assert not found, "\n".join(["told by a server:", *found])
@@ -216,7 +216,7 @@ def watch(client: Client) -> Iterator[WatchStream]:
 
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest) -> bytes:
-    """A key prefix no other test uses, in Kubernetes' style, without its closing slash's successor."""
+    """A key prefix that no other test uses, in Kubernetes' style, with its final slash."""
     name = re.sub(r"\W+", "-", request.node.name)
     return f"/registry/{name}/{next(_prefix_numbers)}/".encode()
 
@@ -226,7 +226,7 @@ StartOwn = Callable[..., "Instance"]
 
 @pytest.fixture
 def own_server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartOwn]:
-    """Starts processes only this test uses; takes a directory's name and the options of `Start`."""
+    """Starts processes that only this test uses; takes a directory's name and the options of `Start`."""
     base = tmp_path_factory.mktemp("own")
     started: list[Instance] = []
 
@@ -243,7 +243,7 @@ def own_server(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def etcds(tmp_path: Path) -> Iterator[Etcds]:
-    """Starts etcds only this test uses."""
+    """Starts etcds that only this test uses."""
     if reason := etcd.missing():
         pytest.skip(reason)
     started = Etcds(tmp_path)
@@ -256,7 +256,7 @@ Needs = Callable[[str], None]
 
 @pytest.fixture
 def needs(backend: Backend) -> Needs:
-    """Skips the test where the server, as its capabilities say, is meant to behave otherwise."""
+    """Skips the test where the server's capabilities say that it is meant to behave otherwise."""
 
     def needs(capability: str) -> None:
         if not getattr(backend.capabilities, capability):

@@ -41,7 +41,7 @@ def _library() -> Path:
 
 
 class Shim:
-    """What one process, or several, are told. It begins with nothing changed."""
+    """Settings that one or several preloaded processes read. Initially nothing is changed."""
 
     def __init__(self) -> None:
         self._file = directory("told", None) / "file"
@@ -50,12 +50,12 @@ class Shim:
         self.environment = {"LD_PRELOAD": str(_library()), "KINE_TEST_SHIM": str(self._file)}
 
     def step_clock(self, seconds: float) -> None:
-        """The wall clock is now off by so much; monotonic ones go on."""
+        """Sets the offset of the wall clock in seconds; monotonic clocks are not affected."""
         self._clock = seconds
         self._write()
 
     def slow_sync(self, seconds: float) -> None:
-        """Each fsync and fdatasync takes so much longer."""
+        """Makes each fsync and fdatasync take this many seconds longer."""
         self._sync = seconds
         self._write()
 

@@ -80,7 +80,7 @@ class Kdc:
         self._run("kadmin.local", "-r", self.realm, *words)
 
     def trust(self, other: Kdc) -> None:
-        """Principals of the other realm may ask for tickets of this one."""
+        """Lets principals of the other realm request tickets of this one."""
         for kdc in (self, other):
             kdc.admin("addprinc", "-pw", "shared", f"krbtgt/{self.realm}@{other.realm}")
 
@@ -88,7 +88,9 @@ class Kdc:
         self.admin("addprinc", "-randkey", *options, principal)
 
     def keytab(self, principal: str, path: Path, *options: str) -> Path:
-        """Its present key with `-norandkey`, else a new one. The file is replaced at one stroke."""
+        """Writes the principal's current key with `-norandkey`, otherwise a new one. Replaces the file
+        atomically.
+        """
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         self.admin("ktadd", "-k", str(fresh), *options, principal)

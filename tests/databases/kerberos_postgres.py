@@ -43,14 +43,14 @@ class Kerberized:
         self.keytab = self.kdc.keytab(ROLE, self.kdc.directory / "kine.keytab", "-norandkey")
 
     def trust_gated(self) -> None:
-        """The role `gated` comes through a gate that has checked its ticket."""
+        """Creates the role `gated`, which connects through a gate that has checked its ticket."""
         self.kdc.add("gated")
         self.gated_keytab = self.kdc.keytab("gated", self.kdc.directory / "gated.keytab", "-norandkey")
         with self.postgres.admin() as admin:
             admin.execute("CREATE ROLE gated LOGIN CREATEDB")
 
     def use_tls(self) -> trustme.CA:
-        """From now on the server offers TLS too, as localhost, by this authority's certificate."""
+        """Makes the server offer TLS too, as localhost, with a certificate of the returned CA."""
         authority = trustme.CA()
         issued = authority.issue_cert("localhost")
         data = self.postgres.directory / "data"
@@ -66,7 +66,7 @@ class Kerberized:
         return authority
 
     def renew_server_key(self) -> None:
-        """The old key is of no more use to the server."""
+        """Replaces the server's key, so that the old one is no longer valid."""
         self.kdc.keytab(SERVICE, self.server_keytab)
         if user := unprivileged("postgres"):
             shutil.chown(self.server_keytab, user)

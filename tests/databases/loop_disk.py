@@ -40,7 +40,7 @@ class Disk:
         self._image = image = self._directory / _IMAGE
         with image.open("wb") as file:
             file.truncate(mebibytes << 20)
-        # Blocks of the size of pages, as disks have them: SQLite maps a file, and counts on that.
+        # Block size = page size, as on real disks: SQLite maps a file into memory, and relies on it.
         _run("mkfs.ext4", "-q", "-m", "0", "-b", str(_BLOCK), "-E", "lazy_itable_init=1", str(image))
         self._mount()
         self.path.chmod(0o755)
@@ -48,7 +48,7 @@ class Disk:
         ENDINGS.callback(self.close)
 
     def fill(self, leaving: int = 0) -> None:
-        """So many bytes are left, by default not a block."""
+        """Fills the disk until `leaving` bytes are free, by default less than a block."""
         file = os.open(self.path / _FILLER, os.O_CREAT | os.O_WRONLY, 0o600)
         try:
             size = os.fstat(file).st_size
@@ -70,27 +70,29 @@ class Disk:
         (self.path / _FILLER).unlink(missing_ok=True)
 
     def freeze(self, seconds: float) -> None:
-        """For so long no write and no fsync ends. A process of its own thaws it, should this one die."""
+        """Blocks all writes and fsyncs for `seconds`. A separate process thaws the disk, in case this one
+        dies.
+        """
         script = 'fsfreeze -f "$1"; sleep "$2"; fsfreeze -u "$1"'
         subprocess.run(["sh", "-c", script, "-", self.path, str(seconds)], check=True, start_new_session=True)
 
     def lose_power(self) -> None:
-        """From now on it holds what had reached it: without what the system still had in memory.
+        """Reduces the disk to what had reached it, without what the system still had in memory.
 
-        Whatever wrote to it must have been killed.
+        Every process that wrote to it must have been killed.
         """
         reached = self._directory / "reached"
         _run("cp", "--sparse=always", str(self._image), str(reached))
-        _run("umount", "--lazy", str(self.path))  # the rest goes to the image that nobody sees any more
+        _run("umount", "--lazy", str(self.path))  # later writes go to the old image
         reached.replace(self._image)
         self._mount()
 
     def _mount(self) -> None:
-        # The journal is written when somebody asks for it (fsync), and hardly by itself.
+        # The journal is written on fsync, and hardly ever automatically.
         _run("mount", "-o", "loop,commit=300", str(self._image), str(self.path))
 
     def close(self) -> None:
-        """Whatever wrote to it should have ended."""
+        """Unmounts the disk. The processes that wrote to it should have ended."""
         if self._mounted:
             self._mounted = False
             with contextlib.suppress(subprocess.CalledProcessError):
@@ -103,5 +105,5 @@ def _run(*command: str) -> None:
 
 
 def parent_of(disk: Disk | None) -> Path:
-    """Where a database's directory goes."""
+    """The parent directory for a database's files."""
     return disk.path if disk is not None else Path("/tmp")

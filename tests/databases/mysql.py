@@ -84,7 +84,7 @@ class Mysql:
         )
 
     def new_database(self) -> str:
-        """The name of a database nobody else uses, not created yet: kine does that."""
+        """The name of an unused database, which does not exist yet: kine creates it."""
         return f"kine{next(_numbers)}"
 
     def endpoint(self, database: str, *, port: int | None = None, parameters: str = "") -> str:

@@ -21,7 +21,7 @@ from tests.databases.proxy_process import ProxyProcess
 
 T = TypeVar("T")
 
-NOBODY = 9  # the port at which everything is discarded, where anybody listens at all
+NOBODY = 9  # the discard port: data is lost there, whether or not a server listens
 _numbers = count(1)
 
 
@@ -36,7 +36,7 @@ def missing() -> str:
 
 
 class Nats:
-    """`nodes` servers on loopback, one cluster if more than one: if `divisible`, it can be cut in two."""
+    """`nodes` servers on loopback; more than one form a cluster, which can be partitioned if `divisible`."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Nats:
                     f'"nats://127.0.0.1:{self._way(number, other) or port}"'
                     for other, port in enumerate(routes)
                 )
-                # Clients use the addresses they were told, which may be proxies'.
+                # Clients keep to the addresses they were given, which may be proxies'.
                 place = f'name: kine, listen: "127.0.0.1:{route}", no_advertise: true'
                 if divisible:
-                    place += f', advertise: "127.0.0.1:{NOBODY}"'  # else nodes tell each other a way around
+                    place += f', advertise: "127.0.0.1:{NOBODY}"'  # else nodes bypass the proxies
                 told.append(f"cluster {{ {place}, routes: [{others}] }}")
             config.write_text("\n".join(told) + "\n")
             self.servers.append(
@@ -92,12 +92,12 @@ class Nats:
         return self.ports[0]
 
     def _way(self, number: int, other: int) -> int:
-        """The port by which one reaches another, if there is something between them."""
+        """The port at which `number` reaches `other` if a proxy is between them, else 0."""
         link = self._links.get(frozenset((number, other)))
         return link.ports[number < other] if link is not None else 0
 
     def isolate(self, number: int) -> None:
-        """Cuts one off from the others; its clients still reach it."""
+        """Partitions one node from the others; its clients still reach it."""
         for pair, link in self._links.items():
             if number in pair:
                 link.refuse()
@@ -130,7 +130,7 @@ class Nats:
         return ",".join([f"{first}?noEmbed&bucket={bucket}&replicas={replicas}&{parameters}", *others])
 
     def do(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """With a client that is not kine."""
+        """Runs `work` with a client that bypasses kine."""
 
         async def run() -> T:
             client = Client()

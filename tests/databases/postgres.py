@@ -21,7 +21,7 @@ _numbers = count(1)
 
 @cache
 def binaries() -> Path | None:
-    """Where the server's programs are: Debian keeps them out of the PATH."""
+    """The directory of the server's programs, which Debian keeps out of the PATH."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"), key=lambda path: int(path.split("/")[4]))
     path = found[-1] if found else shutil.which("postgres")
     return Path(path).parent if path else None
@@ -88,14 +88,14 @@ class Postgres:
         )
 
     def new_database(self) -> str:
-        """The name of a database nobody else uses, not created yet: kine does that."""
+        """The name of an unused database, which does not exist yet: kine creates it."""
         return f"kine{next(_numbers)}"
 
     def endpoint(self, database: str, *, port: int | None = None, parameters: str = "") -> str:
         return f"postgres://postgres:secret@127.0.0.1:{port or self.port}/{database}?{parameters}"
 
     def restart(self) -> None:
-        self.server.stop(signal.SIGINT)  # fast: rolls back what is under way
+        self.server.stop(signal.SIGINT)  # fast shutdown: rolls back open transactions
         self.server.start()
 
     def crash(self) -> None:
@@ -109,7 +109,7 @@ class Postgres:
 
 
 def start_trusting(user: str) -> Postgres:
-    """One that asks `user`, who may make databases, for no password: what stands before it does."""
+    """A server on which `user`, who may create databases, needs no password: the gate in front checks it."""
     server = Postgres()
     (server.directory / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
     with server.admin() as admin:

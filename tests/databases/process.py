@@ -23,15 +23,15 @@ STOP_TIMEOUT = 30.0
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST_PORT = 12_000
-_random = SystemRandom()  # tests may seed the other
-_claims: list[socket.socket] = []  # abstract names, which end with the process that has bound them
+_random = SystemRandom()  # tests may seed the global one
+_claims: list[socket.socket] = []  # abstract socket names, which are released when this process ends
 
 
 def free_port() -> int:
-    """One that is nobody else's until this process ends, whether anyone listens on it or not.
+    """A port that no other test process gets until this process ends, whether it is in use or not.
 
-    It lies below those that the system gives to clients and to whoever asks for any: a server that is
-    started later, or again, finds it free.
+    It lies below the ephemeral ports, which the system gives to clients and for port 0: a server that is
+    started later, or again, still finds it free.
     """
     first = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 0
     if first <= _LOWEST_PORT:  # not Linux, or nothing lies below
@@ -56,7 +56,7 @@ def _bindable(port: int) -> int:
 
 
 def unprivileged(name: str) -> str | None:
-    """The user to run as: database servers refuse root. None: whoever we are."""
+    """The user to run as, since database servers refuse root. None: the current user."""
     if os.geteuid() != 0:
         return None
     try:
@@ -66,7 +66,7 @@ def unprivileged(name: str) -> str | None:
 
 
 def directory(prefix: str, user: str | None, parent: Path = Path("/tmp")) -> Path:
-    """A new one that this user owns, removed at the end of the run."""
+    """Creates a directory that this user owns; it is removed at the end of the run."""
     path = Path(tempfile.mkdtemp(prefix=f"kine-{prefix}-", dir=parent))
     path.chmod(0o755)
     if user:
@@ -109,12 +109,12 @@ class DatabaseServer:
         )
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
-        """Sends the signal and waits for the end, which SIGKILL brings if the signal does not."""
+        """Sends the signal and waits for the exit; sends SIGKILL after a timeout."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(sign)
             try:
                 self.process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:  # seen once, of PostgreSQL 15 told SIGQUIT
+            except subprocess.TimeoutExpired:  # seen once, with PostgreSQL 15 after SIGQUIT
                 self.kill()
 
     @property
@@ -122,7 +122,7 @@ class DatabaseServer:
         return self.process is not None and self.process.poll() is None
 
     def suspend(self) -> None:
-        """SIGSTOP to the server and whatever it has forked."""
+        """Sends SIGSTOP to the server and its child processes."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGSTOP)
 
@@ -131,7 +131,7 @@ class DatabaseServer:
         os.killpg(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL to the server and whatever it has forked."""
+        """Sends SIGKILL to the server and its child processes."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(STOP_TIMEOUT)

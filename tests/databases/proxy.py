@@ -9,7 +9,7 @@ REQUESTS, ANSWERS = "requests", "answers"
 
 
 class Proxy:
-    """Between a client and 127.0.0.1:`target`. An async context manager."""
+    """A proxy between clients and 127.0.0.1:`target`. An async context manager."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -21,7 +21,7 @@ class Proxy:
         self.port = 0
         self.swallow_answers = False  # requests arrive, answers do not
         self.delay = dict.fromkeys(self._open, 0.0)  # seconds, to what is sent in that direction
-        self.rename = (b"", b"")  # in requests, the first becomes the second, which is as long
+        self.rename = (b"", b"")  # in requests, replaces the first by the second, of equal length
         self.sent = 0  # bytes clients have sent so far
         self.refusing = False
 
@@ -39,17 +39,17 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def stall(self, *directions: str) -> None:
-        """Nothing passes, or nothing in that direction, and nobody is told."""
+        """Holds back all data, or that of the given directions, with the connections left open."""
         for direction in directions or self._open:
             self._open[direction].clear()
 
     def flow(self) -> None:
-        """What was held back passes now."""
+        """Passes all data again, including what was held back."""
         for opened in self._open.values():
             opened.set()
 
     def cut(self) -> None:
-        """Breaks every connection there is."""
+        """Breaks every open connection."""
         for writer in list(self._writers):
             with contextlib.suppress(OSError, RuntimeError):
                 writer.transport.abort()

@@ -20,7 +20,9 @@ _DELAY = 0.1  # seconds
 
 
 class ProxyProcess:
-    """Between clients at `ports` and 127.0.0.1:`targets`. Each method returns once it is so, for all."""
+    """Proxies between clients at `ports` and 127.0.0.1:`targets`. Each method applies to all, and returns
+    once done.
+    """
 
     def __init__(self, *targets: int) -> None:
         self._process = subprocess.Popen(
@@ -38,15 +40,15 @@ class ProxyProcess:
         return self.ports[0]
 
     def cut(self) -> None:
-        """Breaks every connection there is."""
+        """Breaks every open connection."""
         self._tell("cut")
 
     def refuse(self) -> None:
-        """Breaks every connection, and lets nobody in."""
+        """Breaks every connection, and accepts no new one."""
         self._tell("refuse")
 
     def stall(self) -> None:
-        """Nothing passes, and nobody is told."""
+        """Holds back all data, with the connections left open."""
         self._tell("stall")
 
     def stall_requests(self) -> None:
@@ -56,18 +58,18 @@ class ProxyProcess:
         self._tell("stall answers")
 
     def delay_requests(self) -> None:
-        """Each piece arrives later; what follows it, too."""
+        """Delays each piece of a request, and so everything behind it."""
         self._tell("delay requests")
 
     def delay_answers(self) -> None:
         self._tell("delay answers")
 
     def swallow(self) -> None:
-        """Requests arrive, answers do not."""
+        """Forwards requests and discards responses."""
         self._tell("swallow")
 
     def heal(self) -> None:
-        """From now on everything passes; what was swallowed stays lost, its connections broken."""
+        """Passes everything again. Discarded responses stay lost, and their connections are broken."""
         self._tell("heal")
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Kinds of server the shared suite runs against.
 
-Every module of this package whose name is not `process` names its kinds in `BACKENDS`; a new one plugs
-in by being added here as a file. A test asks for what it needs through `Capabilities`, never by name.
+Every module of this package whose name is not `process` lists its kinds in `BACKENDS`; to add one, add a file
+here. A test asks for what it needs through `Capabilities`, never by name.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ def any_bytes(key: bytes) -> bool:
 
 
 def text_without_nul(key: bytes) -> bool:
-    """What PostgreSQL's text can hold."""
+    """Whether PostgreSQL's text type can hold the key: valid UTF-8 without NUL."""
     return b"\0" not in key and key.decode("utf-8", "replace").encode() == key
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """In what a kind of server differs, where it may."""
+    """The ways in which a kind of server may differ from the others."""
 
-    # The writes of one Txn or DeleteRange share one revision, as in etcd; else each takes the next one
-    # (a row a write), the header tells the last, and events of one Txn may come in several answers.
+    # The writes of one Txn or DeleteRange share one revision, as in etcd; else each takes the next one (one
+    # row per write), the header has the last, and events of one Txn may arrive in several responses.
     one_revision_per_txn: bool = False
-    # Nothing but the client's own writes moves the revision, and each write moves it by exactly one.
+    # Only client writes advance the revision, each by exactly one.
     dense_revisions: bool = True
-    # `compact_rev_key` is kept beside the server's own, and reads back under its name.
+    # A client's `compact_rev_key` is stored apart from the server's own, and reads back under its name.
     redirects_compact_rev_key: bool = True
     # `/registry/health` exists from the start, as Kubernetes' health checks expect of kine.
     has_health_key: bool = True
-    # A progress answer never overtakes events (etcd from 3.5.8, 3.4.25).
+    # A progress response never overtakes events (etcd from 3.5.8, 3.4.25).
     progress_in_step: bool = True
     # A watch from the compact revision itself sees a deletion at it (etcd from 3.5.18).
     keeps_tombstone_at_compact_revision: bool = True
@@ -50,22 +50,22 @@ class Capabilities:
     checks_sort_options: bool = True
     # A second process may serve the same data at the same time.
     second_instance: bool = True
-    # What was acknowledged survives a restart.
+    # Acknowledged writes survive a restart.
     durable: bool = True
     # And SIGKILL, started durable (until 3.5.5 a lone etcd acknowledges first: etcd-io/etcd#14370).
     survives_kill: bool = True
-    # Maintenance/Snapshot gives the database.
-    # Which keys it can hold; the others are refused with a reason.
+    # Maintenance/Snapshot returns the database.
+    # Whether it can store a key; others are refused with a reason.
     holds_key: Callable[[bytes], bool] = any_bytes
-    # Status tells the size as it is; else as the database's own statistics have it, some time later.
+    # Status has the current size; else that of the database's own statistics, some time later.
     live_size: bool = True
     # gRPC server reflection.
     reflection: bool = True
     # Auth, MoveLeader, Downgrade and changes of membership answer Unimplemented.
     single_member_without_auth: bool = True
-    # A watch that compaction has cancelled is gone: its id is free, and cancelling it is not answered.
+    # A watch that compaction has cancelled is gone: its id is free, and cancelling it gets no response.
     forgets_cancelled_watches: bool = True
-    # Whatever its length, a key is held or the request is too large; else long ones may be refused.
+    # A key of any length is stored or the request is too large; else long ones may be refused.
     holds_long_keys: bool = True
     # RangeStream is served (etcd from 3.7); and a compaction does not end one.
     streams_ranges: bool = True
@@ -77,10 +77,10 @@ class Capabilities:
 class Start(Protocol):
     """Starts a process on the data in `directory` (created if new) and returns once it serves.
 
-    Called again with the same directory, while the first still runs, it is a second instance on one
-    database; after the first has gone, a restart. `durable` syncs every write to disk where tests else
-    need not wait for that; `progress_interval` is in seconds, 0 for the server's default; `flags` are
-    passed on. Raises `StartError` with the end of the log.
+    Called again with the same directory, while the first still runs, it starts a second instance on the same
+    database; after the first has ended, it is a restart. `durable` syncs every write to disk where tests
+    otherwise need not wait for that; `progress_interval` is in seconds, 0 for the server's default; `flags`
+    are passed on. Raises `StartError` with the end of the log.
     """
 
     def __call__(
@@ -110,7 +110,7 @@ class Backend:
 
 
 def backends() -> list[Backend]:
-    """Every kind there is, whether it can run here or not."""
+    """All kinds of server, whether they can run here or not."""
     found: list[Backend] = []
     for module in pkgutil.iter_modules(__path__):
         if module.name != "process":

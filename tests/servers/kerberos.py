@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.servers.process import Instance
 
-# How we log in changes nothing above the connection: these files show it, `--backend` runs the others too.
+# The login method changes nothing above the connection: these files suffice, `--backend` runs the others too.
 SUBSET = frozenset({"test_kubernetes", "test_put", "test_txn", "test_watch"})
 
 _databases: dict[Path, str] = {}

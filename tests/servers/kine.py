@@ -17,7 +17,7 @@ from tests.servers.process import Instance
 from tests.servers.process import start as start_process
 
 ROOT = Path(__file__).parents[2]
-_CHOOSING = threading.Lock()  # the database of a directory: instances on one may be started at once
+_CHOOSING = threading.Lock()  # for the database of a directory: instances on one may start concurrently
 TRANSPORTS = {"http2": "kine.transport.http2", "grpcio": "kine.transport.grpcio_server"}
 
 
@@ -31,9 +31,9 @@ def start_kine(
     until: Callable[[str], str | None] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Instance:
-    """`kine` on any endpoint; other backends' modules start theirs with it.
+    """Starts `kine` on any endpoint; other backends' modules use it too.
 
-    `until` finds another line of the log to wait for than the one that tells the address.
+    `until` replaces the log line that is waited for, by default the one with the address.
     """
     command = [
         *program(),
@@ -53,7 +53,7 @@ def start_kine(
 
 
 def program() -> list[str]:
-    """This tree's package, or the executable that KINE_TEST_EXECUTABLE names."""
+    """The command for this tree's package, or the executable that KINE_TEST_EXECUTABLE names."""
     given = os.environ.get("KINE_TEST_EXECUTABLE")
     return [os.path.abspath(given)] if given else [sys.executable, "-m", "kine"]
 
@@ -79,7 +79,7 @@ def start_sqlite(
     progress_interval: float = 0,
     flags: tuple[str, ...] = (),
 ) -> Instance:
-    # `durable` changes nothing: SIGKILL takes nothing that is in the WAL, synced or not; power loss would.
+    # `durable` changes nothing: SIGKILL loses nothing that is in the WAL, synced or not; power loss would.
     return start_kine(
         f"sqlite://{directory / 'state.db'}",
         transport,
@@ -97,14 +97,14 @@ class DatabaseServer(Protocol):
     def endpoint(self, database: str) -> str: ...
 
 
-# What grpcio does does not depend on the database, and is shown on SQLite: here the most important of it.
+# grpcio's behaviour does not depend on the database, and is tested on SQLite: here only the most important.
 BRIEF = frozenset({"test_kubernetes", "test_watch", "test_kill"})
 
 
 def on_server(
     kind: str, server: Callable[[], DatabaseServer], without: Callable[[], str], capabilities: Capabilities
 ) -> list[Backend]:
-    """`kine` on one database server for the whole run, a database for each directory."""
+    """`kine` on one database server for the whole run, with one database per directory."""
     databases: dict[Path, str] = {}
 
     def start(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tests.servers.process import Instance
 
-TRANSPORT = "http2"  # the others run on every transport; what differs here is below it
+TRANSPORT = "http2"  # other backends run on every transport; the difference here is below it
 
 
 def start(

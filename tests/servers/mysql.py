@@ -14,7 +14,7 @@ def database_server() -> mysql.Mysql:
     return mysql.Mysql()
 
 
-# Another kine's rows may come between, and a conflict with them uses up an id.
+# Another kine's rows may come between, and a conflict with them consumes an id.
 CAPABILITIES = Capabilities(holds_key=bytes.isascii, holds_long_keys=False, live_size=False)
 
 BACKENDS = on_server("mysql", database_server, mysql.missing, CAPABILITIES)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.servers.process import Instance
 
 TRANSPORT = "http2"  # grpcio's behaviour does not depend on the database; one transport saves minutes
-HISTORY = "revHistory=64"  # the suite looks back further than 10; what is dropped has tests of its own
+HISTORY = "revHistory=64"  # the suite reads further back than 10 revisions; dropped history has its own tests
 _buckets: dict[Path, str] = {}
 _CHOOSING = threading.Lock()  # see `tests.servers.kine`
 
@@ -55,7 +55,7 @@ def start_embedded(
     progress_interval: float = 0,
     flags: tuple[str, ...] = (),
 ) -> Instance:
-    # `durable` changes nothing: the server writes before it acknowledges; power loss would take some.
+    # `durable` changes nothing: the server writes before it acknowledges; power loss would lose some.
     return start_kine(
         f"nats://?dataDir={directory / 'nats'}&{HISTORY}",
         TRANSPORT,
@@ -71,7 +71,7 @@ def missing() -> str:
 
 CAPABILITIES = Capabilities(holds_long_keys=False)
 
-# The random files take minutes here, with a network round trip a read: they run when --backend asks.
+# The random tests take minutes here, with a network round trip per read: they run only with --backend.
 MOST = frozenset(
     {
         "test_bytes", "test_compact", "test_compare", "test_delete", "test_faults", "test_keys",

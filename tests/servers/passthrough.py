@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.servers.process import Instance
 
-TRANSPORT = "http2"  # the others run on every transport; what differs here is below it
+TRANSPORT = "http2"  # other backends run on every transport; the difference here is below it
 
 _etcds: dict[Path, Instance] = {}
 
@@ -27,7 +27,7 @@ def start(
     progress_interval: float = 0,
     flags: tuple[str, ...] = (),
 ) -> Instance:
-    # It stays when kine is killed or stopped, as a database does.
+    # The etcd outlives kine, as a database does.
     behind = _etcds.get(directory)
     if behind is None:
         behind = etcd.start(directory, durable=durable, progress_interval=progress_interval)

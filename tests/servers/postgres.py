@@ -14,7 +14,7 @@ def database_server() -> postgres.Postgres:
     return postgres.Postgres()
 
 
-# Another kine's rows may come between, and a conflict with them uses up an id.
+# Another kine's rows may come between, and a conflict with them consumes an id.
 CAPABILITIES = Capabilities(holds_key=text_without_nul, holds_long_keys=False)
 
 BACKENDS = on_server("postgres", database_server, postgres.missing, CAPABILITIES)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-START_TIMEOUT = 60.0  # a busy machine takes its time
+START_TIMEOUT = 60.0  # generous, for a busy machine
 STOP_TIMEOUT = 30.0
 
 _log_numbers = count(1)
 
 
 class StartError(Exception):
-    """The process ended or kept silent instead of serving."""
+    """The process exited, or timed out, before it served."""
 
 
 @dataclass(slots=True)
@@ -37,12 +37,12 @@ class Instance:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """SIGKILL: the process gets no chance to finish anything."""
+        """Sends SIGKILL: the process gets no chance to finish anything."""
         self.process.kill()
         self.process.wait(STOP_TIMEOUT)
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code. A process that ignores it is killed and fails the test."""
+        """Sends SIGTERM and returns the exit code. A process that ignores it is killed and fails the test."""
         self.process.terminate()
         try:
             return self.process.wait(STOP_TIMEOUT)
@@ -67,9 +67,9 @@ def start(
     serving: Callable[[str], str | None],
     environment: Mapping[str, str] | None = None,
 ) -> Instance:
-    """Runs `command` with its output in a log file of its own, until a line tells the address.
+    """Runs `command` with its output in its own log file, until a line has the address.
 
-    `serving` looks at each line and returns the address the server says it serves at, or None.
+    `serving` parses each line and returns the address the server says it serves at, or None.
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"server-{next(_log_numbers)}.log"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tests.servers.process import Instance
 
 TRANSPORT = "http2"  # workers need it
-# `--backend` runs the others too. Some of test_watch expect that a watch from now on sees nothing that was
-# acknowledged before; at another worker, as at an etcd member that is behind, it may.
+# `--backend` runs the others too. Some tests of test_watch expect that a watch from now on sees nothing that
+# was acknowledged before; at another worker, as at a lagging etcd member, it may.
 SUBSET = frozenset({"test_kubernetes", "test_put", "test_txn"})
 
 
