@@ -1,7 +1,7 @@
-"""Rows of the log become changes in the index, and in all that hangs on it: values, lists, leases, watchers.
+"""Application of committed rows to the index, and to its dependents: values, cached ranges, leases, watchers.
 
-A row comes here once it is committed, by itself or with others of its group, and in the order of ids; what
-is compacted leaves by here, too.
+Rows are applied once they are committed, alone or with the others of their group, in order of ids. Compaction
+of the in-memory state runs here too, see `RowApplier.forget`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Streams(Protocol):
     """See `kine.store.range_streams`."""
 
     def keep(self, revision: int) -> None:
-        """The index is about to forget what was superseded up to there."""
+        """Called before the index forgets what was superseded up to this revision."""
 
 
 def _nobody(*_: object) -> None: ...
@@ -45,19 +45,19 @@ class RowApplier:
         self.index = index
         self.values = values
         self.lists = lists
-        self.compact_row = False  # the row in which kine keeps its compact revision was met
+        self.compact_row = False  # whether the row in which kine keeps its compact revision was seen
         self._publish: Callable[[Sequence[Entry]], None] = _nobody
         self._seen: Callable[[Row, Entry], None] = _nobody
         self._keep: Callable[[int], None] = _nobody
 
     def tell(self, watchers: Watchers, leases: Leases, streams: Streams) -> None:
-        """Whom changes are told from now on."""
+        """Sets the receivers of changes from now on."""
         self._publish = watchers.publish
         self._seen = leases.seen
         self._keep = streams.keep
 
     def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
-        """Applies rows of ours, if no others' rows come before or between them."""
+        """Applies rows this instance committed, unless rows of other writers come before or between them."""
         index = self.index
         revision = index.revision
         if not ids or list(ids) != list(range(revision + 1, revision + 1 + len(ids))):
@@ -73,7 +73,7 @@ class RowApplier:
                 row = Row(row_id, name, created, deleted, create, prev, ttl, value, lease, 0)
                 self._apply(row, entries)
                 continue
-            # What `_apply` comes to for nearly all rows (bench scenarios `create`, `update`).
+            # Fast path: what `_apply` does for nearly all rows (bench scenarios `create`, `update`).
             if created:
                 entry = Entry(name, row_id, row_id, 1, 0, below)
             else:
@@ -87,7 +87,7 @@ class RowApplier:
             self._publish(entries)
 
     def tailed(self, tail: LogTail) -> None:
-        """Applies what was read from the log, but for what is here already."""
+        """Applies rows read from the log, except those that are applied already."""
         index = self.index
         entries: list[Entry] = []
         for row in tail.rows:
@@ -115,10 +115,10 @@ class RowApplier:
         entries.append(entry)
 
     def entry(self, row: Row, index: Index, *, anew: bool = False) -> Entry | None:
-        """The change that a row makes to an index with all that came before; None if it is no client's.
+        """Returns the change a row makes to `index`, which holds all rows before it; None for kine's own row.
 
-        `index` is ours, or one being loaded: then the leases have been told of what ours holds already,
-        unless all is to be told `anew`.
+        `index` is the store's index or one being loaded. In the second case the leases already know the rows
+        that the store's index holds; `anew` reports those to them again.
         """
         key = key_of(row)
         if key is None:
@@ -127,11 +127,11 @@ class RowApplier:
         below = index.newest.get(key)
         if row.deleted:
             if below is None:
-                kind = Entry if row.prev_revision else Void  # what it replaces may be compacted
+                kind = Entry if row.prev_revision else Void  # the row it replaces may be compacted
                 entry = kind(key, row.id, 0, 0, 0, None)
             elif not below.version:
                 entry = Void(key, row.id, 0, 0, 0, below)
-            elif not row.prev_revision:  # it fills a gap, and a client has a key of its name
+            elif not row.prev_revision:  # a gap filler, while a client has a key of the same name
                 return None
             else:
                 entry = Entry(key, row.id, 0, 0, 0, below)
@@ -140,8 +140,8 @@ class RowApplier:
         else:
             create = row.create_revision
             if not create or (below is not None and not below.version):
-                create = row.id  # an update of what was deleted, which Go kine accepts: it makes the key
-            # Nothing recorded and nothing below: Go kine compacted it, at least one change was before.
+                create = row.id  # an update of a deleted key, which Go kine accepts: it creates the key
+            # No recorded version and no row below: Go kine compacted it, so at least one change came before.
             version = row.version or (1 if create == row.id else 2 if below is None else below.version + 1)
             entry = Entry(key, row.id, create, version, row.lease or row.ttl, below)
         leased = row.lease or row.ttl or (below is not None and below.lease)
@@ -150,7 +150,7 @@ class RowApplier:
         return entry
 
     def forget(self, revision: int) -> list[Entry]:
-        """Compacts to a revision that is applied; what is left of the keys concerned."""
+        """Compacts to an applied revision; returns the remaining entries of the keys concerned."""
         if revision <= self.index.compact_revision:
             return []
         self._keep(revision)

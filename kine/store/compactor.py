@@ -1,4 +1,4 @@
-"""Compaction: in the index first, so that answers change at one moment; in the database in steps after."""
+"""Compaction: first in the index, so that answers change at one moment; then in the database, in steps."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Policy:
 
 
 class Recorded:
-    """How far any instance has compacted, as the database has it: applied here as soon as that is known."""
+    """The compact revision recorded in the database by any instance, applied to the index once it is read."""
 
     def __init__(self, driver: Log, applier: RowApplier) -> None:
         self._applier = applier
         self._question: SharedQueries[None, int] = SharedQueries(lambda _: driver.recorded_compaction())
 
     async def learn(self) -> None:
-        """Raises DriverError."""
+        """Reads the recorded compact revision and compacts the index to it. Raises DriverError."""
         recorded = await self._question.answer(None)
         self._applier.forget(min(recorded, self._applier.index.revision))
 
@@ -52,14 +52,14 @@ class Forgetting(Protocol):
     def index(self) -> Index: ...
 
     def forget(self, revision: int) -> list[Entry]:
-        """Compacts the index and what hangs on it; what is left of the keys concerned."""
+        """Compacts the index and what depends on it; returns the remaining entries of the keys concerned."""
 
 
 class Saving(Protocol):
     """See `kine.store.range_streams`."""
 
     async def save(self) -> None:
-        """Reads what is needed still of what the index has forgotten."""
+        """Reads the forgotten rows that open streams still need."""
 
 
 class Space(Protocol):
@@ -67,7 +67,7 @@ class Space(Protocol):
 
     @property
     def no_space(self) -> bool:
-        """The database is full."""
+        """Whether the database is full."""
 
 
 class Compactor:
@@ -90,34 +90,34 @@ class Compactor:
         self._observe = observe
         self._one = asyncio.Lock()
         self._asked = BackgroundTasks()
-        self._next: asyncio.Task[None] | None = None  # begins when the one under way has ended
+        self._next: asyncio.Task[None] | None = None  # starts when the current compaction has ended
         self._next_revision = 0
-        self._unlogged: int | None = None  # the revision that the next log line begins with
+        self._unlogged: int | None = None  # start revision of the next log line
         self._log_due = 0.0  # event-loop time
         # Versions of survivors that the database has not recorded yet, by id: kept over a failed step.
         self._versions: dict[int, int] = {}
 
     async def request(self, revision: int) -> None:
-        """A client's Compact. Raises FutureRevisionError, CompactedError, DriverError."""
+        """Serves a client's Compact request. Raises FutureRevisionError, CompactedError, DriverError."""
         index = self._index
         if revision > index.revision:
             raise FutureRevisionError
         if revision <= index.compact_revision:
             raise CompactedError(index.compact_revision)
         if not self._policy.interval:
-            # As in etcd, what was begun goes on when the client has gone or has lost patience: a compaction
-            # that were given up halfway, time after time, would never catch up with the writes.
+            # As in etcd, a compaction continues after its client has disconnected or timed out: one that is
+            # abandoned halfway, time after time, would never catch up with the writes.
             self._next_revision = max(self._next_revision, revision)
             if self._next is None:
                 self._next = self._asked.start(self._compact_next(), "compaction")
             await asyncio.shield(self._next)
 
     async def close(self) -> None:
-        """Gives up what clients have asked for."""
+        """Cancels the compactions that clients have requested."""
         await self._asked.cancel()
 
     async def run(self) -> None:
-        """Compacts to where the revision was an interval ago, as the API server and Go kine do."""
+        """Compacts in each interval to the revision of one interval ago, as the API server and Go kine do."""
         policy = self._policy
         target = self._index.revision
         while True:
@@ -128,12 +128,12 @@ class Compactor:
                 await self._compact(target)
             except DriverError as error:
                 log.warning("compaction failed, the next one will make up for it: %s", error)
-            except Exception:  # nothing may end compaction for good: the database would grow without end
+            except Exception:  # no error may end compaction: the database would grow for ever
                 log.exception("compaction failed, the next one will make up for it")
             target = current
 
     async def _compact_next(self) -> None:
-        """One for all clients that ask while another is under way, to the last revision of theirs."""
+        """Runs one compaction for all clients that wait for the lock, to the highest revision requested."""
         async with self._one:
             revision, self._next_revision, self._next = self._next_revision, 0, None
             await self._compact_alone(revision)
@@ -144,12 +144,12 @@ class Compactor:
 
     async def _compact_alone(self, revision: int) -> None:
         index = self._index
-        # What is kept back for slow readers must not keep a full database full.
+        # The revisions retained for slow readers must not keep a full database full.
         retain = 0 if self._writer.no_space else self._policy.min_retain
         target = min(revision, index.revision - retain)
         try:
-            # From where the database is: the index is ahead of it after a step that failed, and what
-            # that has left undone must neither wait for more to compact nor make the next step larger.
+            # Start where the database is: after a failed step the index is ahead of it, and the work left
+            # must neither wait for more to compact nor make the next step larger.
             start = reached = await self._driver.compact_revision()
             while reached < target:
                 reached = await self._step(min(self._end_of_step(reached), target))
@@ -163,7 +163,7 @@ class Compactor:
         self._observe("success")
 
     def _log(self, start: int, reached: int) -> None:
-        """At most a line in ten seconds, however often clients compact: it has all that was done since."""
+        """Logs at most one line in ten seconds, which covers all compactions since the line before."""
         if self._unlogged is None:
             self._unlogged = start
         now = asyncio.get_running_loop().time()
@@ -172,14 +172,14 @@ class Compactor:
             self._unlogged, self._log_due = None, now + _SELDOM
 
     def _end_of_step(self, reached: int) -> int:
-        """After so many changes: of ids, a leap may leave out millions."""
+        """The revision `batch_size` changes further on. Ids are not counted: a leap may skip millions."""
         index, size = self._index, self._policy.batch_size
-        if reached < index.compact_revision:  # the index is ahead by a step that failed
+        if reached < index.compact_revision:  # the index is ahead by a failed step
             return index.compact_revision
         return index.nth_change(reached, size) or index.revision
 
     async def _step(self, revision: int) -> int:
-        """What the database has recorded then."""
+        """Compacts to `revision`; returns the compact revision that the database then has recorded."""
         before = self._index.compact_revision
         for entry in self._applier.forget(revision):
             if entry.version > 1 and entry.mod > before:

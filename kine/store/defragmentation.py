@@ -1,4 +1,4 @@
-"""Defragmentation: for all who ask at once, and seldom, as writes stand still while it lasts."""
+"""Defragmentation of the database: one run for all concurrent requests, rate-limited as it blocks writes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _LEAST = 1.0  # seconds from the end of one to the next
-_REST = 9.0  # and times what it took: at most a tenth of the time goes into it
+_REST = 9.0  # minimum pause, as a multiple of a run's duration: at most a tenth of the time is spent on it
 _PATIENCE = 20.0  # seconds that a call waits for its turn
 
 
 class Defragmenter:
-    """Runs `work`. Invariant: one at a time, and after each the rest that `_LEAST` and `_REST` say.
+    """Runs `work`. Invariant: one run at a time, and after each a pause as `_LEAST` and `_REST` define it.
 
-    `processes` serve the same address, each with a rest of its own: it is longer by as much.
+    Each of the `processes` that serve one address keeps a pause of its own, so it is longer by that factor.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]], processes: int = 1) -> None:
@@ -28,7 +28,7 @@ class Defragmenter:
         self._due = 0.0  # event-loop time
 
     async def request(self) -> None:
-        """Joins what is under way, or begins it in its turn. Raises BusyError, DriverError."""
+        """Joins the current run, or starts one when the pause is over. Raises BusyError, DriverError."""
         running = self._running
         if running is None:
             pause = self._due - asyncio.get_running_loop().time()
@@ -39,7 +39,7 @@ class Defragmenter:
                 )
             running = self._running = asyncio.create_task(self._run(pause), name="defragmentation")
             running.add_done_callback(self._ended)
-        await asyncio.shield(running)  # what has begun goes on without its client
+        await asyncio.shield(running)  # a run continues when its client disconnects
 
     async def close(self) -> None:
         if self._running is not None:
@@ -59,4 +59,4 @@ class Defragmenter:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running = None
         if not task.cancelled():
-            task.exception()  # seen, should every client have gone
+            task.exception()  # marks it as retrieved, in case every client has disconnected

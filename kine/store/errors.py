@@ -1,4 +1,4 @@
-"""What a request of the store can fail with: errors of its own, and those of the log that it passes on."""
+"""Errors of the store: its own, and those of the log that it passes on."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TooManyLeasesError(StoreError):
 
 
 class KeyNotFoundError(StoreError):
-    """ignore_value or ignore_lease on a key that is not there."""
+    """ignore_value or ignore_lease on a key that does not exist."""
 
 
 class ReservedKeyError(StoreError):
@@ -85,7 +85,7 @@ class TooManyRequestsError(StoreError):
 
 
 class AnswerTooLargeError(StoreError):
-    """The answer would take more bytes than one may."""
+    """The answer would exceed the limit on bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the answer would take more than {limit} bytes: ask for fewer keys at once")

@@ -1,4 +1,4 @@
-"""What clients' watchers are yet to be told, where that is too much for one turn of the event loop."""
+"""Queue of events to deliver to watchers, when they are too many for one turn of the event loop."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 Shared = dict[
     tuple[bool, bool, bool], EncodedEvents | None
-]  # what watchers of one range are told, by their shape
-Tell = Callable[[Watcher, list[Entry], Shared | None], int]  # what it cost; None: the ranges differ
-_SHARE = 50  # watchers of one client that are told before those of the next
+]  # encoded events for watchers of one range, by watcher shape; None: nothing to send
+Tell = Callable[[Watcher, list[Entry], Shared | None], int]  # returns the cost; no Shared: the ranges differ
+_SHARE = 50  # watchers of one client that are served before those of the next
 
 
 class _Line:
-    """One client's part: audiences in line, each with what it lacks.
+    """One client's pending audiences, each with the entries it has not been sent.
 
-    Invariant: an audience is in line once, besides the one that is being told what was there when its turn
-    came. As a watcher is in one audience, it is told everything once, and in order.
+    Invariant: an audience is queued at most once, not counting the one being served, which gets the entries
+    that were queued when its turn came. A watcher is in one audience, so it gets each event once, in order.
     """
 
     __slots__ = ("_lacking", "_tell", "_telling", "then")
@@ -37,7 +37,7 @@ class _Line:
         self._tell = tell
         self._lacking: dict[Audience, list[Entry]] = {}
         self._telling: Iterator[int] | None = None
-        self.then: list[Callable[[], None]] = []  # to be called when all is told
+        self.then: list[Callable[[], None]] = []  # callbacks for when everything is delivered
 
     def add(self, audience: Audience, entries: list[Entry]) -> None:
         lacking = self._lacking.get(audience)
@@ -47,7 +47,7 @@ class _Line:
             lacking += entries
 
     def go_on(self, most: int) -> tuple[int, bool]:
-        """Tells for about so much; what it came to, and whether all is told."""
+        """Delivers at a cost of about `most`; returns the actual cost, and whether nothing is left."""
         done = 0
         if self._telling is None:
             self._telling = self._all()
@@ -74,7 +74,7 @@ class _Line:
 
 
 class EventDeliveryQueue:
-    """The lines of all clients, which take turns."""
+    """The pending deliveries of all clients, which take turns."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -93,11 +93,11 @@ class EventDeliveryQueue:
         line.add(audience, entries)
 
     def then(self, client: object, call: Callable[[], None]) -> None:
-        """Calls it when this client, which has a line, has been told all."""
+        """Calls `call` when everything is delivered to this client, which must have deliveries pending."""
         self._lines[client].then.append(call)
 
     def go_on(self, most: int) -> None:
-        """Tells for about `most`: the clients in rotation."""
+        """Delivers at a cost of about `most`, to clients in rotation."""
         while self._lines and most > 0:
             client, line = next(iter(self._lines.items()))
             done, ended = line.go_on(min(most, _SHARE))

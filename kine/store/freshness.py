@@ -1,8 +1,8 @@
-"""Whether the index holds all that is committed: one question to the database for all who ask meanwhile.
+"""Freshness of the index, for linearizable reads: concurrent reads share one query for the newest revision.
 
-A linearizable read must see everything committed before it came. So a question that was under way when it
-came tells it nothing: it waits for the next, which is put as soon as that one is answered. Whoever waits is
-told by a plain call: no task, no coroutine (bench scenario `get-1`).
+A linearizable read must see everything committed before it arrived. A query that was already under way may
+be older than that, so the read waits for the next one, which is sent as soon as the current one is answered.
+Waiting reads are notified by a plain call: no task, no coroutine (bench scenario `get-1`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Called once: with None as soon as the index is fresh, else with why that cannot be told. It never raises.
+# Called once: with None as soon as the index is fresh, or with the error that prevents it. It never raises.
 Told = Callable[[Exception | None], None]
 
 
 class Follower(Protocol):
-    """Who brings the index up to date; see `kine.store.tailer`."""
+    """Brings the index up to date; see `kine.store.tailer`."""
 
     async def reach(self, revision: int) -> None: ...
 
@@ -39,18 +39,18 @@ class Freshness:
         self._driver = driver
         self._index = index
         self._follower = follower
-        self._asked: list[Told] | None = None  # who waits for the question under way
-        self._next: list[Told] = []  # and for the one after it
-        self._seen = 0  # the index's revision when it was put
+        self._asked: list[Told] | None = None  # reads that wait for the query under way
+        self._next: list[Told] = []  # reads that wait for the one after it
+        self._seen = 0  # the index's revision when the query was sent
         self._question: asyncio.Future[int] | None = None
         self._soon = False
         self._shared = False
         self._tasks = BackgroundTasks()
 
     def revision_to_reach(self) -> int | None:
-        """None if the index holds all that is committed now; else what `wait` is to be given.
+        """Returns None if the index holds everything committed by now, else the argument for `wait`.
 
-        That is the revision to reach, or 0 where the database must be asked for it.
+        That is the revision to reach, or 0 if the database must be queried for it.
         """
         head = self._driver.peek()
         if head is None:
@@ -64,7 +64,7 @@ class Freshness:
             return
         self._next.append(told)
         if self._asked is None and not self._soon:
-            # One client's question goes out at once; where they come in bursts, it waits a turn for more.
+            # A lone read is queried for at once; when reads come in bursts, wait one loop turn for more.
             if self._shared:
                 self._soon = True
                 asyncio.get_running_loop().call_soon(self._ask)
@@ -95,7 +95,7 @@ class Freshness:
         asked, self._asked = self._asked or [], None
         self._shared = len(asked) + len(self._next) > 1
         if self._next:
-            self._ask()  # before those who wait are told: the database works meanwhile
+            self._ask()  # before the waiting reads are answered: the database works meanwhile
         if answer.cancelled():
             _tell(asked, UnavailableError("the question to the database was given up"))
         elif (error := answer.exception()) is not None:
@@ -111,7 +111,7 @@ class Freshness:
         await _done(self._follower.reach(revision), waiting)
 
     async def _doubted(self, waiting: list[Told]) -> None:
-        """The database seems to end before what is applied here."""
+        """Handles a newest revision below the index's own: the database may have gone back."""
 
         async def look() -> None:
             await self._follower.doubt()

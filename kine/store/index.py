@@ -2,7 +2,7 @@
 
 The idea is etcd's treeIndex. Everything about a key but its value is here, so counts, existence, paging,
 compares and "which revision was current at R" cost no database read. Plain data, no I/O, no awaiting:
-whoever holds the event loop sees one consistent state.
+between two awaits a caller sees one consistent state.
 
 A range is `key, end`: end None means the key alone, end b"" everything from key on.
 """
@@ -125,7 +125,7 @@ class Index:
             self._turns = [turn for turn in self._turns if turn[1] not in keys]
 
     def adopt(self, other: Index) -> None:
-        """Becomes what `other` is, which is given up. The revision does not go back."""
+        """Takes over the state of `other`, which must not be used again. The revision does not go back."""
         self.newest, self.log = other.newest, other.log
         self._keys, self._dead, self._turns = other._keys, other._dead, other._turns
         self._void = other._void

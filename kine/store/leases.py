@@ -2,14 +2,16 @@
 
 A lease is a record in the database: id, TTL and a number that grows with its renewals, see
 `kine.store.renewal_counter`. No wall clock decides when it ends: each instance runs its own clock from when
-it saw the record, or that number, change. Not every renewal is recorded, so one that only knows the record
-gives the lease a margin: the instance that told the client its TTL expires it first, and to the moment. To
-expire a lease is to end its record, on the condition that nobody has renewed it since: of a renewal and an
-expiry at one moment, one finds that the other came before. Then its keys go, and the record last: should
-whoever has ended it not live to do that, another instance does, when it is due there. Keys are deleted
-through the writer, so each key is deleted by one instance only, and only while it still holds that lease.
+it saw the record, or that number, change. Not every renewal is recorded, so an instance that only knows the
+record gives the lease a margin: the instance that answered the client's grant or renewal expires it first,
+exactly at its deadline.
 
-A row that Go kine wrote has a TTL and no lease: its key expires by itself, that long after it was seen.
+Expiry marks the record as ended, on condition that the lease was not renewed since: of a concurrent renewal
+and expiry, the later one fails. Then the lease's keys are deleted, and the record last. If the expiring
+instance dies before that, another instance does it when the lease is due there. Keys are deleted through
+the writer, so each key is deleted by one instance only, and only while it still holds that lease.
+
+A row written by Go kine has a TTL and no lease: its key expires alone, one TTL after the row was seen.
 """
 
 from __future__ import annotations
@@ -52,14 +54,14 @@ log = logging.getLogger(__name__)
 
 MIN_TTL = 2  # seconds: etcd's, with its default election timeout
 MAX_TTL = 9_000_000_000  # etcd's
-_RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may be known to this instance alone
-_RECOUNT = 2.0  # seconds, at least, between two counts of the leases that there are
-_PAST = 4096  # leases
+_RENEW_EVERY = 0.25  # of the TTL at most: how long a renewal may stay unrecorded in the database
+_RECOUNT = 2.0  # seconds, at least, between two counts of the lease records
+_PAST = 4096  # ended leases that are remembered
 _AT_ONCE = 256  # keys of one lease
 _EXPIRING = 16  # leases, and keys with a TTL of their own, that are expired at once
-_LOOKED_AT = 1_000  # that may be due, in one turn of the event loop
+_LOOKED_AT = 1_000  # due entries looked at in one turn of the event loop
 _LISTED = 10_000  # records looked at in one turn of the event loop
-_MARGIN = 1.0  # seconds besides, for a renewal that is being recorded
+_MARGIN = 1.0  # additional seconds, for a renewal that is being recorded
 _RETRY = 1.0  # seconds, when the database does not answer
 
 
@@ -67,15 +69,15 @@ _RETRY = 1.0  # seconds, when the database does not answer
 class Lease:
     id: int
     ttl: int
-    renewals: int | None  # as its record had it when the deadline was set; None: its record was not read yet
+    renewals: int | None  # the record's number when the deadline was set; None: the record was not read yet
     deadline: float  # by `monotonic`
     keys: set[bytes] = field(default_factory=set)
-    recorded: float = -math.inf  # when its last renewal was written down here
+    recorded: float = -math.inf  # when this instance last recorded a renewal
     unrecorded: float = 0.0  # seconds from then to its last renewal
-    mine: bool = False  # granted here
-    ended: bool = False  # for good: its keys are about to go, if they have not
-    gone: bool = False  # from the database, where another lease may have its id by now
-    finishing: asyncio.Task[None] | None = None  # its end, once begun
+    mine: bool = False  # granted by this instance
+    ended: bool = False  # for good: its keys are deleted, or about to be
+    gone: bool = False  # not in the database any more, where another lease may have its id by now
+    finishing: asyncio.Task[None] | None = None  # deletes its keys and record, once started
 
 
 class SubmitWrite(Protocol):
@@ -94,33 +96,33 @@ class Leases:
         most: int = 0,
         processes: int = 1,
     ) -> None:
-        """Of `processes` that share `most`, each may have its part granted, whatever the others have."""
+        """Each of the `processes` that share `most` may grant its part, whatever the others have granted."""
         self._driver = driver
         self._records = SharedQueries(driver.lease)
         self._index = index
         self._submit = submit
         self._refresh = refresh  # applies what others have committed
         self._turns = turns
-        self._most = most  # leases, those of other instances that are known here included; 0: no limit
+        self._most = most  # leases, including those known of other instances; 0: no limit
         self._part = -(-most // processes)
-        self._granting = 0  # whose record is being written
-        self._mine = 0  # of `_leases` that were granted here
-        self._granted = 0  # the number in the record of the last one that was granted here
+        self._granting = 0  # leases whose record is being written
+        self._mine = 0  # how many of `_leases` this instance granted
+        self._granted = 0  # the number in the record of the last lease this instance granted
         self._counted = 0.0  # when the records were counted last; 0: never
         self._leases: dict[int, Lease] = {}
-        self._past: dict[int, None] = {}  # ids of those that ended here last
-        self._ends = 0  # how many have
+        self._past: dict[int, None] = {}  # ids of the leases that this instance ended last
+        self._ends = 0  # how many leases this instance has ended
         self._orphans: dict[bytes, int] = {}  # keys with a TTL of their own, and the revision that set it
-        # (deadline, lease id, key, revision): entries whose time has moved are put back when it comes
+        # (deadline, lease id, key, revision): an entry whose deadline has moved is pushed again when due
         self._due: list[tuple[float, int, bytes, int]] = []
         self._wake = asyncio.Event()
         self._expiring = FairSemaphore(_EXPIRING)
         self._work = BackgroundTasks()
 
-    # ---- what rows say
+    # ---- leases in rows
 
     def seen(self, row: Row, entry: Entry) -> None:
-        """A row has been applied: its key holds its lease from now on, and no other."""
+        """Called when a row is applied: from now on its key holds its lease, and no other."""
         key = entry.key
         below = entry.below
         if below is not None and below.lease and below.lease != entry.lease:
@@ -136,7 +138,7 @@ class Leases:
             lease = self._leases.get(row.lease)
             if lease is None:  # granted by another instance: its record is read when it seems due
                 lease = self._add(row.lease, row.ttl, None)
-                if row.lease in self._past:  # another instance took the put while it ended here
+                if row.lease in self._past:  # another instance took the put while the lease ended here
                     lease.gone = True
                     self._end(lease)
             lease.keys.add(key)
@@ -145,27 +147,27 @@ class Leases:
             self._push(monotonic() + row.ttl, 0, key, entry.mod)
 
     async def load(self) -> None:
-        """Records of leases, once at start: each has its whole TTL again, as after an etcd election."""
+        """Reads the lease records, once at start: each gets its full TTL, as after an etcd election."""
         for record in await self._driver.leases():
             lease = self._leases.get(record.id)
             if lease is None:
                 self._add(record.id, record.ttl, record.renewals)
             else:
                 lease.ttl, lease.renewals = record.ttl, record.renewals
-            if record.renewals < 0:  # its end was begun, by an instance that has gone since or is at it
+            if record.renewals < 0:  # being ended, by an instance that has died since or is still at it
                 self._end(self._leases[record.id])
 
-    # ---- what clients ask
+    # ---- client requests
 
     def ttl_of(self, lease_id: int) -> int:
-        """Raises LeaseNotFoundError."""
+        """Seconds. Raises LeaseNotFoundError."""
         lease = self._leases.get(lease_id)
         if lease is None or lease.ended:
             raise LeaseNotFoundError
         return lease.ttl
 
     async def find(self, lease_id: int) -> Lease:
-        """The lease, if the database has it now: another instance may have granted it, or revoked it.
+        """Returns the lease, if the database has it now: another instance may have granted or revoked it.
 
         Raises LeaseNotFoundError, DriverError.
         """
@@ -179,7 +181,7 @@ class Leases:
             lease = self._leases.get(lease_id)
             if lease is not None or ends == self._ends:
                 break
-            # One has ended here meanwhile; if it is this one, the answer may be older than that.
+            # A lease has ended here meanwhile; if it is this one, the record may have been read before that.
         if record is None or record.renewals < 0:
             if lease is not None and not lease.ended:
                 lease.gone = record is None
@@ -225,11 +227,11 @@ class Leases:
             self._granting -= 1
 
     async def _recount(self) -> None:
-        """Forgets what others have revoked, which this instance has not heard of. Raises DriverError."""
+        """Forgets leases that other instances revoked unnoticed by this one. Raises DriverError."""
         if self._counted and monotonic() - self._counted < _RECOUNT:
             return
         self._counted = monotonic()
-        known = tuple(self._leases)  # those that are granted meanwhile may not be in the answer
+        known = tuple(self._leases)  # leases granted during the query may not be in its result
         there = {record.id for record in await self._driver.leases() if record.renewals >= 0}
         for lease_id in known:
             lease = self._leases.get(lease_id)
@@ -238,7 +240,7 @@ class Leases:
                 self._end(lease)
 
     def _spent(self) -> bool:
-        """Are as many granted as may be? Those of other processes are known here by their keys only."""
+        """Whether the limit is reached. Leases of other processes are known here only by their keys."""
         known = len(self._leases) + self._granting
         if known >= self._most:
             return True
@@ -257,14 +259,14 @@ class Leases:
         now = monotonic()
         if lease.deadline < now:
             raise LeaseNotFoundError  # too late: its expiry is under way
-        if lease.deadline > now + lease.ttl:  # it had a margin, which this answer ends
+        if lease.deadline > now + lease.ttl:  # it had a margin, which this renewal ends
             self._push(now + lease.ttl, lease.id)
         lease.deadline = now + lease.ttl
         if now - lease.recorded > lease.ttl * _RENEW_EVERY:
             await self._record(lease, lease.renewals or 0, now)
         lease.unrecorded = now - lease.recorded
         lease, record = await self._look(lease_id)  # another instance may have revoked or expired it
-        if record.renewals != lease.renewals:  # another renews it as well, and expires what it alone recorded
+        if record.renewals != lease.renewals:  # renewed elsewhere too, where it could be expired: overwrite
             await self._record(lease, record.renewals, now)
             lease, _ = await self._look(lease_id)
         return lease
@@ -281,11 +283,11 @@ class Leases:
         try:
             await self._finish(lease)
         except BaseException:
-            self._end(lease)  # what has begun goes on without this client
+            self._end(lease)  # the revocation continues without this client
             raise
 
     def keys(self, lease_id: int) -> tuple[bytes, ...]:
-        """Of a lease that `find` has found; none if it has ended since."""
+        """Keys of a lease that `find` has returned; none if it has ended since."""
         lease = self._leases.get(lease_id)
         return () if lease is None else tuple(lease.keys)
 
@@ -293,9 +295,9 @@ class Leases:
         return min(lease.ttl, max(0.0, lease.deadline - monotonic()))
 
     async def all(self) -> list[int]:
-        """The ids, other instances' too. Soonest to expire first, as etcd lists them. Raises DriverError.
+        """Returns the ids of all instances' leases, soonest to expire first as in etcd. Raises DriverError.
 
-        By the records: no instance's own clock tells of leases that others have granted or renewed.
+        The order follows the records: an instance's own clock does not cover what others granted or renewed.
         """
         found = []
         for count, record in enumerate(await self._driver.leases(), 1):
@@ -340,7 +342,7 @@ class Leases:
             await self._begin(partial(self._expire, lease))
 
     async def _begin(self, expire: Callable[[], Coroutine[None, None, None]]) -> None:
-        """In its turn: tens of thousands may be due at once, and all writes would stand behind them."""
+        """Starts an expiry when a slot is free: tens of thousands due at once would hold up all writes."""
         await self._expiring.acquire()
         self._work.start(self._in_its_place(expire))
 
@@ -373,7 +375,7 @@ class Leases:
         self._push(lease.deadline, lease.id)
 
     def _end(self, lease: Lease) -> None:
-        """Its record says so; should it hold keys yet, they go now."""
+        """Marks a lease whose record has ended as due now, so that its remaining keys are deleted."""
         lease.ended = True
         lease.deadline = monotonic()
         self._push(lease.deadline, lease.id)
@@ -393,8 +395,8 @@ class Leases:
     async def _finish(self, lease: Lease) -> None:
         """Ends a lease: deletes its keys, then its record. Raises DriverError, StoreError.
 
-        Once, whoever asks: a second end, going on after the id was granted again, would take the new lease's
-        keys.
+        Runs once, shared by all callers: a second run, continuing after the id was granted again, would
+        delete the new lease's keys.
         """
         task = lease.finishing
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
@@ -403,15 +405,15 @@ class Leases:
         await asyncio.shield(task)
 
     async def _finish_once(self, lease: Lease) -> None:
-        lease.ended = True  # it takes no more puts
-        await self._refresh()  # another instance may just have given it keys
+        lease.ended = True  # it accepts no more puts
+        await self._refresh()  # another instance may just have attached keys to it
         await self._submit(
             lambda _: DecidedTxn()
         )  # a put that was accepted before the end is applied by then
         await self._delete_keys(lease)
         if not lease.gone:
             await self._driver.forget(lease.id)
-        await self._delete_keys(lease)  # what others gave it meanwhile
+        await self._delete_keys(lease)  # keys that others attached meanwhile
         if self._leases.get(lease.id) is lease:
             del self._leases[lease.id]
             self._mine -= lease.mine
@@ -421,7 +423,7 @@ class Leases:
             del self._past[next(iter(self._past))]
 
     async def _delete_keys(self, lease: Lease) -> None:
-        """Each by itself: they need not go at one moment, and not every database could do that."""
+        """Deletes each key in a write of its own: atomicity is not needed, nor possible on every database."""
 
         def planner_of(key: bytes) -> Planner:
             def planner(_: Frames) -> DecidedTxn:
@@ -446,7 +448,7 @@ class Leases:
     ) -> None:
         if isinstance(error, (DriverError, StoreError)):
             log.warning("%s could not be expired yet, trying again: %s", what, error or type(error).__name__)
-        else:  # none may stay for good
+        else:  # an expiry is never given up
             log.error("%s could not be expired, trying again", what, exc_info=error)
         self._push(monotonic() + _RETRY, lease_id, key, revision)
 
@@ -466,7 +468,7 @@ class Leases:
 
 def _seen(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
-        task.exception()  # raised where it is awaited, if anybody still does
+        task.exception()  # marks it as retrieved: it is raised where the task is awaited, if it still is
 
 
 def _margin(ttl: int) -> float:

@@ -1,4 +1,4 @@
-"""A range that waits until the index is fresh, as every linearizable read of a shared database does."""
+"""Linearizable range read: it waits until the index is fresh, as a shared database requires."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ T = TypeVar("T", covariant=True)
 
 
 class RangeEncoder(Protocol[C, T]):
-    """What becomes of the result, for whoever has asked for it in some context."""
+    """Encoder of a result into the response of the caller's API; `context` is the caller's own."""
 
     def ranged(self, context: C, result: RangeResult) -> T | Awaitable[T]: ...
 
     def ranged_later(self, context: C, op: Range, waiting: Awaitable[RangeResult]) -> Awaitable[T]:
-        """Of a result that has to be waited for: it is read or put together while one does."""
+        """Encodes a result that is not there yet: its values are read, or its chunks built, meanwhile."""
 
     def failed(self, error: Exception) -> Exception: ...
 
 
 class LinearizableRange:
-    """Its future is not for the result but for what the codec makes of it, errors included.
+    """A pending read. Its future resolves to the response the codec makes of the result, or to its error.
 
-    Told by a plain call that the index is fresh, it mostly has its answer at once: no task, no coroutine.
+    Called when the index is fresh, it mostly has its answer at once: no task, no coroutine.
     """
 
     __slots__ = ("_codec", "_context", "_op", "_range", "future")
@@ -50,7 +50,7 @@ class LinearizableRange:
     def __call__(self, error: Exception | None) -> None:
         """See `kine.store.freshness.Told`."""
         future, codec = self.future, self._codec
-        if future.done():  # its client has gone
+        if future.done():  # its client has disconnected
             return
         if error is None:
             try:

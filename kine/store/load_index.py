@@ -1,4 +1,4 @@
-"""The whole index, read from the database, and the rows that every kine finds there or makes."""
+"""Loading of the whole index from the database, and creation of the rows that every kine needs there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EntryOf = Callable[[Row, Index], Entry | None]  # see `kine.store.apply_rows.Row
 
 @dataclass(slots=True)
 class LoadProgress:
-    """How far the index is loaded, and why it is; of no loading, the end of the last."""
+    """Progress and reason of the current load of the index; between loads, the values of the last one."""
 
     why: str = ""
     rows: int = 0
@@ -48,7 +48,7 @@ class LoadProgress:
 
     @property
     def reason(self) -> str:
-        """Why nothing can be answered, as long as it is loading."""
+        """Why no request can be answered, while loading; else empty."""
         if not self.began:
             return ""
         why = f" anew, as {self.why}" if self.why else ""
@@ -70,7 +70,7 @@ class Streams(Protocol):
 
 
 class Loader:
-    """Puts another index in the place of the store's, and tells whoever has read the one before."""
+    """Replaces the store's index by one loaded from the database, and notifies watchers and open streams."""
 
     def __init__(self, driver: Log, applier: RowApplier, watchers: Watchers, streams: Streams) -> None:
         self._driver = driver
@@ -80,7 +80,7 @@ class Loader:
         self.progress = LoadProgress()
 
     async def reload(self, why: str = "") -> None:
-        """Reads the whole index from the database, at the start and when compaction has overtaken us."""
+        """Reads the whole index: at start, and when others compacted past this instance's revision."""
         found = await whole_index(self._driver, self._applier.entry, self.progress, why)
         index = self._applier.index
         before = index.revision
@@ -89,7 +89,7 @@ class Loader:
         self._watchers.overtaken(before)
 
     async def rewind(self) -> None:
-        """Commits that were seen here are no more: whoever was told of them must be told to look again."""
+        """Reloads after the database lost commits that this instance has applied; cancels every watch."""
         applier = self._applier
         entry_of = partial(applier.entry, anew=True)
         found = await whole_index(self._driver, entry_of, self.progress, "the database has gone back")
@@ -104,7 +104,7 @@ class Loader:
 
 
 async def whole_index(driver: Log, entry_of: EntryOf, progress: LoadProgress, why: str = "") -> Index:
-    """Raises DriverError."""
+    """Reads and returns the whole index, compacted as the database is. Raises DriverError."""
     progress.why, progress.rows, progress.began = why, 0, monotonic()
     try:
         while True:
@@ -114,13 +114,13 @@ async def whole_index(driver: Log, entry_of: EntryOf, progress: LoadProgress, wh
             except OvertakenError as error:
                 log.warning("loading the index once more: %s", error)
                 progress.why, progress.rows = str(error), 0
-        # What was superseded up to here is not answered any more, whether or not it was still there.
+        # Rows superseded up to here are not served any more, whether or not the table still has them.
         compacted = await driver.recorded_compaction()
         if isinstance(driver, LoadedInParts):
             index.leave_out(await driver.gone(index.names_up_to(compacted)))
         index.loaded()
         await _read_compact_version(driver, index)
-        # What the log drops of its past by itself shows in its tail.
+        # A log that drops old entries on its own shows that in its tail.
         tail = await driver.tail(index.revision, 1)
         compacted = max(compacted, tail.compact_revision)
         if compacted:
@@ -145,7 +145,7 @@ async def _read(driver: Log, entry_of: EntryOf, progress: LoadProgress) -> Index
 
 
 def _entries(rows: Iterable[Row], index: Index, entry_of: EntryOf) -> Iterable[Entry]:
-    """One by one, as each is made on top of those before."""
+    """Yields entries one by one, as each builds on those before."""
     for row in rows:
         entry = entry_of(row, index)
         if entry is not None:
@@ -153,7 +153,7 @@ def _entries(rows: Iterable[Row], index: Index, entry_of: EntryOf) -> Iterable[E
 
 
 async def _read_compact_version(driver: Log, index: Index) -> None:
-    """That key keeps its version in its value, which loading does not read."""
+    """Reads the versions of `compact_rev_key`: they are in its values, which loading does not read."""
     chain = []
     entry = index.newest.get(COMPACT_REV_KEY)
     while entry is not None:
@@ -166,9 +166,9 @@ async def _read_compact_version(driver: Log, index: Index) -> None:
 
 
 async def bootstrap(driver: Log, applier: RowApplier, catch_up: Callable[[int], Awaitable[None]]) -> None:
-    """Makes the rows that are missing at a database's first start. Raises DriverError.
+    """Creates the rows that are missing at a database's first start. Raises DriverError.
 
-    Where no revision is left for them, what is there is served: `Store.exhausted` says why no write is.
+    If no revision is left for them, the existing data is served; `Store.exhausted` says why writes are not.
     """
     index = applier.index
     with contextlib.suppress(OutOfRevisionsError):
@@ -186,7 +186,7 @@ async def _make_own_rows(
             below = index.newest.get(HEALTH_KEY)
             prev = below.mod if below is not None else 0
             rows.append(NewRow(HEALTH_KEY, True, False, 0, prev, 0, HEALTH_VALUE, 0))
-        # A conflict means that another instance starts at this moment: its rows come with the tail.
+        # A conflict means that another instance is starting at this moment: its rows come with the tail.
         for outcome in await driver.append([Write((row,), False) for row in rows], index.revision):
             if isinstance(outcome, DriverError):
                 raise outcome

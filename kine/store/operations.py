@@ -1,7 +1,7 @@
-"""What may be asked of the store, and what it answers. Plain data; what it fails with is in `errors`.
+"""Requests and results of the store, as plain data; its errors are in `errors`.
 
-Frames (see `values`) stand for key-values in answers; revisions in answers are what a response header
-carries. A range is `key, end` as in `index`.
+Results hold key-values as frames (see `value_cache`); a result's revision goes into the response header. A
+range is `key, end` as in `index`.
 """
 
 from __future__ import annotations
@@ -89,19 +89,19 @@ class Txn:
     compares: list[Compare]
     success: list[Op]
     failure: list[Op]
-    alone: bool = False  # one change, not sent as a transaction
+    alone: bool = False  # a single Put or DeleteRange request, not sent as a transaction
     client: object = field(default=None, compare=False)  # takes turns with others: see `kine.fair_queue`
 
 
 @dataclass(slots=True)
 class Swap:
-    """One key changed, if its last change is the one expected."""
+    """Compare-and-swap: changes one key, if its mod revision is the expected one."""
 
     key: bytes
-    mod: int  # revision of that change; 0: the key is not there
-    value: bytes | None  # None: the key is deleted
+    mod: int  # the expected mod revision; 0: the key does not exist
+    value: bytes | None  # None: delete the key
     lease: int
-    tell: bool  # what is there instead, if it is another one
+    tell: bool  # on a mismatch, return the key's current value
     client: object = field(default=None, compare=False)  # takes turns with others: see `kine.fair_queue`
 
 
@@ -114,7 +114,7 @@ class RangeResult:
     frames: list[bytes]
     more: bool
     count: int
-    size: int = 0  # bytes of all frames, where they are many: those are chunks then, of several frames each
+    size: int = 0  # bytes of all frames, if `frames` holds chunks of several frames each; else 0
 
 
 @dataclass(slots=True)
@@ -137,6 +137,6 @@ class TxnResult:
     results: list[Result]
 
 
-LARGEST_ANSWER = 2**31 - 1  # bytes of a message that gRPC's peers take at most
+LARGEST_ANSWER = 2**31 - 1  # bytes: the largest message that gRPC peers accept
 
 Result: TypeAlias = RangeResult | PutResult | DeleteResult | TxnResult

@@ -1,4 +1,4 @@
-"""A write on its way: how it is decided, and who is told of what became of it."""
+"""A pending write: the planner that decides it, and the future that gets its outcome."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _NOTHING = DecidedTxn()
 
 
 class CommitOutcome(NamedTuple):
-    """A request's outcome: what was carried out, and where in the order of revisions."""
+    """The outcome of a write: the plan that was carried out, and its revisions."""
 
     plan: DecidedTxn
     ids: Sequence[int]  # of the plan's rows; empty for a plan without rows
-    revision: int  # the state it was decided on; with rows: the one before the first of them
+    revision: int  # of the state it was decided on; with rows: the revision before the first of them
 
 
 class PendingWrite:
-    """A write on its way."""
+    """A write that is queued or being committed."""
 
     __slots__ = ("client", "future", "pinned", "plan", "planner", "until")
 
@@ -32,10 +32,10 @@ class PendingWrite:
         self.future = future
         self.plan = _NOTHING
         self.pinned: Frames | None = None
-        self.until = 0.0  # event-loop time at which it is given up; set when it is first tried again
+        self.until = 0.0  # event-loop time at which retries stop; set at the first retry
 
     def wait(self) -> None:
-        """It will be decided upon again: until then its keys are enough, not the values that go into rows."""
+        """Drops the planned rows, whose values take memory, before a retry plans again; its keys stay."""
         self.plan = DecidedTxn(keys=self.plan.keys)
 
     def decide(self) -> DecidedTxn:

@@ -1,10 +1,10 @@
-"""Long ranges that are asked for more than once: their frames joined in chunks, for as long as they hold.
+"""Cache of long ranges that are requested more than once: their frames, joined into chunks.
 
-A range that nobody has changed has the answer that it had. What has changed since is found at look-up, in
-the index's log, so a write pays nothing; and of a whole range only the chunks with changed keys are joined
-anew. Answers share the chunks: however many are under way, the bytes are in memory once. Bounded by bytes,
-which are lent by the values' budget: what was not asked for longest goes first, and what was not since
-the compact revision goes with it.
+A cached range is valid until one of its keys changes. Changes are found at look-up, in the index's log, so
+writes cost nothing extra; if a range without a limit has changed keys, only their chunks are joined again.
+Answers share the chunks: however many are being sent, the bytes are in memory once. The cache is bounded by
+bytes, which it borrows from the value cache's budget. Eviction is least recently used, and compaction drops
+each range that was last valid before the compact revision.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from kine.store.operations import Range
 from kine.store.value_cache import ValueCache
 
 LONG = 64 * 1024  # bytes of a range worth keeping
-# Whole DATA frames of HTTP/2, and just below what malloc asks the kernel for by itself.
+# Whole DATA frames of HTTP/2, and just below the size at which malloc maps a block of its own.
 CHUNK = 7 * 16 * 1024
-_SHARE = 4  # of the values' budget, at most one part of so many
+_SHARE = 4  # the cache takes at most 1/_SHARE of the values' budget
 _LOOKED_AT = 10_000  # changes, at one look-up: about 1 ms
 _JOINED_ANEW = 4_000  # keys, likewise
-_REMEMBERED = 1_024  # ranges that were asked for once
-_LONGEST = 1_024  # bytes of a range's key and end, of those that are remembered
+_REMEMBERED = 1_024  # ranges that were requested once
+_LONGEST = 1_024  # bytes of key and end of a range that is remembered
 _UNDER_WAY = 4_096  # lists that are read page by page
 
 _Name = tuple[bytes, bytes | None, int]
 
 
 class CachedRange:
-    """One range's frames, true at every revision from `low` to `high`."""
+    """One range's frames, valid at every revision from `low` to `high`."""
 
     __slots__ = ("after", "chunks", "count", "counts", "high", "low", "size", "starts")
 
@@ -47,9 +47,9 @@ class CachedRange:
     ) -> None:
         self.low = self.high = revision
         self.chunks = chunks  # never changed in place: answers hold it
-        self.counts = counts  # keys in each
-        self.starts = starts  # the key each begins with, but the first: it begins where the range does
-        self.after = after  # where the next page begins; empty: there is none
+        self.counts = counts  # keys in each chunk
+        self.starts = starts  # first key of each chunk but the first, which starts where the range does
+        self.after = after  # where the next page starts; empty: there is none
         self.count = count
         self.size = sum(map(len, chunks))
 
@@ -63,12 +63,12 @@ class RangeCache:
         self._asked: OrderedDict[_Name, None] = OrderedDict()
         self._left: OrderedDict[tuple[bytes, bytes | None, int], int] = OrderedDict()
         self.size = 0
-        self.era = 0  # how often everything known was put in doubt
+        self.era = 0  # how often `clear` was called
         self.hits = 0
         self.misses = 0
 
     def find(self, op: Range, revision: int) -> CachedRange | None:
-        """The range as of a revision that is not compacted, if it is here."""
+        """Returns the range as of a revision that is not compacted, if it is cached."""
         name = (op.key, op.end, op.limit)
         kept = self._kept.get(name)
         if kept is None or revision < kept.low:
@@ -104,7 +104,7 @@ class RangeCache:
         return name in self._kept
 
     def _join_anew(self, revision: int, name: _Name, kept: CachedRange, changed: set[bytes]) -> bool:
-        """Brings the chunks of these keys up to date; False if that is too much, or takes the database."""
+        """Updates the chunks of these keys; False if that is too much work, or needs the database."""
         key, end, _ = name
         touched = sorted({bisect_right(kept.starts, changed_key) for changed_key in changed})
         if sum(kept.counts[place] for place in touched) + len(changed) > _JOINED_ANEW:
@@ -129,7 +129,7 @@ class RangeCache:
         return True
 
     def offer(self, op: Range, kept: CachedRange) -> None:
-        """Keeps the range if it was asked for before: what is asked for once costs no memory."""
+        """Caches the range if it was requested before: a range requested once costs no memory."""
         self.misses += 1
         name = (op.key, op.end, op.limit)
         known = self._kept.get(name)
@@ -152,14 +152,15 @@ class RangeCache:
     # ---- page by page
 
     def left(self, op: Range, revision: int) -> int | None:
-        """How many keys there are from here on, if this goes on where a page has ended.
+        """Returns how many keys remain, if this request continues where a page has ended.
 
-        For a list that is read slowly, counting takes a step for each key made and ended since it began.
+        Counting them instead takes a step for each key created or deleted since the list began, which are
+        many if it is read slowly.
         """
         return self._left.get((op.key, op.end, revision))
 
     def ended(self, op: Range, revision: int, after: bytes, left: int) -> None:
-        """A page has: so many keys of its range are left, from `after` on."""
+        """Records that a page has ended, and that `left` keys of its range remain, from `after` on."""
         if len(after) + len(op.end or b"") > _LONGEST:
             return
         pages = self._left
@@ -181,13 +182,13 @@ class RangeCache:
             self._values.count_lent(self.size)
 
     def compacted(self) -> None:
-        """The index was: of what ended before, it no longer knows what has changed since."""
+        """Called after the index was compacted: drops ranges whose later changes its log no longer has."""
         revision = self._index.compact_revision
         for name in [name for name, kept in self._kept.items() if kept.high < revision]:
             self._drop(name)
 
     def clear(self) -> None:
-        """What was read is no longer what is in the database."""
+        """Drops everything, as the database has gone back."""
         self.era += 1
         self._kept.clear()
         self._left.clear()
@@ -196,7 +197,7 @@ class RangeCache:
 
 
 def cuts_of(frames: Sequence[bytes]) -> list[int]:
-    """Where to cut a sequence of frames into chunks: the end of each."""
+    """The end position of each chunk that a sequence of frames is divided into."""
     ends = list(accumulate(map(len, frames)))
     cuts = []
     cut = done = 0

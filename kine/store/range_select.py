@@ -1,8 +1,8 @@
-"""Ranges: selected on the index, answered from frames.
+"""Range queries: entries are selected on the index, and answered from frames.
 
-A range whose frames are all cached is answered at once, by a plain call. One that needs the database, or
-is so long that it would hold the event loop, becomes a coroutine that works in slices at one revision; who
-asks for the same meanwhile waits for the same answer. Long ones are kept for a while (see `lists`).
+A range whose frames are all cached is answered at once, by a plain call. A range that needs the database, or
+is so long that it would hold up the event loop, becomes a coroutine that works in slices at one revision;
+concurrent requests for the same long range share one answer. Long ranges are cached (see `range_cache`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from kine.store.sliced_sort import AT_ONCE, sorted_in_turns
 from kine.store.value_cache import ValueCache, bare_frame, frame, value_of
 
 _SLICE = 4_000  # keys: about 1 ms of scanning
-_AT_ONCE = 16  # long ranges that are sorted or filtered
-_PORTION = 8 * 1024 * 1024  # bytes of rows that are read at once, by what is known of their size
+_AT_ONCE = 16  # long ranges that are sorted or filtered at once
+_PORTION = 8 * 1024 * 1024  # bytes of rows that are read at once, by the average size seen
 _LEAST_ROWS = 16
-_USUAL = 32 * 1024  # bytes of a row, while nothing is known
-_LARGEST = 1536 * 1024  # bytes of a row at most, likewise
-_MANY = 500  # keys; fewer are not added up before they are joined
+_USUAL = 32 * 1024  # bytes assumed of a row while no size is known
+_LARGEST = 1536 * 1024  # bytes assumed of the largest row, likewise
+_MANY = 500  # keys; the sizes of fewer are not added up before they are joined
 _ORDERS = {
     SortTarget.VERSION: attrgetter("version"),
     SortTarget.CREATE: attrgetter("create"),
@@ -50,12 +50,12 @@ _Name = tuple[bytes, bytes | None, int, int, int, int]
 
 
 class _Building:
-    """A long range that is being put together, and how many wait for it."""
+    """A long range that is being built, and the number of requests that wait for it."""
 
     __slots__ = ("client", "task", "wanted")
 
     def __init__(self, client: object) -> None:
-        self.client = client  # whose turn it takes; its own once several clients want it
+        self.client = client  # whose turns it takes: this object's own, once several clients wait for it
         self.task: asyncio.Task[RangeResult] | None = None
         self.wanted = 0
 
@@ -66,11 +66,11 @@ class _Building:
 
 
 class GoneError(Exception):
-    """A row that was to be read has been compacted meanwhile."""
+    """A row was compacted before it could be read."""
 
 
 class UnreadValues:
-    """A range that is read once it is awaited; whoever does not await it closes it."""
+    """A range that is read when awaited. A caller that does not await it must close it."""
 
     __slots__ = ("_answer", "_read")
 
@@ -112,12 +112,12 @@ class RangeReader:
         self._building: dict[_Name, _Building] = {}
 
     def expected(self, op: Range) -> int:
-        """About how many bytes the range will take."""
+        """Estimates the bytes of the range's answer."""
         count = self._index.count(op.key, op.end, self._index.revision)
         return (min(op.limit, count) if op.limit > 0 else count) * self._usual()
 
     def expected_of(self, key: bytes, revision: int = 0) -> int:
-        """About how many bytes the key's value takes: what is not cached may be as large as any so far."""
+        """Estimates the bytes of the key's value: an uncached one may be as large as the largest so far."""
         index = self._index
         entry = index.at(key, revision) if revision > 0 else index.live(key)
         if entry is None:
@@ -132,7 +132,7 @@ class RangeReader:
     def range(
         self, op: Range, revision: int, header: int, most: int = LARGEST_ANSWER
     ) -> RangeResult | Awaitable[RangeResult]:
-        """The range as of `revision`; the answer says `header`, and takes `most` bytes at most.
+        """Answers the range as of `revision`, with `header` as header revision and at most `most` bytes.
 
         Raises GoneError, AnswerTooLargeError.
         """
@@ -184,7 +184,7 @@ class RangeReader:
         self.lists.offer(op, CachedRange(revision, answer.frames, counts, starts, after, answer.count))
 
     async def _built(self, op: Range, revision: int, header: int, most: int) -> RangeResult:
-        """A long range, put together once for all who ask for it meanwhile, as long as anyone does."""
+        """Builds a long range once for all concurrent requests; cancelled when none waits any more."""
         name = (op.key, op.end, op.limit, revision, self.lists.era, most)
         building = self._building.get(name)
         if building is None:
@@ -246,7 +246,7 @@ class RangeReader:
         return len(entries)
 
     def _counted(self, op: Range, revision: int, after: bytes, era: int) -> int:
-        """All keys of a range of which only a page is answered; the next page begins at `after`."""
+        """Counts all keys of a range of which one page is answered; the next page starts at `after`."""
         count = self.lists.left(op, revision)
         if count is None:
             count = self._index.count(op.key, op.end, revision)
@@ -255,7 +255,7 @@ class RangeReader:
         return count
 
     async def _one_of_few(self, op: Range, revision: int, header: int, limit: int, most: int) -> RangeResult:
-        """Each holds the entries of all it looks at, however little it answers."""
+        """Limits concurrent scans: each holds the entries of its whole range, however few it returns."""
         async with self._few.one(op.client):
             return await self._range_in_slices(op, revision, header, limit, most)
 
@@ -267,7 +267,7 @@ class RangeReader:
         looked_at = 0
         start = op.key
         while True:
-            await self._turns.next(op.client)  # before the first slice too: a thousand may begin in one turn
+            await self._turns.next(op.client)  # before the first slice too: a thousand may start in one turn
             if revision < index.compact_revision:
                 raise GoneError
             block = index.scan(
@@ -285,7 +285,7 @@ class RangeReader:
     def _answer(
         self, op: Range, header: int, entries: list[Entry], count: int, most: int
     ) -> RangeResult | Awaitable[RangeResult]:
-        """`entries` are what the filters let through, in order of their keys."""
+        """Sorts and pages `entries`, which passed the filters and are in order of their keys."""
         descending = op.order == SortOrder.DESCEND
         # As in etcd: any target but the key sorts, ascending if no order is given.
         if op.target == SortTarget.VALUE:
@@ -301,7 +301,7 @@ class RangeReader:
     def _page(
         self, op: Range, header: int, entries: list[Entry], count: int, most: int
     ) -> RangeResult | Awaitable[RangeResult]:
-        """`entries` are in the order that is asked for."""
+        """Answers the first page of `entries`, which are in the requested order."""
         more = 0 < op.limit < len(entries)
         if more:
             entries = entries[: op.limit]
@@ -342,7 +342,7 @@ class RangeReader:
     async def _answer_by_value(
         self, op: Range, header: int, entries: list[Entry], count: int, descending: bool, most: int
     ) -> RangeResult:
-        await self._turns.next(op.client)  # a copy of each value, of thousands of calls perhaps
+        await self._turns.next(op.client)  # sorting copies each value, for thousands of calls perhaps
         pairs = await sorted_in_turns(
             await self.frames(entries, most),
             lambda pair: value_of(pair[1]),
@@ -372,13 +372,13 @@ class RangeReader:
     # ---- frames by entry
 
     async def frames(self, entries: list[Entry], most: int = LARGEST_ANSWER) -> list[tuple[Entry, bytes]]:
-        """Raises GoneError, AnswerTooLargeError."""
+        """Returns each entry with its frame. Raises GoneError, AnswerTooLargeError, DriverError."""
         cached: list[bytes | None] = []
         missing = self._values.collect(entries, cached)
         return list(zip(entries, await self._complete(entries, cached, missing, most), strict=True))
 
     async def frames_there(self, entries: list[Entry], most: int = LARGEST_ANSWER) -> dict[int, bytes]:
-        """By revision, for a plan; none where one of them is no more: it is then made on what is there.
+        """Returns frames by revision, for a plan; none if a row was compacted: the plan is then redone.
 
         Raises AnswerTooLargeError, DriverError.
         """
@@ -390,7 +390,7 @@ class RangeReader:
     async def _complete(
         self, entries: list[Entry], cached: list[bytes | None], missing: list[Entry], most: int
     ) -> list[bytes]:
-        """With what is missing read, a portion at a time: what is too large is found out early."""
+        """Reads the missing frames, a portion at a time, so that an answer too large is noticed early."""
         left = most - sum([len(found) for found in cached if found is not None])
         fetched: dict[int, bytes] = {}
         position, rows = 0, _portion(self._usual())
@@ -414,9 +414,9 @@ class RangeReader:
         ]
 
     async def fetch(self, entries: Sequence[Entry]) -> dict[int, bytes]:
-        """Frames from the database, by revision: one read for all who ask before it starts.
+        """Returns frames from the database, by revision; calls made before the read starts share it.
 
-        Raises GoneError when a row is no more.
+        Raises GoneError if a row was compacted, DriverError.
         """
         self._wanted.update((entry.mod, entry) for entry in entries)
         if self._flush is None:
@@ -428,7 +428,7 @@ class RangeReader:
         return fetched
 
     async def _fetch(self) -> dict[int, bytes]:
-        await asyncio.sleep(0)  # let whoever is ready now join
+        await asyncio.sleep(0)  # let the other tasks that are ready now join
         wanted, self._wanted = self._wanted, {}
         self._flush = None
         frames = {}
@@ -444,7 +444,7 @@ class RangeReader:
 
 
 def _portion(usual: int) -> int:
-    """Rows to be read at once, when they take so many bytes each."""
+    """Number of rows to read at once, if each takes `usual` bytes."""
     return min(_SLICE, max(_LEAST_ROWS, _PORTION // max(1, usual)))
 
 
@@ -453,7 +453,7 @@ def _after(entry: Entry) -> bytes:
 
 
 def _plain(op: Range) -> bool:
-    """A limit can be taken while scanning: as in etcd, where no order is given, whatever the target."""
+    """Whether the limit applies while scanning: as in etcd, also with no order given, whatever the target."""
     in_order = op.order == SortOrder.NONE or (op.order == SortOrder.ASCEND and op.target == SortTarget.KEY)
     return in_order and not _filtered(op)
 

@@ -1,8 +1,9 @@
-"""Ranges of any length, told in parts: one revision from the first to the last, and little of it in memory.
+"""Streaming of ranges of any length: all parts are of one revision, and few of them are in memory.
 
-A short range is read as any other, from the caches that lists share. A long one is read a block of keys at
-a time, past the caches, which it would only empty; what a reader holds up is one block. Compaction does not
-end it: what that takes away of the revision being told is kept first, as long as it is not much.
+A short range is read as any other, from the caches that lists share. A long one is read a block of keys at a
+time, without adding to the caches, which it would only flush; a slow reader holds up one block. Compaction
+does not end a stream: the entries that compaction removes from the streamed revision are kept first, up to
+`_KEPT` bytes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from kine.store.txn_plan import check_revision
 from kine.store.value_cache import ValueCache, bare_frame, frame
 
 _WHOLE = 16 * 1024 * 1024  # bytes of a range that is read at once
-_FIRST = 64 * 1024  # bytes of the first part: the client has something to do early
-_FEW, _MOST = 32, 256  # keys of a block: how large their values are is not known beforehand
+_FIRST = 64 * 1024  # bytes of the first part, so that the client can start early
+_FEW, _MOST = 32, 256  # keys of a block: the sizes of their values are not known beforehand
 _AT_ONCE = 4  # blocks being read for all streams
 _KEPT = 32 * 1024 * 1024  # bytes that compactions have taken from the database and streams still need
 
 
 class End(NamedTuple):
-    """What the last part tells besides."""
+    """Totals that come with the last part."""
 
     revision: int
     more: bool
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 
 
 class _View:
-    """What is left to tell of a range as of a revision."""
+    """The part of a range at a revision that is not streamed yet."""
 
     __slots__ = ("client", "end", "gone", "kept", "keys_only", "revision", "start")
 
@@ -53,12 +54,12 @@ class _View:
         self.client = op.client
         self.revision = revision
         self.gone = False
-        # By key, what compaction has taken from the index; and its frame, unless the database has it still.
+        # By key: the entry that compaction removed from the index, and its frame unless the row still exists.
         self.kept: dict[bytes, tuple[Entry, bytes | None]] = {}
 
 
 class ReadWhole(Protocol):
-    """In so many bytes at most, tried again when compaction overtakes it."""
+    """Reads a range of at most `most` bytes, and retries if it was compacted meanwhile."""
 
     def __call__(self, op: Range, most: int) -> RangeResult | Awaitable[RangeResult]: ...
 
@@ -81,18 +82,18 @@ class RangeStreams:
         self._reading = FairSemaphore(_AT_ONCE)
 
     async def parts(self, op: Range, most: int, read_whole: ReadWhole) -> AsyncGenerator[Part, None]:
-        """A range in order of keys, without filters; each part of `most` bytes, or of one key that is larger.
+        """Yields a range in order of keys, without filters; a part has `most` bytes at most, or one key.
 
-        A small one is read by `read_whole`.
+        A small range is read by `read_whole`.
 
-        Raises StoreError, DriverError; CompactedError midway where what is left can no longer be read.
+        Raises StoreError, DriverError; CompactedError midway if the rest can no longer be read.
         """
         if op.end is None or op.count_only or self._reads.expected(op) <= _WHOLE:
             try:
                 answer = read_whole(op, 2 * _WHOLE)
                 result = answer if isinstance(answer, RangeResult) else await answer
             except AnswerTooLargeError:
-                pass  # its values are larger than those that are known
+                pass  # its values are larger than estimated
             else:
                 for part in _divided(result, most):
                     yield part
@@ -143,7 +144,7 @@ class RangeStreams:
             await self._turns.next(view.client)
 
     async def _block(self, view: _View, most: int) -> list[bytes]:
-        """The frames of the next keys, which the view then leaves behind. Raises CompactedError."""
+        """Returns the frames of the next keys, and moves the view past them. Raises CompactedError."""
         for _ in range(3):
             entries = self._scan(view, most)
             frames = await self._frames(view, entries)
@@ -152,7 +153,7 @@ class RangeStreams:
                     view.kept.pop(entry.key, None)
                 view.start = entries[-1].key + b"\0"
                 return frames
-            # Compacted between the index and the rows: by us, then it is kept by now, or by others.
+            # Compacted between the look-ups in index and database: here, so it is kept by now, or by others.
             await self._reads.learn_compaction()
         raise CompactedError(self._index.compact_revision)
 
@@ -165,7 +166,7 @@ class RangeStreams:
             entries += [entry for key, (entry, _) in view.kept.items() if key not in found]
             entries.sort(key=lambda entry: entry.key)
             del entries[most:]
-        if not entries:  # there were more when they were counted
+        if not entries:  # fewer than were counted at the start
             raise CompactedError(self._index.compact_revision)
         return entries
 
@@ -193,7 +194,7 @@ class RangeStreams:
     # ---- compaction
 
     def keep(self, revision: int) -> None:
-        """The index is about to forget what was superseded up to here."""
+        """Keeps the entries still needed that the index is about to forget, superseded up to `revision`."""
         index = self._index
         for view in self._views:
             if view.revision >= revision or view.gone:
@@ -209,7 +210,7 @@ class RangeStreams:
                     view.kept[key] = entry, encoded
 
     async def save(self) -> None:
-        """The database is about to delete what the index has forgotten. Raises DriverError."""
+        """Reads the kept entries' rows, which the database is about to delete. Raises DriverError."""
         held = sum(len(encoded or b"") for view in self._views for _, encoded in view.kept.values())
         for view in tuple(self._views):
             missing = [entry for entry, encoded in view.kept.values() if encoded is None]
@@ -217,7 +218,7 @@ class RangeStreams:
                 block = missing[place : place + _FEW]
                 rows = await self._fetch([entry.mod for entry in block])
                 for entry in block:
-                    if entry.mod in rows and entry.key in view.kept:  # else it has been told meanwhile
+                    if entry.mod in rows and entry.key in view.kept:  # else it has been streamed meanwhile
                         encoded = frame(entry, shown(entry.key, rows[entry.mod]))
                         view.kept[entry.key] = entry, encoded
                         held += len(encoded)
@@ -227,7 +228,7 @@ class RangeStreams:
                     break
 
     def lose(self, revision: int) -> None:
-        """The index has become another one, which knows nothing of what was superseded up to here."""
+        """Called when the index was replaced by one without the entries superseded up to `revision`."""
         for view in self._views:
             if view.revision < revision:
                 view.gone = True

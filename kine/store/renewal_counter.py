@@ -1,8 +1,8 @@
-"""The number in a lease's record. It grows with each renewal, and holds the time of the last one.
+"""Renewal counter of a lease record: it grows with each renewal, and holds the time of the last one.
 
 The upper bits are ticks of 10 us since 1970 by the clock of the instance that granted or renewed the lease.
-They put leases in order and decide nothing else: clocks of two machines differ, and are set. The lower bits
-are 0 until the first renewal. Older versions count from 0 by ones.
+They put leases in order and decide nothing else: clocks of two machines differ, and can be set back. The
+lower bits are 0 until the first renewal. Older versions count from 0 in steps of one.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import time
 
 _TICKS = 100_000  # a second
-_LOWER = 14  # bits: as many as an older version counts up to without reaching the next tick
-_LATEST = 1 << 48  # in 2059: a clock beyond it must not exceed the column
+_LOWER = 14  # bits: so many that an older version's increments do not reach the next tick
+_LATEST = 1 << 48  # in 2059: a clock beyond it must not overflow the column
 
 
 def granted(after: int = 0) -> int:
-    """Of a lease that is granted now. Higher than `after`, so that leases of one tick keep their order."""
+    """Counter of a lease granted now. Higher than `after`, so that leases of one tick keep their order."""
     return max(_now(), (after >> _LOWER) + 1) << _LOWER
 
 
 def renewed(before: int) -> int:
-    """Of a lease that is renewed now, and had this number `before`."""
+    """Counter of a lease renewed now, which was `before` until then."""
     return max(before + 1, _now() << _LOWER | 1)
 
 
@@ -29,7 +29,7 @@ def never_renewed(number: int) -> bool:
 
 
 def seconds(number: int) -> float:
-    """Since 1970; 0 where an older version wrote it."""
+    """Seconds since 1970; 0 if an older version wrote the counter."""
     return (number >> _LOWER) / _TICKS
 
 

@@ -1,4 +1,4 @@
-"""The keys with a meaning of their own, and the one place that translates them.
+"""Reserved keys, and the translation between their names and values for clients and in rows.
 
 Clients' `compact_rev_key` lives in rows named `compact_rev_key_apiserver`, because `compact_rev_key`
 itself is the row in which kine keeps its compact revision. Its value is stored behind its version,
@@ -21,18 +21,18 @@ HEALTH_VALUE = b'{"health":"true"}'
 
 
 def name_of(key: bytes) -> bytes:
-    """The name of the rows of a client's key."""
+    """The row name of a client's key."""
     return COMPACT_REV_ROW if key == COMPACT_REV_KEY else key
 
 
 def key_of(row: Row) -> bytes | None:
-    """The key a row is about, or None for a row that is no client's."""
+    """The client's key that a row belongs to, or None for kine's own compact revision row."""
     name = row.name
     if name == COMPACT_REV_ROW:
         return COMPACT_REV_KEY
     if name == COMPACT_REV_KEY:
         return None
-    # A row that fills a gap counts as a deletion of the key of its name: that key's first row replaces it.
+    # A gap filler counts as a deletion of the key of its name: that key's first row replaces it.
     return name
 
 
@@ -47,6 +47,6 @@ def shown(key: bytes, value: bytes) -> bytes:
 
 
 def split_version(stored_value: bytes) -> tuple[int, bytes]:
-    """Version and value of `<version>|<value>`; old releases wrote the version alone."""
+    """Splits `<version>|<value>` into version and value; old releases wrote the version alone."""
     version, bar, value = stored_value.partition(b"|")
     return (int(version) if version.isdigit() else 0), value if bar else b"0"

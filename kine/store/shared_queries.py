@@ -1,4 +1,4 @@
-"""Questions to the database that are put once for all who ask the same meanwhile."""
+"""Database queries that are sent once for all concurrent callers with the same argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 
 class SharedQueries(Generic[K, T]):
-    """As for freshness, an answer that was under way when somebody asked tells him nothing."""
+    """Runs `ask` at most once at a time per argument.
+
+    As in `freshness`, a caller does not get the result of a query that started before its call: that may be
+    older than what the caller must see. It shares the next one.
+    """
 
     def __init__(self, ask: Callable[[K], Awaitable[T]]) -> None:
         self._ask = ask
@@ -19,7 +23,7 @@ class SharedQueries(Generic[K, T]):
         self._next: dict[K, asyncio.Task[T]] = {}
 
     async def answer(self, about: K) -> T:
-        """The answer to a question that is put after this call. Raises as `ask`."""
+        """Returns the result of a query that starts after this call. Raises as `ask`."""
         task = self._next.get(about)
         if task is None:
             task = self._next[about] = asyncio.ensure_future(self._put(about))

@@ -1,4 +1,4 @@
-"""Sorting in slices, one in each turn of the event loop: by merging runs that are short, or of few bytes."""
+"""Merge sort in slices, one in each turn of the event loop; a slice is few items, or few bytes of keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 AT_ONCE = 4_000  # items sorted or merged in one turn
-_LIKE_AN_ITEM = 2 * 1024  # bytes of what it is sorted by: two that begin alike are compared to their ends
+_LIKE_AN_ITEM = 2 * 1024  # bytes of sort key that count as an item: common prefixes are compared in full
 
 
 async def sorted_in_turns(
@@ -20,7 +20,7 @@ async def sorted_in_turns(
     *,
     reverse: bool,
 ) -> list[T]:
-    """As `sorted`, items that are equal in their order. `size`: bytes of an item's key."""
+    """Sorts as `sorted` does, stably. `size`: bytes of an item's key."""
     runs: list[list[T]] = []
     run: list[T] = []
     work = 0

@@ -1,8 +1,8 @@
-"""The store: an index and a value cache in front of a log of rows, one writer, one hub of watchers.
+"""The store: an index and a value cache in front of a log of rows, one writer, one watch hub.
 
-Reads are answered from memory after one cheap question to the database, whether anyone has committed
-anything that is not applied here yet. That makes them linearizable across all instances on one database;
-`serializable` leaves the question out.
+Reads are answered from memory after one cheap query that asks the database for its newest revision; rows
+that are not applied yet are read first. That makes reads linearizable across all instances on one database.
+`serializable` reads skip the query.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class StoreSettings:
     compaction: Policy = field(default_factory=Policy)
     max_leases: int = 0  # 0: no limit
     processes: int = 1  # that serve clients of one address
-    patience: float = PATIENCE  # with a database that goes away while it is loaded
+    patience: float = PATIENCE  # seconds to wait for a database that goes away while it is loaded
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Observers:
 
 class Store:
     def __init__(self, driver: Log, settings: StoreSettings, observers: Observers | None = None) -> None:
-        """What is known comes first; then what applies changes to it, reads it, follows the log, writes."""
+        """Creates the state first; then its parts that apply changes, read, follow the log and write."""
         observers = observers or Observers()
         self._driver = driver
         self._settings = settings
@@ -161,19 +161,19 @@ class Store:
 
     @property
     def no_space(self) -> bool:
-        """The database was full at the last write."""
+        """Whether the database was full at the last write."""
         return self.writer.no_space
 
     def forget_no_space(self) -> None:
-        """The next write finds out anew."""
+        """Clears `no_space`; the next write finds out whether the database is still full."""
         self.writer.no_space = False
 
     # ---- from start to stop
 
     async def open(self) -> None:
-        """Loads the index and starts to serve. The driver has been opened. Raises DriverError.
+        """Loads the index and starts to serve. The driver must be open. Raises DriverError.
 
-        A database that goes away meanwhile is waited for, as for one that is not there yet.
+        If the database goes away meanwhile, waits for it as at the first connect.
         """
         await until_open(
             self._begin,
@@ -228,13 +228,13 @@ class Store:
     # ---- freshness
 
     def revision_to_reach(self) -> int | None:
-        """None if everything committed by now is applied; else what `read` wants."""
+        """Returns None if everything committed by now is applied, else the argument `lacking` for `read`."""
         return self._freshness.revision_to_reach()
 
     def refresh(self, *, past: bool = False) -> Awaitable[object]:
         """Returns when everything that was committed at the call is applied. Raises DriverError.
 
-        `past`: compactions too, which only those need to know who ask for a revision.
+        `past`: includes compactions, which only requests for a past revision need.
         """
         if past and not self.knows_compaction():
             return asyncio.gather(self._recorded.learn(), self._freshness.refresh())
@@ -242,11 +242,11 @@ class Store:
 
     @property
     def exhausted(self) -> str:
-        """Why no write can succeed until somebody mends it; empty while that is not known."""
+        """Why every write fails until an operator intervenes; empty if no such reason is known."""
         return self._driver.exhausted(self.index.revision) if isinstance(self._driver, BoundedIds) else ""
 
     def knows_compaction(self) -> bool:
-        """Whether it could be told at once how far any instance has compacted; it is applied then."""
+        """Whether the recorded compact revision is known without a query; if so, it is applied."""
         recorded = self._driver.peek_recorded_compaction()
         if recorded is None:
             return False
@@ -257,7 +257,7 @@ class Store:
     # ---- reads
 
     def range(self, op: Range, most: int = LARGEST_ANSWER) -> RangeResult | Awaitable[RangeResult]:
-        """As of what is applied here; at once where it can. Raises StoreError, DriverError."""
+        """Answers a range from the applied state, at once where possible. Raises StoreError, DriverError."""
         index = self.index
         if op.revision > 0:
             check_revision(op, index)
@@ -268,17 +268,17 @@ class Store:
         return UnreadValues(answer, partial(self._range_retried, op=op, most=most))  # type: ignore[arg-type]
 
     def stream(self, op: Range, most: int) -> AsyncGenerator[Part, None]:
-        """As of what is applied here, in parts: see `RangeStreams.parts`. Raises StoreError, DriverError."""
+        """Streams a range of the applied state: see `RangeStreams.parts`. Raises StoreError, DriverError."""
         return self._streams.parts(op, most, self.range)
 
     def expected(self, op: Range) -> int:
-        """About how many bytes the range's answer will take."""
+        """Estimates the bytes of the range's answer."""
         if op.end is not None:
             return self._reads.expected(op)
         return 0 if op.count_only or op.keys_only else self._reads.expected_of(op.key, op.revision)
 
     def expected_of(self, txn: Txn) -> int:
-        """About how many bytes of values the transaction will read, to be decided upon and to answer."""
+        """Estimates the bytes of values the transaction will read, for its compares and its answer."""
         read = 0
         for compare in txn.compares:
             if compare.target == CompareTarget.VALUE:
@@ -301,16 +301,17 @@ class Store:
         codec: RangeEncoder[C, T],
         context: C,
     ) -> asyncio.Future[T]:
-        """As of everything committed by now, where `lacking` says that it is not all applied.
+        """Linearizable range read that waits until committed changes are applied.
 
-        A future for what the codec makes of the result, errors included.
+        `lacking` is what `revision_to_reach` returned. Returns a future for the response that the codec makes
+        of the result or the error.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._freshness.wait(lacking, LinearizableRange(op, self.range, codec, context, future))
         return future
 
     async def everything(self) -> tuple[int, list[Entry]]:
-        """The revision of everything committed by now, and what there is at it in order of revision.
+        """Returns the newest committed revision, and all live entries at it in order of mod revision.
 
         Raises CompactedError, DriverError.
         """
@@ -326,7 +327,7 @@ class Store:
         return revision, found
 
     async def frames(self, entries: list[Entry]) -> list[tuple[Entry, bytes]]:
-        """Raises CompactedError where one of them is no more, DriverError."""
+        """Returns each entry with its frame. Raises CompactedError if a row was compacted, DriverError."""
         try:
             return await self._reads.frames(entries)
         except GoneError:
@@ -341,7 +342,7 @@ class Store:
             except GoneError:
                 if loop.time() > until:
                     raise TimedOutError from None
-                # Compaction came between the index and the rows: look again at what is there now.
+                # Compacted between the look-ups in index and database: start again on the current index.
                 index = self.index
                 check_revision(op, index)
                 again = self._reads.range(op, _revision(op, index), index.revision, most)
@@ -352,7 +353,7 @@ class Store:
     # ---- writes
 
     async def txn(self, txn: Txn, most: int = LARGEST_ANSWER) -> TxnResult:
-        """With an answer of `most` bytes at most. Raises StoreError, DriverError."""
+        """Runs a transaction; its answer takes `most` bytes at most. Raises StoreError, DriverError."""
         index = self.index
         meter = WorkLimit(most, self.turns, txn.client)
         ttl_of = self.leases.ttl_of
@@ -375,13 +376,13 @@ class Store:
         except (DriverError, CompactedError, AnswerTooLargeError) as error:
             if not done.ids:
                 raise
-            # It has landed; what it should tell besides cannot be read. That is no refusal.
+            # It is committed, but its response cannot be read: that must not look like a refusal.
             raise TimedOutError from error
 
     def swap(self, op: Swap, codec: ResponseEncoder[C, T], context: C) -> asyncio.Future[T]:
-        """A future for what the codec makes of the outcome, errors included.
+        """Queues a compare-and-swap; returns a future for the response that the codec makes of its outcome.
 
-        Raises TooManyRequestsError at once. A lease must be known.
+        Raises TooManyRequestsError at once. The lease, if any, must be known here: see `refresh_lease`.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put(
@@ -390,7 +391,7 @@ class Store:
         return future
 
     async def _rehearse(self, txn: Txn, most: int) -> None:
-        """Finds out whether its answer will be too large before anything is written.
+        """Runs the transaction's ranges before anything is written, to find an answer that is too large.
 
         Raises AnswerTooLargeError.
         """
@@ -405,18 +406,18 @@ class Store:
                     except AnswerTooLargeError:
                         raise
                     except (StoreError, DriverError):
-                        pass  # the transaction itself will find out
+                        pass  # the transaction itself will report it
                 elif isinstance(op, Txn):
                     await self._rehearse(op, meter.left)
 
     async def _read(
         self, planner: Planner, meter: WorkLimit, most: int, compares: bool, client: object, *, past: bool
     ) -> TxnResult:
-        """A transaction without writes: it need not queue behind those of others."""
+        """Runs a transaction without writes, which does not wait in the write queue."""
         pinned: Frames = {}
         await (self.refresh(past=True) if past else self._freshness.refresh())
         while True:
-            if compares:  # many keys perhaps, or large values: one transaction in a turn of the loop
+            if compares:  # possibly many keys or large values: one such transaction in a turn of the loop
                 await self.turns.next(client)
             try:
                 made = planner(pinned)
@@ -427,9 +428,9 @@ class Store:
                 return await self._answers.branch(made.branch, done, meter)
 
     async def refresh_lease(self, lease_id: int) -> None:
-        """Another instance may have granted or revoked what a put names; the plan refuses what is not known.
+        """Looks up a put's lease, which another instance may have granted or revoked. Raises DriverError.
 
-        Raises DriverError.
+        A lease that is still unknown is refused by the plan.
         """
         with contextlib.suppress(LeaseNotFoundError):
             await self.leases.find(lease_id)
@@ -469,12 +470,12 @@ class Store:
 
 
 def _revision(op: Range, index: Index) -> int:
-    """As in etcd, a negative revision asks for the present, too."""
+    """The revision to read at: as in etcd, a negative one means the newest, too."""
     return op.revision if op.revision > 0 else index.revision
 
 
 def has_ranges(txn: Txn) -> bool:
-    """Does it read more than single keys?"""
+    """Whether the transaction reads more than single keys."""
     return any(
         has_ranges(op) if isinstance(op, Txn) else isinstance(op, Range) and op.end is not None
         for op in (*txn.success, *txn.failure)

@@ -1,4 +1,4 @@
-"""Keeps the index in step with what others append to the log."""
+"""Tailing of the log: applies to the index what other writers append."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 _RETRY_FIRST = 0.1  # seconds
 _RETRY_LAST = 2.0
 _LOOK = 0.005  # seconds until the rest of a write is looked for again
-_REST = 0.25  # seconds it may take: Go kine may hold a revision in its midst
-_DOUBTS = 3  # times it is asked again before the database is taken to have gone back
-_DOUBT = 0.05  # seconds in between
+_REST = 0.25  # seconds the rest may take: a Go kine transaction may hold a revision in the middle of it
+_DOUBTS = 3  # queries for the newest revision before the database is taken to have gone back
+_DOUBT = 0.05  # seconds between them
 
 
 class Applying(Protocol):
@@ -38,7 +38,7 @@ class Loading(Protocol):
 
 
 class Commits(Protocol):
-    """Our own; see `kine.store.write_queue`."""
+    """This instance's own commits; see `kine.store.write_queue`."""
 
     @property
     def committing(self) -> bool: ...
@@ -65,12 +65,12 @@ class Tailer:
         self._one = asyncio.Lock()
 
     async def doubt(self) -> None:
-        """The database seems to end before what is applied here: a failover may have lost commits."""
+        """Checks whether the database ends before the applied revision: a failover may have lost commits."""
         async with self._one:
             await self._doubt()
 
     async def rewind(self) -> None:
-        """A revision was given a second time."""
+        """Reloads after the database has given a revision a second time."""
         async with self._one:
             log.error("the database gives revisions anew: commits were lost; cancelling every watch")
             await self._loader.rewind()
@@ -91,7 +91,7 @@ class Tailer:
         await self._loader.rewind()
 
     async def reach(self, revision: int) -> None:
-        """Like `catch_up`, for everyone but the writer: what is ahead is most likely our own commit."""
+        """As `catch_up`, but waits for this instance's own commits first. The writer must not call it."""
         while self._index.revision < revision and self._commits.committing:
             await self._commits.settled()
         await self.catch_up(revision)
@@ -122,14 +122,14 @@ class Tailer:
                 await self._doubt()
 
     async def _whole_writes(self, after: int) -> LogTail:
-        """The next rows, not ending within a write: whoever reads at that point would see half of it."""
+        """Returns the next rows, ending at the end of a write: a read in the middle would see half of it."""
         limit = self._batch
         waited = 0.0
         while True:
             tail = await self._driver.tail(after, limit)
             rows = tail.rows
             count = len(rows)
-            if rows and rows[-1].id == tail.head:  # else what would follow is no more
+            if rows and rows[-1].id == tail.head:  # else the ids that follow have no rows any more
                 while count and rows[count - 1].more:
                     count -= 1
             if count == len(rows):
@@ -170,9 +170,9 @@ class Tailer:
 
 
 def overtaken(tail: LogTail, after: int) -> bool:
-    """Whether rows after `after` were compacted away before they were seen here.
+    """Whether rows after `after` were compacted away before this instance read them.
 
-    A deletion may be among them, of which no trace is left but that the key's row is gone, too.
+    One of them may be a deletion, which leaves no trace except that the key's row is missing, too.
     """
     compacted = tail.compact_revision
     if compacted <= after + 1:

@@ -1,9 +1,9 @@
-"""What a transaction does: decided on the index, before anything is written.
+"""Transaction planning: a transaction is decided on the index, before anything is written.
 
 `plan` takes the decisions of etcd's applier: it evaluates the compares, follows the branches, and lists
-the rows to append. It changes nothing and waits for nothing; a value it needs and cannot find is
-reported by `MissingValuesError`, to be fetched before it is asked again. Answers are made later, when
-the rows have ids: an answer is then a read of the index at a revision between those ids.
+the rows to append. It changes nothing and waits for nothing. If it lacks a value, it raises
+`MissingValuesError`; the caller fetches the value and plans again. Responses are made later, when the rows
+have ids: a response is then a read of the index at a revision between those ids.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from kine.store.operations import (
 from kine.store.reserved_key_translation import COMPACT_REV_KEY, COMPACT_REV_ROW, name_of, stored
 
 _LOOKED_AT = 250_000  # keys in the ranges of one transaction: some 100 ms
-_VALUE = 3  # keys, for one whose value is compared
-_LIKE_A_KEY = 1024  # bytes of values that are compared
+_VALUE = 3  # keys that one counts for if its value is compared
+_LIKE_A_KEY = 1024  # bytes of compared values that count as one key
 
 
 class MissingValuesError(Exception):
@@ -48,12 +48,12 @@ class MissingValuesError(Exception):
 
 
 class TxnStep(NamedTuple):
-    """One operation of the branch taken, and how many of the transaction's rows came before and with it."""
+    """One operation of the branch taken, and the number of the transaction's rows before and after it."""
 
     op: Op
     before: int
     after: int
-    replaced: list[Entry]  # by a put or delete: what was there
+    replaced: list[Entry]  # the entries that a put or delete replaces
     branch: TxnBranch | None  # of a nested transaction
 
 
@@ -67,15 +67,15 @@ class TxnBranch:
 class DecidedTxn:
     rows: list[NewRow] = field(default_factory=list)
     guarded: bool = False
-    keys: set[bytes] = field(default_factory=set)  # decided upon or changed
+    keys: set[bytes] = field(default_factory=set)  # compared or changed
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
     branch: TxnBranch = field(default_factory=lambda: TxnBranch(False, []))
     looked_at: int = 0  # keys in its ranges, deleted ones too
-    several: bool = False  # ranges, or one whose values are compared: a single one may be of any length
-    values: dict[int, bytes] = field(default_factory=dict)  # that were compared, by revision
+    several: bool = False  # several ranges, or one compared by value; any other single range has no limit
+    values: dict[int, bytes] = field(default_factory=dict)  # compared values, by revision
 
     def charge(self, ranges: Sequence[tuple[bytes, bytes]], weight: int, index: Index) -> None:
-        """Ranges that are about to be looked at; a key counts for so many. Raises TooMuchWorkError."""
+        """Counts ranges before they are scanned, each key as `weight` keys. Raises TooMuchWorkError."""
         for key, end in ranges:
             self.several = self.several or weight > 1 or self.looked_at > 0
             self.looked_at += weight * index.width(key, end)
@@ -83,12 +83,12 @@ class DecidedTxn:
             raise TooMuchWorkError(_LOOKED_AT)
 
     def look(self, key: bytes, end: bytes, index: Index) -> list[Entry]:
-        """The keys of a range that is decided upon, and has been charged."""
+        """Returns the entries of a range that a decision depends on. It must have been charged."""
         self.ranges.append((key, end))
         return index.scan(key, end, index.revision)
 
     def value(self, entry: Entry, value_of: ValueOf) -> bytes | None:
-        """Each is copied once, however often it is compared. Raises TooMuchWorkError."""
+        """Returns the entry's value, copied once however often it is compared. Raises TooMuchWorkError."""
         found = self.values.get(entry.mod)
         if found is None:
             found = value_of(entry)
@@ -105,10 +105,10 @@ TtlOf = Callable[[int], int]  # a lease's TTL in seconds; raises LeaseNotFoundEr
 
 
 def plan(txn: Txn, index: Index, value_of: ValueOf, ttl_of: TtlOf) -> DecidedTxn:
-    """Raises StoreError as etcd would refuse it, MissingValuesError if `value_of` lacks one."""
+    """Decides a transaction. Raises StoreError where etcd refuses it; MissingValuesError."""
     made = DecidedTxn()
     if txn.alone and isinstance(put := txn.success[0], Put) and put.lease:
-        ttl_of(put.lease)  # in a transaction etcd looks at the key first, in a put of its own at the lease
+        ttl_of(put.lease)  # etcd checks the key first in a transaction, but the lease first in a Put request
     path = _decide(txn, index, value_of, made)
     run = _Run(index, value_of, ttl_of, made)
     made.branch = run.branch(txn, path)
@@ -138,7 +138,7 @@ def _decide(txn: Txn, index: Index, value_of: ValueOf, made: DecidedTxn) -> _Pat
         if compare.end is not None:
             by_value = compare.target == CompareTarget.VALUE
             (of_values if by_value else ranges).append((compare.key, compare.end))
-    # Before the first is looked at: what is too much is refused at once, whatever would come of it.
+    # Before the first scan: too much work is refused at once, whatever the compares would yield.
     made.charge(ranges, 1, index)
     made.charge(of_values, _VALUE, index)
     succeeded = all(_holds(compare, index, value_of, made) for compare in txn.compares)
@@ -197,7 +197,7 @@ class _Run:
         self.made = made
         self.put: set[bytes] = set()
         self.removed: set[bytes] = set()
-        self.refused: StoreError | None = None  # a range: etcd looks at all puts first
+        self.refused: StoreError | None = None  # a range's error, raised last: etcd checks all puts first
 
     def branch(self, txn: Txn, path: _Path) -> TxnBranch:
         rows = self.made.rows
@@ -249,7 +249,7 @@ class _Run:
             except LeaseNotFoundError:
                 if not op.ignore_lease:
                     raise
-                ttl, lease = lease, 0  # Go kine wrote that row: its lease is a TTL and no more
+                ttl, lease = lease, 0  # Go kine wrote that row: its lease is only a TTL
         version = 1 if current is None else current.version + 1
         if key == COMPACT_REV_KEY:
             value = stored(key, version, value or b"")

@@ -1,4 +1,4 @@
-"""What a transaction answers, made when its rows have ids: reads of the index between those ids."""
+"""Transaction responses, made once the rows have ids: reads of the index at revisions between those ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WorkLimit:
-    """Bytes that one transaction's answer may take still. Between ranges others have their turn."""
+    """The bytes that one transaction's answer may still take, and its turns with others between ranges."""
 
     __slots__ = ("_client", "_limit", "_turns", "left")
 
@@ -58,7 +58,7 @@ class TxnResponses:
         self._reads = reads
 
     async def branch(self, branch: TxnBranch, done: CommitOutcome, meter: WorkLimit) -> TxnResult:
-        """Of the branch taken. Raises CompactedError, AnswerTooLargeError, DriverError."""
+        """Answers the branch taken. Raises CompactedError, AnswerTooLargeError, DriverError."""
         results = [await self._step(step, done, meter) for step in branch.steps]
         end = done.ids[-1] if done.ids else done.revision
         return TxnResult(end, branch.succeeded, results)
@@ -80,7 +80,7 @@ class TxnResponses:
         return nested
 
     async def range(self, op: Range, revision: int, header: int, meter: WorkLimit) -> RangeResult:
-        """Raises CompactedError, AnswerTooLargeError, DriverError."""
+        """Answers one range. Raises CompactedError, AnswerTooLargeError, DriverError."""
         found = self._reads.range(op, revision, header, meter.left)
         if not isinstance(found, RangeResult):
             try:

@@ -1,9 +1,9 @@
-"""Watchers that are behind: those of one stream go through the log together, at their client's pace.
+"""Unsynced watchers: they read the log from where they stand, at their client's pace, until they are synced.
 
-Each stream that has some has one task, which brings on the one that is furthest behind until all have
-reached the present. All streams take turns (see `kine.fair_queue`): however many are behind, one turn of the
-event loop has one slice of that work. Rows that are not cached are fetched a few at a time, and kept for
-the next watcher that wants them.
+Each stream with unsynced watchers has one task, which always advances the watcher that is furthest behind,
+until all are synced. All streams take turns (see `kine.fair_queue`): however many watchers are behind, one
+turn of the event loop does one slice of that work. Rows that are not cached are fetched a few at a time, and
+kept for the next watcher that wants them.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SCAN = 2_000  # entries of the log looked at in one turn of the loop
-_LEAST = 20  # entries that a watcher counts for, however few it looks at
+_LEAST = 20  # entries that a watcher counts as, however few it looks at
 _SEND = 1_000  # events in one response: etcd's limit, which counts revisions
 _RETRY = 0.5  # seconds, when values cannot be read
-_FIRST_ROWS = 32  # fetched at first, while nothing is known of their size
+_FIRST_ROWS = 32  # in the first fetch, while their size is not known
 _MOST_ROWS = 500
-_FETCHED_BYTES = 1024 * 1024  # then, about
+_FETCHED_BYTES = 1024 * 1024  # in later fetches, about
 _FETCHING = 4  # streams that fetch rows at once
 _RECENT_BYTES = 4 * 1024 * 1024  # of rows kept for the next watcher
 
 
 class PastValues:
-    """Frames of what has been, for all watchers that are behind: from the cache, or a few rows at a time."""
+    """Frames of past revisions for all unsynced watchers: from the cache, or read a few rows at a time."""
 
     def __init__(self, values: ValueCache, reads: RangeReader) -> None:
         self._values = values
         self._reads = reads
         self._recent: dict[int, bytes] = {}
         self._size = 0
-        self._rows = _FIRST_ROWS  # to be fetched at once
+        self._rows = _FIRST_ROWS  # rows per fetch
         self._fetching = FairSemaphore(_FETCHING)
 
     def get(self, revision: int) -> bytes | None:
         return self._values.get(revision) or self._recent.get(revision)
 
     def clear(self) -> None:
-        self._recent = {}  # another one: what is being fetched belongs to the former
+        self._recent = {}  # a new dict: fetches under way add their rows to the old one
         self._size = 0
 
     async def fetch(self, watcher: Watcher, wanted: list[Entry]) -> None:
-        """Fetches what the first of `wanted` lack, as many as go into one response.
+        """Fetches missing frames of the first of `wanted`, as many as go into one response.
 
-        Less if its stream is full by the time it may. Raises GoneError, DriverError.
+        Fetches fewer if the watcher's stream is full by then. Raises GoneError, DriverError.
         """
-        found: dict[int, bytes] = {}  # not among the recent yet: others would let go of the first
+        found: dict[int, bytes] = {}  # not in `_recent` yet, where other watchers could evict them
         recent, size = self._recent, 0
         try:
             async with self._fetching.one(watcher.sink.client):
@@ -86,7 +86,7 @@ class PastValues:
                 recent.update(found)
 
     def _lacking(self, watcher: Watcher, wanted: list[Entry], found: dict[int, bytes]) -> list[Entry]:
-        """What lacks its frame, as far as that is fetched at once."""
+        """The first entries without a frame, as many as one fetch reads."""
 
         def get(revision: int) -> bytes | None:
             return found.get(revision) or self.get(revision)
@@ -102,14 +102,14 @@ class PastValues:
         self._rows = max(1, min(rows * _FETCHED_BYTES // max(1, size), 4 * max(rows, self._rows), _MOST_ROWS))
 
     def served(self, watcher: Watcher, wanted: list[Entry]) -> int:
-        """How many of the first have all that they show at hand."""
+        """How many of the first `wanted` have all their frames."""
         for position, entry in enumerate(wanted):
             if missing(watcher, (entry,), self.get):
                 return position
         return len(wanted)
 
     def fit(self) -> None:
-        """Lets go of the oldest rows."""
+        """Evicts the oldest rows."""
         while self._size > _RECENT_BYTES:
             oldest = next(iter(self._recent))
             self._size -= len(self._recent.pop(oldest))
@@ -123,12 +123,12 @@ class UnsyncedWatchers:
         self._sink = sink
         self._behind: list[tuple[int, int, Watcher]] = []  # a heap: the first to be sent something
         self._order = count()
-        self._new = False  # somebody asks for the past
+        self._new = False  # a watcher was added that starts in the past
         self._task = asyncio.ensure_future(self._run())
 
     def add(self, watcher: Watcher, *, new: bool = False) -> None:
         self._new = self._new or new
-        if len(self._behind) > 2 * self._sink.lagging + _LEAST:  # most have been cancelled
+        if len(self._behind) > 2 * self._sink.lagging + _LEAST:  # most of them were cancelled
             self._behind = [each for each in self._behind if each[2].state is WatcherState.UNSYNCED]
             heapq.heapify(self._behind)
         heapq.heappush(self._behind, (watcher.next, next(self._order), watcher))
@@ -145,7 +145,7 @@ class UnsyncedWatchers:
                     continue
                 if self._new:
                     self._new = False
-                    # Another instance may have compacted it, which shows in no row.
+                    # Another instance may have compacted its start revision, which shows in no row.
                     with contextlib.suppress(DriverError):
                         await hub.learn_compaction()
                 await hub.turns.next(sink.client)
@@ -160,7 +160,7 @@ class UnsyncedWatchers:
         hub.followed(sink, self)
 
     async def _bring_on(self, watcher: Watcher) -> int:
-        """Sends it what goes into one response; returns how many entries of the log were looked at."""
+        """Sends the watcher one response; returns the cost in log entries looked at."""
         hub, sink, past = self._hub, self._sink, self._hub.past
         index = hub.index
         if watcher.next < index.compact_revision or watcher.epoch != hub.epoch:
@@ -180,7 +180,7 @@ class UnsyncedWatchers:
             try:
                 await past.fetch(watcher, wanted)
             except GoneError:
-                # Compacted, most likely by another instance which this one has yet to hear of.
+                # Compacted, most likely by another instance, which this one has not learned yet.
                 await asyncio.sleep(_RETRY)
             except DriverError as error:
                 log.debug("a watcher waits for the database: %s", error)
@@ -189,7 +189,7 @@ class UnsyncedWatchers:
             if served < len(wanted):
                 reached = wanted[served].mod
                 del wanted[served:]
-            # Much may have come meanwhile: cancellation, compaction, answers of others on the connection.
+            # Since the await: cancellation, compaction, or other answers that filled the connection.
             if watcher.state is not WatcherState.UNSYNCED:
                 return _LEAST
             if sink.full or watcher.epoch != hub.epoch or not wanted:
@@ -207,7 +207,7 @@ class UnsyncedWatchers:
         return len(block) + _LEAST
 
     def _send(self, watcher: Watcher, entries: list[Entry], reached: int) -> int:
-        """Sends as many as go into one response; returns the revision to go on from."""
+        """Sends as many events as go into one response; returns the revision to continue from."""
         hub = self._hub
         framed: list[bytes] = []
         size = 0
@@ -220,7 +220,7 @@ class UnsyncedWatchers:
             framed.append(event)
         hub.sent += len(framed)
         watcher.busy = True
-        # As in etcd the header tells the present: where a watcher stands, its events tell.
+        # As in etcd, the header has the current revision; the watcher's own position follows from its events.
         self._sink.events(watcher, hub.index.revision, EncodedEvents(framed))
         return reached
 
@@ -238,7 +238,7 @@ def wanted_by(watcher: Watcher, entries: Iterable[Entry]) -> list[Entry]:
 
 
 def missing(watcher: Watcher, entries: Iterable[Entry], cached: Callable[[int], bytes | None]) -> list[Entry]:
-    """What is not cached of what the events of these entries show."""
+    """The entries whose values the events of `entries` need and `cached` lacks."""
     found = []
     for entry in entries:
         if entry.version and cached(entry.mod) is None:

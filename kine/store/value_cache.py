@@ -1,9 +1,9 @@
-"""Values by revision, as the bytes that answers are made of.
+"""Cache of values by revision, each as the bytes that responses contain.
 
 A value is kept as a frame: an encoded `mvccpb.KeyValue` behind the tag and length of field 2, which is
-where RangeResponse has its `kvs` and Event its `kv`. So an answer, long or short, is a join of frames:
-nothing is parsed or encoded a second time. Bounded by bytes; the oldest frames go first, and a miss is
-one database read for all who wait.
+where RangeResponse has its `kvs` and Event its `kv`. So a response, long or short, is a join of frames:
+nothing is parsed or encoded a second time. The cache is bounded by bytes and evicts the oldest frames first;
+concurrent misses share one database read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kine.store.reserved_key_translation import stored
 if TYPE_CHECKING:
     from kine.store.index import Entry
 
-_OVERHEAD = 120  # bytes a cached frame costs beside itself: its object, the dict's and the queue's slots
+_OVERHEAD = 120  # bytes a cached frame costs in addition: its object, the dict's and the queue's slots
 
 
 def varint(number: int) -> bytes:
@@ -97,9 +97,9 @@ class ValueCache:
         self.budget = budget
         self._lent = 0
         self._frames: dict[int, bytes] = {}
-        self._order: deque[int] = deque()  # revisions as they came, some of them gone from _frames
+        self._order: deque[int] = deque()  # revisions in order of insertion, some no longer in _frames
         self.size = 0
-        self.largest = 0  # bytes of the largest frame there ever was
+        self.largest = 0  # bytes of the largest frame ever cached
         self.hits = 0
         self.misses = 0
 
@@ -123,7 +123,7 @@ class ValueCache:
         return missing
 
     def stored(self, revision: int) -> bytes | None:
-        """The value as its row holds it, if it is here."""
+        """The value as its row holds it, if it is cached."""
         encoded = self._frames.get(revision)
         return None if encoded is None else stored_value(encoded)
 
@@ -141,7 +141,7 @@ class ValueCache:
             self._fit()
 
     def count_lent(self, size: int) -> None:
-        """So many bytes of the budget are used by others."""
+        """Sets the bytes of the budget that others use."""
         self._lent = size
         self._fit()
 

@@ -1,17 +1,17 @@
-"""Who watches what, and how each watcher gets every event once, in order, without gaps.
+"""The watch hub: each watcher gets every event of its range once, in order, without gaps.
 
 A watcher is *synced* when it has been sent everything applied so far: it then sits in the group of its
 range and is handed each new event as it is applied. One whose client is slow, or that starts in the past,
 is *unsynced*: its stream's follower (see `kine.store.unsynced_watchers`) reads the index's log from where the
-watcher stands, at the client's pace, and it moves to its group once it has reached the present. Both steps
-to and from a group happen without an await between the look and the move, so no event can fall between
-them. Memory for a slow client is bounded by its stream's own queue; what it has not been sent stays in the
+watcher stands, at the client's pace, and moves it to its group once it has reached the newest revision. Both
+moves, to and from a group, happen without an await between the check and the move, so no event is lost
+between them. Memory for a slow client is bounded by its stream's own queue; events not sent yet stay in the
 log.
 
-One turn of the event loop tells about `_AT_ONCE` watchers. What is left over waits in the backlog, where
-clients take turns, and what comes after it waits behind it: a client in the backlog has not been told all
-that is applied, though its watchers are in their groups. One that joins meanwhile begins after all of that,
-which `Watcher.next` says.
+One turn of the event loop serves about `_AT_ONCE` watchers. The rest waits in the backlog, where clients
+take turns, and later events queue behind it: a client in the backlog has not been sent everything that is
+applied, though its watchers are in their groups. A watcher that joins meanwhile starts after those events,
+as `Watcher.next` records.
 
 Events are encoded once, as `WatchResponse.events` fields, and shared by all watchers of a group.
 """
@@ -30,9 +30,9 @@ from kine.store.value_cache import ValueCache
 from kine.store.watcher import EncodedEvents, EventSink, Watcher, WatcherState
 from kine.store.watcher_groups import Audience, WatcherGroup, WatcherGroups
 
-_AT_ONCE = 500  # watchers told in one turn of the event loop
-_LIKE_A_WATCHER = 64  # entries looked at
-_BYTES_LIKE_A_WATCHER = 64 * 1024  # bytes sent
+_AT_ONCE = 500  # watchers served in one turn of the event loop
+_LIKE_A_WATCHER = 64  # entries looked at that cost as much as a watcher
+_BYTES_LIKE_A_WATCHER = 64 * 1024  # bytes sent that cost as much as a watcher
 
 
 class WatchHub:
@@ -50,7 +50,7 @@ class WatchHub:
         self.slow = 0
         self.sent = 0  # events, to all watchers
         self.epoch = 0  # counts how often the database has gone back
-        self._lost = 0  # the highest revision that was told and is no more
+        self._lost = 0  # the highest revision that was applied before the database went back
 
     # ---- watchers come and go
 
@@ -70,12 +70,12 @@ class WatchHub:
             self._fall_behind(watcher, new=True)
 
     def in_step(self, watcher: Watcher) -> bool:
-        """Has it been sent everything up to the present, so that a progress notice would be true?"""
+        """Whether it was sent everything up to the newest revision, so that a progress notice is true."""
         told = watcher.state is WatcherState.SYNCED and watcher.sink.client not in self._backlog
         return told and self.index.revision >= watcher.start
 
     def told(self, client: object, then: Callable[[], None]) -> bool:
-        """Have this client's synced watchers been told all that is applied? If not, `then` is called then."""
+        """Whether the client's synced watchers were sent all applied events; if not, calls `then` later."""
         if client not in self._backlog:
             return True
         self._backlog.then(client, then)
@@ -94,7 +94,10 @@ class WatchHub:
         self.watchers -= 1
 
     def overtaken(self, revision: int) -> None:
-        """What came after `revision` was not published: each goes on there, or learns it is compacted."""
+        """Makes all synced watchers continue after `revision` as unsynced: later events were not published.
+
+        A watcher whose next event is compacted ends.
+        """
         self._backlog.tell_all()
         for watcher in self._groups.watchers():
             watcher.next = max(watcher.next, revision + 1)
@@ -102,7 +105,7 @@ class WatchHub:
             self._fall_behind(watcher)
 
     def rewound(self, revision: int) -> None:
-        """The database has gone back from `revision`: each watcher may have told what is no more."""
+        """Ends all watchers: the database went back from `revision`, and they may have sent lost events."""
         self.epoch += 1
         self.past.clear()
         self._lost = max(self._lost, revision)
@@ -143,7 +146,10 @@ class WatchHub:
     def _tell_or_keep(
         self, audience: Audience, entries: list[Entry], shared: Shared | None, most: int
     ) -> int:
-        """Tells them now if that costs `most` or less, and nothing is to be told before; what it cost."""
+        """Serves the audience now if that costs `most` at most and its client has no backlog; else queues it.
+
+        Returns the cost.
+        """
         least = len(audience.watchers) * (1 + len(entries) // _LIKE_A_WATCHER)
         if least > most or audience.client in self._backlog:
             self._backlog.add(audience, entries)
@@ -159,18 +165,18 @@ class WatchHub:
             self._telling = None
 
     def _tell(self, watcher: Watcher, entries: list[Entry], shared: Shared | None) -> int:
-        """Sends it its part of what has been applied, or leaves that to its follower; what that cost.
+        """Sends the watcher its events among `entries`, or leaves that to its follower; returns the cost.
 
-        `shared` is for watchers of one range, which is that of the entries.
+        `shared` is the cache for watchers of one range, which contains all the entries.
         """
         cost = 1 + len(entries) // _LIKE_A_WATCHER
-        if watcher.state is not WatcherState.SYNCED:  # it has gone, or fell behind at what came before
+        if watcher.state is not WatcherState.SYNCED:  # closed, or behind since earlier events
             return cost
         if watcher.sink.full:
             self._overtake(watcher, entries)
             return cost
         if shared is None or watcher.next > entries[0].mod:
-            # It has a range of its own, or asked for a revision that is only now being reached.
+            # It has a range of its own, or starts at a revision among these entries.
             events = self._encode(watcher, entries)
         elif watcher.shape in shared:
             events = shared[watcher.shape]
@@ -186,7 +192,7 @@ class WatchHub:
         return cost + len(events.joined) // _BYTES_LIKE_A_WATCHER
 
     def _overtake(self, watcher: Watcher, entries: list[Entry]) -> None:
-        """The first event it lacks is where its stream's follower takes over."""
+        """Makes the watcher unsynced: its stream's follower continues from the first event it lacks."""
         watcher.next = max(watcher.next, entries[0].mod)
         self._leave(watcher)
         self._fall_behind(watcher)
@@ -211,7 +217,7 @@ class WatchHub:
         return not missing(watcher, wanted_by(watcher, entries), self._values.get)
 
     def _encode(self, watcher: Watcher, entries: list[Entry]) -> EncodedEvents | None:
-        """None if there is nothing for it to see, or a value is not cached."""
+        """Encodes the watcher's events; None if it has none among `entries`, or a value is not cached."""
         wanted = wanted_by(watcher, entries)
         cached = self._values.get
         if not wanted or missing(watcher, wanted, cached):
@@ -221,12 +227,12 @@ class WatchHub:
     # ---- the past
 
     def caught_up(self, watcher: Watcher) -> None:
-        """It has been sent everything up to the present."""
+        """Makes a watcher synced once it has been sent everything up to the newest revision."""
         self._lags_no_more(watcher)
         self._join(watcher)
 
     def followed(self, sink: EventSink, follower: UnsyncedWatchers) -> None:
-        """None of the stream's watchers is behind any more."""
+        """Forgets a stream's follower, which has ended."""
         if self._followers.get(sink) is follower:
             del self._followers[sink]
 
@@ -234,5 +240,5 @@ class WatchHub:
         watcher.state = WatcherState.CLOSED
         self._lags_no_more(watcher)
         self.watchers -= 1
-        # Never 0: that would be no compaction to a client.
+        # Never 0, which clients take for no compaction.
         watcher.sink.compacted(watcher, self.index.compact_revision or 1)

@@ -29,7 +29,7 @@ class EncodedEvents:
 class EventSink(Protocol):
     """Where a watcher's events go: one client stream, shared by all its watchers."""
 
-    lagging: int  # watchers of it that are unsynced; the hub counts
+    lagging: int  # its unsynced watchers, counted by the hub
     client: object  # takes turns with others: see `kine.fair_queue`
 
     @property
@@ -40,10 +40,10 @@ class EventSink(Protocol):
     def events(self, watcher: Watcher, revision: int, events: EncodedEvents) -> None: ...
 
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
-        """The watcher is over: what it wants next has been compacted."""
+        """Ends the watcher: its next revision has been compacted."""
 
     def failed(self) -> None:
-        """A fault of ours: the stream must end, so that its client comes again from where it is."""
+        """Ends the stream after an internal error, so that its client watches again from where it was."""
 
 
 class WatcherState(Enum):
@@ -66,7 +66,7 @@ class Watcher:
     fragment: bool = False
     progress: bool = False
     answer_bytes: int = 1024 * 1024  # of events in one answer about the past, if it holds more than one
-    busy: bool = False  # was sent events since the last progress tick
+    busy: bool = False  # whether it was sent events since the last progress tick
     epoch: int = 0  # of the hub, when it was added
     state: WatcherState = WatcherState.UNSYNCED
     audience: Audience | None = None  # while it is synced

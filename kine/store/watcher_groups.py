@@ -1,4 +1,4 @@
-"""Synced watchers by what they watch: found for the key of an event without asking them all."""
+"""Synced watchers grouped by key or prefix, so that an event's key finds its watchers by hashing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kine.store.index import Entry
     from kine.store.watcher import Watcher
 
-_LENGTHS = 64  # of prefixes, that differ: an event's key is looked up by each
+_LENGTHS = 64  # different lengths of prefixes: an event's key is looked up once for each
 
 
 @dataclass(eq=False, slots=True)
@@ -21,12 +21,12 @@ class WatcherGroup:
     key: bytes
     end: bytes | None
     audiences: dict[object, Audience] = field(default_factory=dict)  # by client
-    fresh: list[Entry] = field(default_factory=list)  # of the batch now being published
+    fresh: list[Entry] = field(default_factory=list)  # its entries in the batch now being published
 
 
 @dataclass(eq=False, slots=True)
 class Audience:
-    """Synced watchers of one client that are told the same entries: a group's, or of ranges of all kinds."""
+    """Synced watchers of one client that get the same entries: those of one group, or those of no group."""
 
     client: object
     group: WatcherGroup | None
@@ -34,11 +34,11 @@ class Audience:
 
 
 class WatcherGroups:
-    """Groups by key and by prefix: what an event's key is in, without asking them all.
+    """Watcher groups by key and by prefix.
 
     Kubernetes watches prefixes. They are found by hashing the key's own prefixes, one for each length in
-    use; single keys by hashing the key. Watchers of ranges that are neither, and of prefixes of yet other
-    lengths, are an audience for each client, in which each must be asked.
+    use; single keys by hashing the key. Watchers of other ranges, and of prefixes beyond `_LENGTHS` different
+    lengths, form one audience per client, in which each watcher's range is compared with the key.
     """
 
     def __init__(self) -> None:

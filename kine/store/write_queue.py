@@ -1,4 +1,4 @@
-"""The writes that wait to be committed, clients in turn, and whether a group of them is being committed."""
+"""The write queue: pending writes, clients in turn, and whether a group of them is being committed."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class WriteQueue:
         """Raises TooManyRequestsError."""
         waiting, client = self.waiting, request.client
         if len(waiting) >= MAX_QUEUE and waiting.held(client) * waiting.clients >= MAX_QUEUE:
-            raise TooManyRequestsError  # the clients that have less than their share waiting are let in
+            raise TooManyRequestsError  # clients with less than their share queued are still admitted
         waiting.put(client, request)
         self._filled.set()
 
     def wake(self) -> None:
-        """`filled` returns, whether or not there is a request."""
+        """Makes `filled` return, whether or not there is a request."""
         self._filled.set()
 
     async def filled(self) -> None:
-        """Returns once something is put, or `wake` is called, after this call."""
+        """Returns once a request is queued, or `wake` is called, after this call."""
         self._filled.clear()
         await self._filled.wait()
 

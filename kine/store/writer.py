@@ -1,10 +1,10 @@
-"""The one queue of writes: planned on the index, committed in groups.
+"""The writer: plans queued writes on the index, and commits them in groups.
 
-While a group is being committed the next one gathers, so the group's size follows the load by itself: a
-lone write waits for nobody, and sixty-four clients share one commit. A request that touches a key which
-its group already changes waits for the next group; it then sees the outcome. Nothing here depends on
-whether this process is the only one on the database: what others wrote shows as a conflict or as
-`BehindError`, and the request is decided again on the state that caused it.
+While a group is being committed the next one gathers, so the group's size adapts to the load: a lone write
+is committed at once, and sixty-four clients share one commit. A request that touches a key which its group
+already changes waits for the next group, and is planned on the outcome. Nothing here depends on being the
+only process on the database: rows of other writers show as a conflict or as `BehindError`, and the request
+is decided again on the state that caused it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 
 _MAX_ROWS = 512  # in one group
 _MAX_BYTES = 8 * 1024 * 1024
-# Seconds of CPU in which requests are decided upon, before the event loop has its turn: many may end without
-# a row, or wait for a later group, and some look at thousands of keys.
+# Seconds of CPU for planning requests before the event loop gets its turn: many may end without a row, or
+# wait for a later group, and some look at thousands of keys.
 _DECIDING = 0.010
-# Seconds for which a request is tried again, should other writers always come first. Clients that set a
-# deadline mostly set an earlier one, and count: the transport takes the request back then.
+# Seconds for which a request is retried if other writers always come first. Most clients that set a deadline
+# set an earlier one, at which the transport cancels the request.
 _PATIENCE = 30.0
-_SPLITS = 16  # of a group that fails, in a row, until the fault is taken to be everybody's
+_SPLITS = 16  # consecutive failed parts of a group, after which the error is taken to concern all requests
 
 
 class Applying(Protocol):
@@ -56,7 +56,7 @@ class Applying(Protocol):
     index: Index
 
     def committed(self, rows: Sequence[NewRow], ids: Sequence[int]) -> None:
-        """Applies rows of ours, if no others' rows come before or between them."""
+        """Applies rows this instance committed, unless rows of other writers come before or between them."""
 
 
 class Following(Protocol):
@@ -65,17 +65,17 @@ class Following(Protocol):
     async def catch_up(self, revision: int) -> None: ...
 
     async def doubt(self) -> None:
-        """The database may have gone back: looks, and loads anew if so. Raises DriverError."""
+        """Checks whether the database has gone back, and reloads the index if so. Raises DriverError."""
 
     async def rewind(self) -> None:
-        """The database has gone back for certain: loads anew. Raises DriverError."""
+        """Reloads the index, as the database has certainly gone back. Raises DriverError."""
 
 
 class Fresh(Protocol):
     """See `kine.store.freshness`."""
 
     def revision_to_reach(self) -> int | None:
-        """None if everything committed by now is applied."""
+        """Returns None if everything committed by now is applied."""
 
     async def refresh(self) -> None:
         """Returns when everything that was committed at the call is applied. Raises DriverError."""
@@ -85,7 +85,7 @@ class Values(Protocol):
     """See `kine.store.range_select`."""
 
     async def frames_there(self, entries: list[Entry]) -> Frames:
-        """By revision; none where one of them is no more. Raises DriverError."""
+        """Returns frames by revision; none if a row was compacted. Raises DriverError."""
 
 
 class Writer:
@@ -112,7 +112,7 @@ class Writer:
         self.no_space = False  # the database was full at the last write
         self._stopping = False
         self._aside = BackgroundTasks()
-        self._failing = ""  # the reason told last, until a write succeeds
+        self._failing = ""  # the reason logged last, until a write succeeds
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -136,7 +136,7 @@ class Writer:
         await self._aside.ended()
 
     def stop(self) -> None:
-        """`run` returns once the queue is empty."""
+        """Makes `run` return once the queue is empty."""
         self._stopping = True
         self._queue.wake()
 
@@ -151,9 +151,9 @@ class Writer:
         until = thread_time() + _DECIDING
         while queue and rows < _MAX_ROWS and size < _MAX_BYTES and len(later) < _MAX_ROWS:
             request = queue.take()
-            if request.future.done():  # its client has gone
+            if request.future.done():  # its client has disconnected
                 continue
-            if not request.plan.keys.isdisjoint(changing):  # as it was planned last: it waits again
+            if not request.plan.keys.isdisjoint(changing):  # by its last plan's keys: it waits again
                 later.append(request)
                 continue
             if thread_time() > until:
@@ -194,7 +194,7 @@ class Writer:
     def _checked(
         self, group: list[PendingWrite]
     ) -> tuple[list[tuple[PendingWrite, DriverError]], list[PendingWrite]]:
-        """Which of them this database cannot take, and why; and the others."""
+        """Returns the requests that this database cannot store, each with its error, and the others."""
         guilty: list[tuple[PendingWrite, DriverError]] = []
         rest: list[PendingWrite] = []
         for request in group:
@@ -208,9 +208,9 @@ class Writer:
         return guilty, rest
 
     async def _commit_in_parts(self, group: list[PendingWrite], error: DriverError) -> None:
-        """The database refuses the group, perhaps for one of its members: halves of it, and halves of those.
+        """Bisects a group that the database refuses, perhaps because of one request, and commits the parts.
 
-        The small ones first: what is too much for a database that is nearly full is found last.
+        Small requests come first, so that those too large for a nearly full database are found last.
         """
         parts = deque(_halves(sorted(group, key=_size)))
         failures = 0  # in a row
@@ -241,7 +241,7 @@ class Writer:
         self._fail(group, error)
 
     async def _try(self, group: list[PendingWrite]) -> DriverError | None:
-        """What the database refuses the group for; None if it is done, and its requests are answered."""
+        """Commits the group and answers its requests; returns the error if the database refuses the group."""
         writes = [Write(tuple(request.plan.rows), request.plan.guarded) for request in group]
         self._observe(len(writes))
         index = self._index
@@ -271,17 +271,17 @@ class Writer:
                 rows += request.plan.rows
                 ids += its
         if self.no_space and not all(row.deleted for row in rows):
-            self.no_space = False  # deletions alone may have used a reserve
+            self.no_space = False  # not after deletions alone, which may have used a reserve
         self._applier.committed(rows, ids)
         if ids and ids[0] <= head:
             await self._went_back()
         if ids and max(ids) > index.revision:
-            # Committed for certain; only telling so waits for the rows of others that come before.
+            # Certainly committed; only the answers wait for the rows of other writers that come before.
             try:
                 await self._tailer.catch_up(max(ids))
             except Exception as error:
                 log.warning("reading what others wrote failed: %s", error)
-        # The next group goes first, if there is one: clients are answered while it is being committed.
+        # The next group, if any, is sent first: clients are answered while it is being committed.
         asyncio.get_running_loop().call_soon(self._tell, group, outcome, index.revision)
         if conflicts:
             self._again(conflicts)
@@ -303,7 +303,7 @@ class Writer:
                 request.fail(error)
 
     async def _went_back(self) -> None:
-        """A new row has an id that was given before: the writes have landed, and what was here is no more."""
+        """Reloads the index after a commit got an id that was given before: the database has gone back."""
         try:
             await self._tailer.rewind()
         except Exception as error:
@@ -340,8 +340,8 @@ class Writer:
     def _decided(self, request: PendingWrite) -> bool:
         """Plans the request. False if it has no rows, and so is answered or set aside already.
 
-        A compare that failed, nothing to delete, a refusal: that is true only if nobody has committed
-        anything that this index has not seen.
+        Without rows (a failed compare, nothing to delete, a refusal), the outcome is valid only if everything
+        committed is applied to this index.
         """
         try:
             request.plan = request.decide()
@@ -391,7 +391,7 @@ class Writer:
             self._queue.wake()
 
 
-# Errors that one write may bring about, and the others of its group must not suffer for.
+# Errors that one write may cause, and for which the others of its group must not fail.
 _MAY_BE_OF_ONE = (InvalidKeyError, NoSpaceError, RefusedError)
 
 
