@@ -1,8 +1,8 @@
-"""Accepts connections for a transport, or for the metrics address: what is not served yet is counted too.
+"""Accept loop for a transport or the metrics address, which also counts connections still in a handshake.
 
-asyncio's own servers accept whatever comes, and tell nobody of handshakes that fail. Here each accepted
-socket is handed over and waited for; what goes wrong is logged, once in a while, and a system that has no
-more descriptors is asked again after a rest.
+asyncio's own servers accept every connection and do not report failed TLS handshakes. Here each accepted
+socket is passed to a callback, and the handshake is awaited. Failures are logged at a limited rate. When the
+process is out of file descriptors, accepting pauses for `BREATHER` seconds.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 8  # connections accepted in a turn of the loop: who makes room is found among those before
-BREATHER = 0.2  # seconds, when the system gives no more connections
-_SELDOM = 10.0  # seconds from one line of the log to the next of its kind
+_AT_ONCE = 8  # accepted per loop iteration: `admit` can only close connections of earlier iterations
+BREATHER = 0.2  # seconds to pause accepting after accept() has failed
+_SELDOM = 10.0  # minimum seconds between two log lines of one kind
 
 
 class RateLimitedWarning:
-    """Logs at most one line in ten seconds, which tells how many were left out."""
+    """Logs at most one line every ten seconds, with the number of suppressed ones as `left_out`."""
 
     def __init__(self) -> None:
         self._due = 0.0
@@ -44,11 +44,11 @@ class RateLimitedWarning:
 
 
 class ExhaustedError(Exception):
-    """The system gives no more connections: it is out of descriptors, as a rule."""
+    """accept() failed, usually because the process or the system is out of file descriptors."""
 
 
 def accepted(listener: socket.socket, most: int) -> Iterator[tuple[socket.socket, object]]:
-    """Connections that wait there, and from where, at most so many. Raises ExhaustedError."""
+    """Yields up to `most` waiting connections, each with its peer's address. Raises ExhaustedError."""
     for _ in range(most):
         try:
             connection = listener.accept()
@@ -60,7 +60,7 @@ def accepted(listener: socket.socket, most: int) -> Iterator[tuple[socket.socket
 
 
 class Acceptor:
-    """Listens, and has each connection that `admit` lets in taken."""
+    """Accepts connections on its listeners and passes those that `admit` allows to `take`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Acceptor:
         *,
         secure: bool,
     ) -> None:
-        """`take` serves a connection and returns when its handshake, if it is `secure`, is over."""
+        """`take` starts to serve a connection and returns after its TLS handshake, if it is `secure`."""
         self._listeners = listeners
         self._take = take
         self._admit = admit
@@ -83,7 +83,7 @@ class Acceptor:
 
     @property
     def pending(self) -> int:
-        """Connections that shake hands."""
+        """Number of connections still in their handshake."""
         return len(self._pending)
 
     def give_up_oldest(self) -> None:
@@ -94,7 +94,7 @@ class Acceptor:
         task.cancel()
 
     def close(self) -> None:
-        if not self._open:  # a stop may be told twice
+        if not self._open:  # close() may be called twice
             return
         self._open = False
         for listener in self._listeners:
@@ -140,7 +140,7 @@ class Acceptor:
 
 
 def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended by itself
+    with contextlib.suppress(OSError):  # the peer has closed it already
         connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -1,4 +1,4 @@
-"""The seam between a transport and the handlers it serves.
+"""The interface between gRPC transports and the handlers they serve.
 
 A transport turns connections into calls: request bytes in, response bytes out, metadata, deadlines and
 status. It knows no message type. A handler is a plain function of bytes; it knows no connection. The
@@ -49,12 +49,12 @@ class RpcError(Exception):
         self.message = message
 
 
-# All a client learns of a fault in a handler; the log has the rest.
+# The status that a client gets for an unexpected exception in a handler; the details are only logged.
 INTERNAL_ERROR = RpcError(Code.INTERNAL, "internal error")
 
 
 def unknown_method(path: str, known: Iterable[str]) -> RpcError:
-    """The error for a path that has no route, in grpc-go's words: its callers tell the cases apart."""
+    """The UNIMPLEMENTED error for a path without a route, in grpc-go's words, which clients may match."""
     service, slash, method = path.removeprefix("/").rpartition("/")
     if not slash:
         return RpcError(Code.UNIMPLEMENTED, f"malformed method name: {path!r}")
@@ -65,21 +65,21 @@ def unknown_method(path: str, known: Iterable[str]) -> RpcError:
 
 @dataclass(slots=True)
 class Call:
-    """What a handler may know of its call besides the request.
+    """A call's context: everything that a handler gets apart from the request.
 
-    `metadata` goes by lower-case name, values of a name that comes twice joined by a comma; a value of
-    a name that ends in `-bin` is base64, as on the wire. Where the transport
-    learns it, `:authority`, the host asked for, is there too.
+    `metadata` is keyed by lower-case name. Values of a repeated name are joined by a comma, and the value
+    of a name that ends in `-bin` is base64, as on the wire. It includes `:authority`, the requested host,
+    if the transport provides it.
     """
 
     method: str
     peer: str = ""  # "ipv4:127.0.0.1:4711", "ipv6:[::1]:4711" or "unix:"
     deadline: float | None = None  # event-loop time in seconds; None: the client set none
     metadata: Mapping[str, str] = field(default_factory=dict)
-    # Waits until an answer of so many bytes may be made: many large ones asked for at once would be in
-    # memory at once. Where the transport has no such bound, it does not wait.
+    # Waits until a response of so many bytes may be built, so that many large responses requested at once
+    # are not all in memory at once. None if the transport has no such limit.
     room: Callable[[int], Awaitable[None]] | None = None
-    # Likewise, and counts them as queued until it is left: for an answer that takes time to make.
+    # The same for a response that takes time to build: counts the bytes as queued until the context exits.
     hold: Callable[[int], AbstractAsyncContextManager[None]] | None = None
     account: ByteAccount | None = (
         None  # of the call's connection: calls with the same one come from one client
@@ -87,21 +87,21 @@ class Call:
 
 
 def too_much_kept(what: str) -> RpcError:
-    """There is no room to keep one more of these for its client: see `kine.transport.byte_budget`."""
+    """The error for one more open `what` than the budget allows: see `kine.transport.byte_budget`."""
     return RpcError(
         Code.RESOURCE_EXHAUSTED,
         f"too many {what} are open, by this client or by all: close some, or raise --max-queued-bytes",
     )
 
 
-# etcd leaves this much beside its request limit for gRPC's framing and the rest of a message
-# (server/config, grpcOverheadBytes).
+# etcd adds this to its request limit for gRPC's framing and the rest of a message (server/config,
+# grpcOverheadBytes).
 GRPC_OVERHEAD_BYTES = 512 * 1024
 
-SMALL = 1024  # bytes of a message up to which it counts as a part of its stream
+SMALL = 1024  # bytes up to which a message is covered by the fixed cost of its stream
 
 HIGH_WATER = 1024 * 1024  # bytes queued on one stream before its producer should pause
-LOW_WATER = 256 * 1024  # and below which it goes on
+LOW_WATER = 256 * 1024  # and below which it resumes
 
 
 class MessageStream(Protocol):
@@ -115,28 +115,29 @@ class MessageStream(Protocol):
     async def receive(self) -> bytes | None:
         """The client's next message, or None once it has half-closed. Raises RpcError.
 
-        A large one counts as kept for its client until the next is asked for: by then nothing may hold it.
+        A large message counts as kept for its client until the next call of `receive`, by when the
+        handler must have dropped it.
         """
 
     def release_received(self) -> None:
-        """Nothing holds the last message any more, though no other is asked for yet."""
+        """Stops counting the last message, which the handler has dropped, before the next `receive`."""
 
     def send(self, message: bytes) -> None:
-        """Queues one message; never waits. A producer of much data looks at `full` first."""
+        """Queues one message; never waits. A producer of much data checks `full` first."""
 
     @property
     def full(self) -> bool:
-        """True while more bytes are queued than `HIGH_WATER`, or its connection's account is over."""
+        """True while more than `HIGH_WATER` bytes are queued, or its connection's account is over."""
 
     async def drain(self) -> None:
         """Returns once the queue is below `LOW_WATER` and the account has room, or the call is over.
 
-        Others may have filled it again by the time the caller goes on: look at `full` again.
+        Other producers may have filled it again before the caller runs: check `full` again.
         """
 
 
 class Pieces:
-    """A long answer that is sent piece by piece as it is, without a join: others may hold the same pieces."""
+    """A large response as a sequence of byte strings, sent without a join. Responses may share the pieces."""
 
     __slots__ = ("parts", "size")
 
@@ -150,8 +151,8 @@ class Pieces:
 
 Answer = bytes | Pieces
 
-# A unary handler that has its answer at hand returns it without a task or an await: that is what a read
-# from memory does, and what makes it cost microseconds.
+# A unary handler whose response is ready returns it directly, without a task or an await. A read served
+# from memory does so, which is why it costs only microseconds.
 UnaryHandler = Callable[[bytes, Call], Answer | Awaitable[Answer]]
 StreamHandler = Callable[[MessageStream, Call], Awaitable[None]]
 
@@ -173,30 +174,30 @@ Routes = Mapping[str, Unary | Streaming]  # by path: "/etcdserverpb.KV/Range"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a plain HTTP request is answered with."""
+    """The response to a plain HTTP request."""
 
     body: bytes
     status: int = 200
     content_type: str = "text/plain; charset=utf-8"
 
 
-# Answers a request that is no gRPC call: method, target with its query, and the Accept header.
+# Handles a request that is not a gRPC call: method, target with its query, and the Accept header.
 Pages = Callable[[str, str, str], Awaitable[Page]]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds that keep a client from costing more than its share. Sizes in bytes, times in seconds."""
+    """Limits on the resources that one client or all clients may use. Sizes in bytes, times in seconds."""
 
     max_request_bytes: int = 2 * 1024 * 1024  # etcd: 1.5 MiB of request and 512 KiB of gRPC overhead
-    max_concurrent_streams: int = 10_000  # in one connection
+    max_concurrent_streams: int = 10_000  # per connection
     keepalive_min_interval: float = 5.0  # a client that pings more often gets GOAWAY too_many_pings
-    keepalive_interval: float = 7200.0  # we ping an idle connection after this
+    keepalive_interval: float = 7200.0  # the server pings an idle connection after this
     keepalive_timeout: float = 20.0
-    handshake_timeout: float = 10.0  # until TLS is agreed on, and until HTTP/2's first frame has come
+    handshake_timeout: float = 10.0  # for the TLS handshake, and then for the first HTTP/2 frame
     max_queued_bytes: int = 256 * 1024 * 1024  # over all connections; one may hold a quarter of it
-    max_connections: int = 10_000  # at the bound the longest idle one makes room; without one, none is let in
-    drain_timeout: float = 20.0  # a client over its budget that takes too little for so long is cut off
+    max_connections: int = 10_000  # at the limit, closes the longest idle one, or refuses the new one
+    drain_timeout: float = 20.0  # a client over budget that reads too little for so long is disconnected
 
 
 class Server(Protocol):
@@ -204,18 +205,18 @@ class Server(Protocol):
 
     @property
     def budget(self) -> ByteBudget:
-        """What its connections hold of answers that are not taken yet."""
+        """The byte budget of its connections: responses that clients have not read yet."""
 
     @property
     def connected(self) -> int:
-        """Connections of clients that are open, or being opened."""
+        """Number of client connections that are open or being opened."""
 
     @property
     def turned_away(self) -> int:
-        """Connections that were refused, or closed to make room, as the most that may be were open."""
+        """Number of connections refused, or closed to make room, because `max_connections` were open."""
 
     async def start(self) -> Sequence[Address]:
-        """Binds and serves; returns the addresses bound, with the ports that the system chose.
+        """Binds and serves; returns the bound addresses, with the ports that the system chose.
 
         Raises OSError when an address cannot be bound.
         """

@@ -1,51 +1,52 @@
-"""Bytes kept for clients: one budget for the server, one account for each connection.
+"""Memory accounting for clients: one byte budget for the server, one account for each connection.
 
-What clients have sent and nobody has used up yet is counted beside, as `received`, and has the same limit:
-beyond it the client with the most loses the largest of its requests that have not come whole.
+Three totals are counted, each with the same limit:
 
-What is counted: answers made but not yet taken by the socket, and answers being put together. Each piece
-counts with what it costs to keep it, so that many tiny answers count as well.
+- `queued`: responses that the socket has not accepted yet, and responses being built. Each piece counts with
+  the memory that it costs, so that many tiny responses count as well.
+- `received`: request bytes that no handler has consumed yet. Above the limit, the client with the most of
+  them loses its largest incomplete request.
+- `kept`: state that lives as long as the client wants: open streams, messages held by handlers, watches.
+  There is no point in waiting for such memory, so a request for more is refused if the client's part would
+  exceed half of what is free, or `ALWAYS` if that is more. So one client gets a third of the limit at most,
+  and a new client always gets a little, however many others take all they can.
 
-What clients have the server keep for as long as they like is counted beside, too, as `kept`: open streams,
-the messages with their handlers, watches. It has the same limit, and nothing to wait for: a client is
-refused what would make its part larger than half of what is free then, or than `ALWAYS` where that is more.
-So one client has a third of the limit at most, and a newcomer a little, however many take all they can.
+An account is `over` when it has more queued than its share, or has anything queued while all accounts
+together exceed the limit. A client that reads its responses has nothing queued, and is served whatever others
+do.
 
-Invariant, after every call: `Budget.queued` is the sum of its accounts' `queued`, and `Budget.kept` of their
-`kept`, no figure is below zero, no account has more reserved than queued, nor more unpacked than reserved,
-and a closed one holds nothing; `kept` is at most the limit and, for each account, `ALWAYS`. From it follows
-the bound: a client whose account is `over` is not listened to, so the server holds at most its limit and, for
-each connection, the answers to what was taken in before, or one answer that is larger than fits.
-
-An account is over when it holds more than its share, or holds anything while all together hold more than
-the limit. A client that takes its answers holds nothing, and is served whatever others do.
+Invariant, after every call: `ByteBudget.queued` is the sum of its accounts' `queued`, and `ByteBudget.kept`
+of their `kept`; no figure is below zero; no account has more reserved than queued, nor more unpacked than
+reserved; a closed account holds nothing; `kept` is at most the limit plus, for each account, `ALWAYS`.
+It bounds memory: the server reads nothing from a client whose account is `over`, so it holds at most its
+limit plus, for each connection, the responses to requests read before, or one response larger than fits.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-SHARES = 4  # one connection may hold one part of so many
-PIECE = 256  # bytes that a queued piece costs besides its own
-ALWAYS = 64 * 1024  # bytes that a connection may have kept, whatever others have
-_ENOUGH = 1024 * 1024  # bytes that a client others wait for must take in each period of patience
+SHARES = 4  # one connection may hold 1/SHARES of the limit
+PIECE = 256  # bytes of overhead of a queued piece
+ALWAYS = 64 * 1024  # bytes that a connection may always have kept, whatever others have
+_ENOUGH = 1024 * 1024  # bytes that a client which blocks others must read in each period of patience
 
 
 class BudgetedClient(Protocol):
     """One connection, as its account sees it."""
 
     def resume(self) -> None:
-        """The account that waited has room again. Called from within whatever made it: only take note."""
+        """Called when the waiting account has room, amid the call that made it: only schedule work here."""
 
     def shed(self) -> bool:
-        """Drops its largest request that has not come whole; false if it has none."""
+        """Drops its largest incomplete request; false if it has none."""
 
     def cut_off(self) -> None:
-        """Its client takes nothing, and others wait for the room: drop what is queued, end the connection."""
+        """Drops what is queued and ends the connection, whose client does not read while others need room."""
 
 
 class ByteBudget:
-    """What all connections of a server may hold."""
+    """The memory that all connections of a server may hold for their clients."""
 
     __slots__ = (
         "accounts", "closed_slow", "kept", "limit", "look_above", "queued", "received", "refused", "share",
@@ -56,13 +57,13 @@ class ByteBudget:
         self.limit = limit
         self.share = max(1, limit // SHARES)
         self.queued = 0
-        self.unpacked = 0  # of these, for requests
-        self.received = 0  # bytes of requests, half of them or whole
+        self.unpacked = 0  # of the queued bytes: decompressed requests
+        self.received = 0  # bytes of complete and incomplete requests
         self.kept = 0
-        self.refused = 0  # streams, messages and watches, as there was no room to keep them
-        self.shed = 0  # requests that were dropped as too many were half sent
+        self.refused = 0  # streams, messages and watches refused because `kept` had no room
+        self.shed = 0  # incomplete requests that were dropped
         self.look_above = limit
-        self.closed_slow = 0  # connections that were cut off
+        self.closed_slow = 0  # connections closed because the client did not read
         self.accounts: set[ByteAccount] = set()
         self.waiting: dict[ByteAccount, None] = {}
 
@@ -72,12 +73,12 @@ class ByteBudget:
         return account
 
     def make_room(self) -> None:
-        """Drops half sent requests, until no more is held than may be."""
+        """Drops incomplete requests until `received` is within the limit."""
         while self.received > self.limit:
             largest = max(self.accounts, key=_received)
             if (
                 not largest.client.shed()
-            ):  # all of it is being answered: to be looked at again when it is more
+            ):  # every request is being answered: check again only when more has been received
                 self.look_above = self.received + _ENOUGH
                 return
             self.shed += 1
@@ -90,7 +91,10 @@ class ByteBudget:
                 account.client.resume()
 
     def cut_off_stalled(self, now: float, patience: float) -> None:
-        """Asked now and then. Those that hold the most go first, until nobody has to wait for them."""
+        """Disconnects stalled clients, the largest accounts first, until no other client waits for them.
+
+        Called periodically.
+        """
         self.look_above = self.limit
         stalled = [account for account in self.accounts if account.stalled(now, patience)]
         for account in sorted(stalled, key=_holding, reverse=True):
@@ -100,7 +104,7 @@ class ByteBudget:
 
 
 class ByteAccount:
-    """What one connection holds. Besides, the connection's identity for whoever counts by client."""
+    """The memory that one connection holds. It also serves as the client's identity for per-client limits."""
 
     __slots__ = (
         "_begun", "_budget", "_owed", "_taken_then", "client",
@@ -113,10 +117,10 @@ class ByteAccount:
         self.queued = 0
         self.received = 0
         self.kept = 0
-        self.reserved = 0  # of these, for what is being made: nothing that the client could take yet
-        self.unpacked = 0  # of these, for requests
-        self.taken = 0  # bytes that have left, ever
-        self.wanted = 0  # bytes of the answer that waits for room; 0: none does
+        self.reserved = 0  # of the queued bytes: responses being built, which the client cannot read yet
+        self.unpacked = 0  # of the reserved bytes: decompressed requests
+        self.taken = 0  # bytes sent so far
+        self.wanted = 0  # bytes of the response that waits for room; 0: none does
         self.closed = False
         self._begun = -1.0  # when it was first seen to be pressing; negative: it is not
         self._owed = self._taken_then = 0
@@ -137,13 +141,13 @@ class ByteAccount:
             budget.wake()
 
     def put_back(self, size: int) -> None:
-        """So much of what has left waits for the socket after all; it has left when it is removed."""
+        """Counts bytes as queued again that the socket did not accept yet; `remove` them once it has."""
         if not self.closed:
             self.taken -= size
             self.add(size)
 
     def reserve(self, size: int) -> None:
-        """Adds what is being made or waits to be; `release` takes it away when it is queued or given up."""
+        """Counts a response that is being built; `release` takes it away when it is queued or given up."""
         if not self.closed:
             self.reserved += size
             self.add(size)
@@ -151,11 +155,11 @@ class ByteAccount:
     def release(self, size: int) -> None:
         if not self.closed:
             self.reserved -= size
-            self.taken -= size  # for it was not
+            self.taken -= size  # `remove` counts it as sent, which it was not
             self.remove(size)
 
     def unpack(self, size: int) -> None:
-        """Reserves what a request has become. It goes once answered, so no answer waits for it to go."""
+        """Reserves the size of a decompressed request. `fits` ignores it: it is freed only once answered."""
         if not self.closed:
             self.unpacked += size
             self._budget.unpacked += size
@@ -168,7 +172,7 @@ class ByteAccount:
             self.release(size)
 
     def take_in(self, size: int) -> None:
-        """Bytes of a request have come. `let_go` takes them away; `crowded` is to be looked at."""
+        """Counts received request bytes; `release_received` takes them away. Check `crowded` afterwards."""
         if not self.closed:
             self.received += size
             self._budget.received += size
@@ -179,7 +183,7 @@ class ByteAccount:
             self._budget.received -= size
 
     def keep(self, size: int) -> bool:
-        """Counts what the client has the server keep; `give_up` takes it away. False: it must be refused."""
+        """Counts state kept for the client; `give_up` takes it away. False: there is no room, refuse it."""
         budget = self._budget
         if self.closed:
             return True
@@ -197,7 +201,7 @@ class ByteAccount:
 
     @property
     def crowded(self) -> bool:
-        """`ByteBudget.make_room` should be called."""
+        """True if `make_room` should be called."""
         budget = self._budget
         return budget.received > budget.look_above
 
@@ -205,7 +209,7 @@ class ByteAccount:
         self._budget.make_room()
 
     def close(self) -> None:
-        """The connection is gone, and what was queued with it."""
+        """Frees everything counted for the connection, which has ended."""
         budget = self._budget
         budget.waiting.pop(self, None)
         self.release_received(self.received)
@@ -218,20 +222,20 @@ class ByteAccount:
 
     @property
     def over(self) -> bool:
-        """Nothing more should be taken in from this client."""
+        """True if nothing more should be read from this client."""
         budget = self._budget
         return self.queued > budget.share or (self.queued > 0 and budget.queued > budget.limit)
 
     @property
     def roomy(self) -> bool:
-        """What has waited may go on: with room to spare, so that it does not stop at once."""
+        """True if waiting work may resume: well below the limits, so that it does not stop again at once."""
         budget = self._budget
         return not self.queued or (
             self.queued <= budget.share // 2 and budget.queued <= budget.limit // SHARES * (SHARES - 1)
         )
 
     def fits(self, size: int) -> bool:
-        """May an answer of so many bytes be made? One of any size may, where half of the room is free."""
+        """True if a response of so many bytes may be built. Any size fits while half of the limit is free."""
         budget = self._budget
         own, everyones = self.queued - self.unpacked, budget.queued - budget.unpacked
         return (own + size <= budget.share or own <= budget.share // 2) and (
@@ -239,13 +243,13 @@ class ByteAccount:
         )
 
     def wait(self) -> None:
-        """Has the client resumed once there is room."""
+        """Registers for `client.resume` to be called once there is room."""
         if not self.closed:
             self._budget.waiting[self] = None
 
     @property
     def pressing(self) -> bool:
-        """Somebody waits, or soon will, for this client to take what it has asked for."""
+        """True if this client's unread responses block others, or soon will."""
         budget = self._budget
         if self.queued <= self.reserved:
             return False
@@ -254,9 +258,9 @@ class ByteAccount:
         return budget.queued > budget.limit or (budget.queued > budget.limit // 2 and bool(budget.waiting))
 
     def stalled(self, now: float, patience: float) -> bool:
-        """Asked now and then: has the client, while pressing, taken too little for so many seconds?
+        """True if the client was pressing for `patience` seconds and read too little. Called periodically.
 
-        Enough is what was queued for it when they began, or a megabyte of that.
+        Enough is all that was queued for it at the start of the period, or 1 MiB if that is less.
         """
         if not self.pressing:
             self._begun = -1.0

@@ -1,4 +1,4 @@
-"""The clients of a gRPC library's server, which tells a connection by its peer's address only."""
+"""Per-peer accounting for the grpcio transport, which identifies a connection by its peer's address only."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CALL = 24 * 1024  # bytes that a call takes, the library's own included
-_FREE = 16  # calls of a connection that do not count: it takes as much by itself
-_RESUMED = 16  # calls that go on in one turn of the loop, when a connection has room again
-_READING = 16  # unary requests that are read at once from one connection
-_SLOW = 1.0  # seconds after which one that has not come whole counts as large as it may be
+_CALL = 24 * 1024  # bytes that a call takes, grpcio's own included
+_FREE = 16  # calls of a connection that do not count: the connection itself takes as much
+_RESUMED = 16  # calls resumed per loop iteration when a connection has room again
+_READING = 16  # unary requests read at once from one connection
+_SLOW = 1.0  # seconds after which an incomplete request counts as the largest allowed size
 
 
 _TOO_MUCH = RpcError(Code.RESOURCE_EXHAUSTED, "too many requests are half sent: send each without pausing")
@@ -36,24 +36,27 @@ _CUT_SHORT = RpcError(Code.INTERNAL, "the call ended within a message")
 
 
 class GrpcioPeer:
-    """See `kine.transport.byte_budget.BudgetedClient`. Those on a unix socket share a name: one client."""
+    """Implements `kine.transport.byte_budget.BudgetedClient` for one peer address.
+
+    All clients of a unix socket have the same address and count as one.
+    """
 
     def __init__(self, peer: str, budget: ByteBudget) -> None:
         self.peer = peer
         self.account = budget.account(self)
         self.gate = ResponseAdmission(self.account)
         self.calls = 0
-        self._counted = _FREE  # calls, under way or free
+        self._counted = _FREE  # calls accounted for, the free ones included
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resuming = False
-        self._acknowledged = 0  # bytes, at the last look
+        self._acknowledged = 0  # bytes, at the last call of `look`
         self._reading = FairSemaphore(_READING)
-        self._slow: dict[asyncio.Task[Any], int] = {}  # readers of what has not come whole, as it counts
-        self._shed: set[asyncio.Task[Any]] = set()  # of these, those that are given up
+        self._slow: dict[asyncio.Task[Any], int] = {}  # readers of incomplete requests, with the counted size
+        self._shed: set[asyncio.Task[Any]] = set()  # those of them that were cancelled by `shed`
 
     def count(self) -> bool:
-        """Counts a call that has begun. False: it must be refused."""
+        """Counts a call that has begun. False: there is no room, refuse it."""
         if self.calls > self._counted:
             if not self.account.keep(_CALL):
                 return False
@@ -61,7 +64,7 @@ class GrpcioPeer:
         return True
 
     def count_again(self) -> None:
-        """A call has ended."""
+        """Stops counting a call that has ended."""
         if self._counted > max(self.calls, _FREE):
             self._counted -= 1
             self.account.give_up(_CALL)
@@ -95,15 +98,15 @@ class GrpcioPeer:
                 self.account.wait()
 
     async def read(self, read: Callable[[], Awaitable[Any]], most: int) -> bytes:
-        """The request of a unary call, which takes `most` bytes at most, once there is room. Raises RpcError.
+        """Reads a unary request of up to `most` bytes once there is room. Raises RpcError.
 
-        The library takes in what is being read, and does not tell how much of it has come.
+        grpcio buffers the request while it is being read, and does not report how much of it has arrived.
         """
         async with self._reading.one():
-            if self.account.over:  # what was asked before comes first
+            if self.account.over:  # earlier requests come first
                 await self.room()
             message = await self._read(read, most)
-            if self.account.over:  # by what was read along with it
+            if self.account.over:  # because of requests read at the same time
                 await self.room()
         if not isinstance(message, bytes):  # grpc.aio.EOF
             raise _CUT_SHORT
@@ -141,7 +144,7 @@ class GrpcioPeer:
         return True
 
     def cut_off(self) -> None:
-        """The library has no call for it, and keeps what is queued until the connection ends."""
+        """Shuts the socket down: grpcio cannot, and keeps queued data until the connection ends."""
         log.warning(
             "closing a connection: its client does not take its answers",
             extra=fields(peer=self.peer, queued_bytes=self.account.queued),
@@ -150,7 +153,7 @@ class GrpcioPeer:
             found.shutdown(socket.SHUT_RDWR)
 
     def look(self) -> None:
-        """Counts what has left since the last look: the library tells only when all of an answer has."""
+        """Counts bytes acknowledged since the last call: grpcio reports only complete responses as sent."""
         acknowledged = sum(map(_acknowledged, _connections(self.peer)))
         self.account.taken += max(0, acknowledged - self._acknowledged)
         self._acknowledged = acknowledged
@@ -159,7 +162,7 @@ class GrpcioPeer:
 def _connections(peer: str) -> Iterator[socket.socket]:
     """Sockets of this process that are connected to the peer."""
     for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed meanwhile, or no connection
+        with contextlib.suppress(OSError):  # closed meanwhile, or not connected
             if stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode):
                 with socket.socket(fileno=os.dup(int(descriptor))) as found:
                     if _named(found.getpeername()) == peer:
@@ -167,9 +170,9 @@ def _connections(peer: str) -> Iterator[socket.socket]:
 
 
 def crowd(ports: frozenset[int], busy: Collection[str], most: int) -> tuple[int, int]:
-    """Ends connections to these ports above `most`, idle ones first: how many there were, how many it ended.
+    """Closes connections to these ports beyond `most`, idle ones first. Returns how many it found and closed.
 
-    For a library that does not bound what it accepts. From any thread.
+    Needed because grpcio does not limit the connections that it accepts. Callable from any thread.
     """
     found: list[tuple[bool, int, str]] = []
     for descriptor in os.listdir("/proc/self/fd"):
@@ -189,28 +192,28 @@ def crowd(ports: frozenset[int], busy: Collection[str], most: int) -> tuple[int,
 
 
 def _acknowledged(found: socket.socket) -> int:
-    """Bytes that the peer's system has: `tcpi_bytes_acked` of struct tcp_info (linux/tcp.h)."""
+    """Bytes that the peer has acknowledged: `tcpi_bytes_acked` of struct tcp_info (linux/tcp.h)."""
     told = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
     return int.from_bytes(told[120:128], sys.byteorder)
 
 
 def _named(peer: object) -> str:
-    """The peer as grpcio names it, from its socket's name."""
+    """The peer in grpcio's notation, from its socket address."""
     if not isinstance(peer, tuple):
         return ""
-    host, port = peer[0].removeprefix("::ffff:"), peer[1]  # its sockets take both families
+    host, port = peer[0].removeprefix("::ffff:"), peer[1]  # grpcio's sockets are dual-stack
     return f"ipv6:%5B{host}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 class GrpcioPeers:
-    """Those with a call under way, by peer."""
+    """The peers with calls in progress, by address."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self._clients: dict[str, GrpcioPeer] = {}
 
     def begin(self, peer: str) -> GrpcioPeer:
-        """A call of this peer begins; `end` is to be called when it is over."""
+        """Registers a call of this peer; call `end` when it is over."""
         client = self._clients.get(peer)
         if client is None:
             client = self._clients[peer] = GrpcioPeer(peer, self._budget)
@@ -229,7 +232,7 @@ class GrpcioPeers:
         return frozenset(self._clients)
 
     def look(self) -> None:
-        """Finds out how much those have taken that others wait for."""
+        """Updates the bytes sent to the clients that block others."""
         for client in tuple(self._clients.values()):
             if client.account.pressing:
                 client.look()

@@ -1,6 +1,6 @@
-"""The routes served by grpcio's asyncio server: the reference the fast transport is measured against.
+"""The grpcio transport: grpcio's asyncio server, the reference that the HTTP/2 transport is measured against.
 
-Messages pass as bytes: no serializer is registered, so the library hands over what came off the wire.
+Messages pass as bytes: no serializer is registered, so grpcio delivers them as they came off the wire.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from kine.transport.listen_sockets import clear_stale_socket, remove_socket
 
 log = logging.getLogger(__name__)
 
-# The library's own log has a line for each client that goes while it is being answered.
+# grpcio logs a line for each client that disconnects while a call is being answered.
 logging.getLogger("grpc._cython.cygrpc").addFilter(lambda line: "ExecuteBatchError" not in line.getMessage())
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Handler = Callable[[Any, _Context], Awaitable[Any]]
-_LOOK = 1.0  # seconds between looks at the connections
-_OFTEN = "/etcdserverpb.KV/"  # with a queue for each of its methods; more of them would make each call dearer
-_WAITING = 16_384  # calls not begun, of all connections: each takes 16 KiB
-_STREAMS = 1_000  # in one connection: the library begins calls in the order in which they came, whosever
-_UNREAD = 16 * 1024  # bytes of each call that is not read yet
+_LOOK = 1.0  # seconds between checks of the connections
+_OFTEN = "/etcdserverpb.KV/"  # methods with a queue each; more such queues would make every call dearer
+_WAITING = 16_384  # calls not begun, over all connections: each takes 16 KiB
+_STREAMS = 1_000  # per connection: grpcio starts calls in order of arrival, whichever client they are from
+_UNREAD = 16 * 1024  # bytes buffered for each call that is not read yet
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -77,8 +77,8 @@ class GrpcServer:
         server = grpc.aio.server(options=_options(self._limits))
         routed = _Routed(self._routes, self._clients, self._limits.max_request_bytes)
         server.add_generic_rpc_handlers((routed,))
-        # Calls wait in one queue for each method that is registered, and in one for all others: so those
-        # who open thousands of streams do not stand before everybody's reads, nor before writes.
+        # Calls wait in one queue for each registered method, and in one queue for all others. So a client
+        # that opens thousands of streams does not delay the reads and writes of others.
         for path, route in self._routes.items():
             if isinstance(route, Streaming) or path.startswith(_OFTEN):
                 service, _, method = path.removeprefix("/").rpartition("/")
@@ -117,8 +117,8 @@ class GrpcServer:
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
-        # Else, of all calls that wait to be begun, some are cancelled as soon as there are a thousand, and
-        # those that have waited for 30 s: not only of the client that sent the thousand.
+        # By default grpcio cancels some waiting calls as soon as there are a thousand, and all that have
+        # waited for 30 s, including calls of clients other than the one that sent the thousand.
         ("grpc.server.max_pending_requests", _WAITING),
         ("grpc.server.max_pending_requests_hard_limit", _WAITING),
         ("grpc.server_max_unrequested_time_in_server", 86_400),
@@ -126,8 +126,8 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.max_request_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", min(limits.max_concurrent_streams, _STREAMS)),
-        # What a client may send before its call's turn has come: the library would take in more of it, the
-        # faster the connection is.
+        # Limits what a client may send before its call starts; with the bandwidth probe, grpcio would buffer
+        # more on faster connections.
         ("grpc.http2.lookahead_bytes", _UNREAD),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout * 1000)),  # TLS, and HTTP/2's start
@@ -138,11 +138,11 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Follows the files: see `kine.tls.server_context`. Raises OSError, ssl.SSLError."""
+    """Credentials that follow the files: see `kine.tls.server_context`. Raises OSError, ssl.SSLError."""
     stamps, unusable = tls_files.stamps(tls), tls_files.Stamps()
 
     def renewed() -> Any:
-        """Asked by grpcio at each handshake, in a thread of its own; None keeps what it has."""
+        """Called by grpcio at each handshake, in a thread of its own; None keeps the current certificates."""
         nonlocal stamps, unusable
         found = tls_files.stamps(tls)
         if found == stamps:
@@ -164,7 +164,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
 
 def _certificates(tls: Tls) -> grpc.ServerCertificateConfiguration:
-    tls_files.fixed_context(tls)  # grpcio finds out only when a client comes
+    tls_files.fixed_context(tls)  # validates the files now; grpcio does so only when a client connects
     pair = (_read(tls.key_file), _read(tls.cert_file))
     return grpc.ssl_server_certificate_configuration(
         [pair], root_certificates=_read(tls.client_ca_file) if tls.client_ca_file else None
@@ -232,16 +232,16 @@ class _Routed(grpc.GenericRpcHandler):
 
 
 def _unary(path: str, handler: UnaryHandler, clients: GrpcioPeers, turns: FairTurns, most: int) -> _Handler:
-    """Served as a stream, whose request is read when its turn has come: until then the client keeps it.
+    """Serves a unary method as a stream, so that the request is read only when it is the client's turn.
 
-    As a unary call the library would have read it before it tells whose it is.
+    For a unary call grpcio would read the request before it reports which client it is from.
     """
 
     async def answer(_: object, context: _Context) -> None:
         client = clients.begin(context.peer())
         kept = client.count()
         account = client.account
-        held = 0  # until the client has taken it
+        held = 0  # bytes counted until the client has read the response
         try:
             await turns.next(client)
             try:
@@ -259,12 +259,12 @@ def _unary(path: str, handler: UnaryHandler, clients: GrpcioPeers, turns: FairTu
             except Exception as error:
                 visible = _visible(path, error)
                 error.__traceback__ = (
-                    None  # it holds the request, and all that was made of it, while this waits
+                    None  # it would keep the request, and all derived from it, in memory while this waits
                 )
                 await _abort(context, visible)
-            held = 2 * len(whole) + PIECE  # the library sends a copy of its own
+            held = 2 * len(whole) + PIECE  # grpcio sends a copy of its own
             account.add(held)
-            await context.write(whole)  # the library passes over its failure, where the client is gone
+            await context.write(whole)  # grpcio ignores a failed write to a client that is gone
         finally:
             account.remove(held)
             clients.end(client)
@@ -298,7 +298,7 @@ def _streaming(
 
 
 def _visible(path: str, error: Exception) -> RpcError:
-    """What the client may see of an error: our own as they are, anything else by name of its class only."""
+    """The error to send to the client: an RpcError as it is, INTERNAL_ERROR for any other exception."""
     if isinstance(error, RpcError):
         return error
     log.error("handler of %s failed", path, exc_info=error)
@@ -333,7 +333,7 @@ class GrpcStream:
         self._turns = turns
         self._queue: deque[bytes] = deque()
         self._queued = 0  # bytes, of the message being written too
-        self._kept = 0  # bytes that the last message counts for
+        self._kept = 0  # bytes counted for the last message
         self._writing: asyncio.Task[None] | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._closed = False
@@ -352,14 +352,14 @@ class GrpcStream:
             if not self._client.account.keep(len(message)):
                 raise too_much_kept("large messages of streams")
             self._kept = len(message)
-        # What a thousand streams have sent is there at once, and the library takes several turns of the
-        # loop to begin a call: each turn must be short.
+        # A thousand streams may have messages ready at once, and grpcio needs several loop iterations to
+        # start a call, so each iteration must be short.
         await self._turns.next(self._client)
         await self._room()
         return message if isinstance(message, bytes) else None
 
     async def _room(self) -> None:
-        while self.full:  # what was asked before comes first
+        while self.full:  # earlier requests come first
             await self.drain()
             await self._turns.next(self._client)
 
@@ -387,7 +387,7 @@ class GrpcStream:
                 await client.room()
 
     async def flush(self) -> None:
-        """Waits until everything queued is written, or the client gone."""
+        """Waits until everything queued is written, or the client is gone."""
         if self._writing is not None:
             await self._writing
 
@@ -407,8 +407,8 @@ class GrpcStream:
             message = self._queue.popleft()
             try:
                 await self._context.write(message)
-            except Exception:  # grpcio has several for a client that is gone
-                # It cancels our call as well, but later: whoever goes on to send would never let it.
+            except Exception:  # grpcio raises several types for a client that is gone
+                # grpcio cancels the handler as well, but later, and never if the handler keeps sending.
                 if self._handler is not None:
                     self._handler.cancel()
                 self.close()

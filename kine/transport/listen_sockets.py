@@ -1,4 +1,4 @@
-"""Sockets to listen on, where a library does not make them."""
+"""Listening TCP and unix sockets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BACKLOG = 1024
 
 
 def listen(address: Address) -> list[socket.socket]:
-    """Listens there: one socket for each of a name's addresses, on one port. They do not block.
+    """Non-blocking listening sockets: one for each address that the host name resolves to, on one port.
 
-    Raises OSError as `bind_unix` does, and when an address is taken, not of this machine or not known.
+    Raises OSError as `bind_unix` does, and when an address is in use, not local or cannot be resolved.
     """
     bound = [bind_unix(address.path)] if address.path else _bind_tcp(address)
     for sock in bound:
@@ -36,7 +36,7 @@ def _bind_tcp(address: Address) -> list[socket.socket]:
     for family, _, _, _, (host, _, *scope) in dict.fromkeys(found):
         try:
             sock = socket.socket(family)
-        except OSError:  # the system has no such addresses, and the name has others
+        except OSError:  # the system lacks this address family; the name may have addresses of another
             continue
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,9 +56,9 @@ def _bind_tcp(address: Address) -> list[socket.socket]:
 
 
 def clear_stale_socket(path: str) -> None:
-    """Removes the socket a dead server has left at `path`.
+    """Removes the socket file that a dead server has left at `path`.
 
-    Raises OSError (EADDRINUSE) when a server still listens there, or when the file is no socket.
+    Raises OSError (EADDRINUSE) if a server still listens on it, or if the file is not a socket.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -75,24 +75,24 @@ def clear_stale_socket(path: str) -> None:
             remove_socket(path)
             return
         except BlockingIOError:
-            pass  # its backlog is full, so someone listens
+            pass  # its backlog is full, so a server listens on it
     raise OSError(errno.EADDRINUSE, f"another server listens on {path}", path)
 
 
 def bind_unix(path: str) -> socket.socket:
-    """A socket bound at `path`, which only this user may connect to (mode 0600) from its first moment on.
+    """A socket bound at `path`, with mode 0600 from its creation on: only this user may connect to it.
 
-    Raises OSError as `clear_stale_socket` does, and when the directory is missing or not writable.
+    Raises OSError as `clear_stale_socket` does, and if the directory is missing or not writable.
     """
     clear_stale_socket(path)
     sock = socket.socket(socket.AF_UNIX)
     try:
         os.fchmod(sock.fileno(), 0o600)  # Linux makes the file with the mode the unbound socket has
         sock.bind(path)
-        os.chmod(path, 0o600)  # for where it does not
+        os.chmod(path, 0o600)  # for other systems
     except OSError as error:
         sock.close()
-        if error.errno is None:  # a path that is too long, which has no number
+        if error.errno is None:  # Python raises this for a path that is too long
             raise OSError(errno.ENAMETOOLONG, str(error), path) from None
         raise OSError(error.errno, error.strerror, path) from None
     return sock

@@ -1,4 +1,4 @@
-"""Many large answers asked for at once are made one after the other, as the ones before leave."""
+"""Admission of large responses: a connection's are built one after another, as earlier ones are sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ResponseAdmission:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def enter(self, size: int) -> None:
-        """See `Call.room`. The answer counts until its turn of the loop is over: by then it is queued."""
+        """See `Call.room`. Reserves the size until the next loop iteration, when the response is queued."""
         await self._let_in(size)
         self._loop.call_soon(self._leave, size)
 
@@ -34,7 +34,7 @@ class ResponseAdmission:
             self._leave(size)
 
     async def _let_in(self, size: int) -> None:
-        """Waits until what is queued leaves room, and counts `size` as queued."""
+        """Waits until `size` fits, and reserves it."""
         if not self._waiting and self._account.fits(size):
             self._account.reserve(size)
             return
@@ -45,8 +45,8 @@ class ResponseAdmission:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._account.release(size)  # it was let in just then
-            self.open()  # it may have been the first
+                self._account.release(size)  # it was admitted just before the cancellation
+            self.open()  # it may have been the first in the queue
             raise
 
     def _leave(self, size: int) -> None:
@@ -54,7 +54,7 @@ class ResponseAdmission:
         self.open()
 
     def open(self) -> None:
-        """There may be room now."""
+        """Admits waiting responses, in order, as far as there is room."""
         while self._waiting:
             size, turn = self._waiting[0]
             if not turn.done():

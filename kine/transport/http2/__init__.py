@@ -1,4 +1,4 @@
-"""Our own gRPC server over HTTP/2: the small subset a gRPC server needs, strict, and fast."""
+"""The HTTP/2 transport: a gRPC server with the small subset of HTTP/2 that gRPC needs, strict and fast."""
 
 from kine.transport.http2.server import Http2Server
 

@@ -1,4 +1,4 @@
-"""Calls under way: requests that come in pieces, handlers that have a task, streams of messages."""
+"""Calls in progress: request bodies in several frames, handlers that run as a task, message streams."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ LATE = RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
 
 
 def cut_short() -> RpcError:
-    """One for each call: an error that is raised again keeps the frames of every time before."""
+    """A new error for each call: an exception object that is raised again keeps its earlier tracebacks."""
     return RpcError(Code.INTERNAL, "the call ended within a message")
 
 
 class NotGrpc:
-    """Marks a stream that somebody's browser, or a test of HTTP/2, has opened."""
+    """Marks a stream whose request is not gRPC, such as a browser's or an HTTP/2 test tool's."""
 
 
 class RequestBody:
-    """A unary request that comes in pieces."""
+    """A unary request that arrives in several DATA frames."""
 
     __slots__ = ("inbox", "route", "timer")
 
@@ -55,7 +55,7 @@ class RequestBody:
 
 
 class RunningCall:
-    """A call that has a task, or waits for a future: how it ends, whoever ends it."""
+    """A call that runs as a task or waits for a future, and all the ways in which it can end."""
 
     __slots__ = ("_begun", "_shell", "_task", "_timer", "_verdict", "http", "stream")
 
@@ -100,7 +100,7 @@ class RunningCall:
         self._begun = True
         try:
             answer = await work
-            if answer is not None:  # of a unary call; in here, as a coroutine of its own costs 1 us
+            if answer is not None:  # a unary call; inline, as a coroutine of its own costs 1 us
                 shell.out.respond(self.http, grpc_framing.HEAD, answer, grpc_framing.OK)
             shell.flush_soon()
         except RpcError as error:
@@ -116,26 +116,26 @@ class RunningCall:
                 self._timer.cancel()
 
     def cancel(self, verdict: RpcError) -> None:
-        """The call ends with this status, whatever its handler is doing."""
+        """Ends the call with this status, and cancels its handler."""
         if self._task is not None and not self._task.done():
             self._verdict = verdict
             self._shell.fail(self.http, verdict)
             self._cancel(self._task)
 
     def gone(self) -> None:
-        """There is nobody to answer any more."""
+        """Cancels the handler: the stream has been reset, so no response can be sent."""
         if self._task is not None:
             self._cancel(self._task)
 
     def _cancel(self, task: asyncio.Future[Any]) -> None:
         if self._begun:
             task.cancel()
-        else:  # a handler that never began would be reported as never awaited: it begins, then ends
+        else:  # Python warns of a coroutine that was never awaited: let it start first
             asyncio.get_running_loop().call_soon(task.cancel)
 
 
 class GrpcStream:
-    """See `kine.transport.base.MessageStream`."""
+    """Implements `kine.transport.base.MessageStream`."""
 
     __slots__ = ("_drained", "_ended", "_http", "_inbox", "_kept", "_received", "_shell")
 
@@ -144,7 +144,7 @@ class GrpcStream:
         self._http = http
         self._inbox = inbox
         self._ended = False
-        self._kept = 0  # bytes that the last message counts for
+        self._kept = 0  # bytes counted for the last message
         self._received: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -168,7 +168,7 @@ class GrpcStream:
         inbox, shell = self._inbox, self._shell
         waited = False
         while True:
-            if self.full:  # what was asked before comes first
+            if self.full:  # earlier requests come first
                 await self.drain()
             elif inbox.ready:
                 if shell.rotation.left > 0 or waited:
@@ -188,7 +188,7 @@ class GrpcStream:
             shell.rotation.spend(grpc_framing.UNREADABLE)
             raise
         shell.rotation.spend(1 + max(0, len(message) - size) // grpc_framing.UNPACKED)
-        shell.connection.release(self._http, size)  # only now may the client send as much again
+        shell.connection.release(self._http, size)  # opens the window for as many bytes again
         if inbox.wanted and not inbox.ready:
             shell.connection.expect(self._http, inbox.wanted)
         shell.flush_soon()
@@ -222,7 +222,7 @@ class GrpcStream:
         account, http = self._shell.account, self._http
         if http.queued < HIGH_WATER and not (account.queued > 0 and account.over):
             return False
-        return not http.local_closed  # what is sent then is dropped, and `drain` has nothing to wait for
+        return not http.local_closed  # a closed stream drops what is sent: `drain` has nothing to wait for
 
     async def drain(self) -> None:
         http, shell = self._http, self._shell
@@ -231,11 +231,11 @@ class GrpcStream:
                 self._drained = asyncio.get_running_loop().create_future()
             if http.queued < LOW_WATER:
                 shell.wait_for_room(self)
-            # Several tasks may wait; one that is cancelled ends no other's wait.
+            # Several tasks may wait; cancelling one must not end the wait of the others.
             await asyncio.shield(self._drained)
 
     def drained(self) -> None:
-        """The queue has got shorter, or the connection's account has room again."""
+        """Wakes `drain` if the queue is below `LOW_WATER`; called when it shrinks or the account has room."""
         waiting = self._drained
         if waiting is not None and not waiting.done() and self._http.queued < LOW_WATER:
             waiting.set_result(None)

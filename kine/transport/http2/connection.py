@@ -1,8 +1,9 @@
-"""One HTTP/2 connection's server side, without a loop or a socket.
+"""The server side of an HTTP/2 connection as a sans-I/O state machine: no event loop, no socket.
 
-Bytes go in by `receive`, which calls the application for what they mean; it answers by `out`, and there
-is what to send. Every rule that a peer breaks ends in the GOAWAY or RST_STREAM that RFC 9113 names for it,
-and nothing a peer does makes this keep more than its windows, limits and one answer a stream.
+`receive` takes bytes and calls the application with requests and their bodies. The application responds
+through `out`, the queue of bytes to send. Every violation of the protocol ends in the GOAWAY or RST_STREAM
+that RFC 9113 names for it. Whatever a peer does, memory is bounded by the windows, the limits and one
+response per stream.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from kine.transport.http2.hpack import Field
 
 _LAST_STREAM = 2**31 - 1
-_DRAIN = b"draining"  # the ping whose answer says that the peer has seen our first GOAWAY
+_DRAIN = b"draining"  # the ping whose acknowledgement means that the peer has seen the first GOAWAY
 
 
 class Connection:
@@ -48,7 +49,7 @@ class Connection:
         self._account = account = account or ByteBudget(limits.max_queued_bytes).account(_Unheard())
         self.out = SendQueue(self._finished, application.drained, account)
         self._now = 0.0
-        self._preface = False  # the preface has come
+        self._preface = False  # the preface has been received
         self.greeted = False  # and the first SETTINGS
         self.streams: dict[int, Http2Stream] = {}
         self._last_id = 0
@@ -62,10 +63,10 @@ class Connection:
         self._settings = Bucket(100, 10)
         self._idle_frames = Bucket(10_000, 1_000)
         self._updates = Bucket(20_000, 2_000, 10)
-        self._unacknowledged = 1  # SETTINGS of ours
+        self._unacknowledged = 1  # SETTINGS frames sent
         self._draining = False
         self.going_away = False
-        self.closed = False  # nothing more is to be received or sent but what `take` gives
+        self.closed = False  # nothing more is received, and nothing sent but the rest of `out`
         self._handlers = (
             self._on_data,
             self._on_headers,
@@ -81,7 +82,7 @@ class Connection:
         self._intake.open(limits.max_concurrent_streams, MAX_HEADER_LIST)
 
     def receive(self, data: bytes, now: float) -> None:
-        """Bytes from the peer, at a time in seconds of any steady clock."""
+        """Handles bytes from the peer. `now` is in seconds of any monotonic clock."""
         if self.closed:
             return
         self._now = now
@@ -130,7 +131,7 @@ class Connection:
         return data[position:]
 
     def _on_stream_error(self, error: StreamError) -> None:
-        # What makes us reset costs as much as what the peer resets itself (CVE-2019-9514, CVE-2025-8671).
+        # A reset that the peer provokes costs as much as one that it sends (CVE-2019-9514, CVE-2025-8671).
         if not self.going_away and not self._resets.take(self._now, self.out.sent):
             raise ProtocolError(frames.ENHANCE_YOUR_CALM, "too many streams in error")
         if error.stream_id > self._last_id:  # idle: RST_STREAM must not be sent for it
@@ -299,9 +300,9 @@ class Connection:
             return
         self._spend(self._settings)
         chosen = frames.settings_of(payload)
-        # Only the last of each counts: a frame of thousands must not walk all streams as often.
+        # Only the last value of each counts: a frame with thousands must not walk all streams for each.
         if frames.MAX_FRAME_SIZE in chosen:
-            # Larger frames save little and would let one stream hold the socket for long.
+            # Larger frames save little and would let one stream occupy the socket for long.
             self.out.frame_size = min(chosen[frames.MAX_FRAME_SIZE], 4 * MIN_FRAME_SIZE)
         if frames.INITIAL_WINDOW_SIZE in chosen:
             self._set_window(chosen[frames.INITIAL_WINDOW_SIZE])
@@ -367,7 +368,7 @@ class Connection:
     def _finished(self, stream: Http2Stream) -> None:
         stream.local_closed = True
         if not stream.remote_closed:
-            # The answer is complete without the rest of the request (RFC 9113, section 8.1).
+            # The response is complete before the rest of the request (RFC 9113, section 8.1).
             self._reset(stream.id, frames.NO_ERROR)
         self._forget(stream)
 
@@ -380,32 +381,32 @@ class Connection:
     # ---- the end
 
     def go_away(self) -> None:
-        """No new streams; those that are open go on."""
+        """Starts a graceful shutdown: open streams go on, and the peer should open no new ones."""
         if self.closed or self._draining or self.going_away:
             return
         if not self.greeted:
             self.last_call()
             return
-        # What the peer sends until it has seen this is served too: the ping tells when (section 6.8).
+        # Streams that the peer opens before it has seen this are served, until the ping's ack (section 6.8).
         self._draining = True
         self.out.goaway(_LAST_STREAM, frames.NO_ERROR, "the server stops")
         self.out.ping(_DRAIN)
 
     def last_call(self) -> None:
-        """Streams opened from now on are refused."""
+        """Refuses streams opened from now on, with the GOAWAY that says so."""
         if not self.closed and not self.going_away:
             self.going_away = True
             self.out.goaway(self._last_id, frames.NO_ERROR, "the server stops")
 
     def forget_all(self) -> list[Http2Stream]:
-        """The streams that were open: nothing more is sent on them."""
+        """Forgets all streams and returns those that were open; nothing more is sent on them."""
         streams = list(self.streams.values())
         for stream in streams:
             self._forget(stream)
         return streams
 
     def end(self, code: int, reason: str) -> None:
-        """Ends the connection, and tells the peer why."""
+        """Ends the connection with a GOAWAY of this code and reason."""
         if not self.closed:
             self.out.goaway(self._last_id, code, reason)
             self.closed = True
@@ -416,7 +417,7 @@ class Connection:
 
 
 class _Unheard:
-    """The client of a connection by itself, whose account is of no interest to anyone."""
+    """The budgeted client of a connection that is used without a server-wide budget: does nothing."""
 
     def resume(self) -> None:
         pass

@@ -1,13 +1,13 @@
-"""What a peer may do often, and what only now and then."""
+"""Rate limits against HTTP/2 floods: a token bucket for cheap frames, and grpc-go's ping policy."""
 
 from __future__ import annotations
 
 
 class Bucket:
-    """Tokens: `capacity` at once, refilled at `rate` a second, and by `per_frame` for each frame of answers.
+    """A token bucket: `capacity` tokens, refilled by `rate` a second and `per_frame` for each response frame.
 
-    Time, and how many frames of answers have been sent so far, are told, not asked. Whoever is served much
-    may so ask for much, and a peer that only asks runs dry.
+    The caller passes the time and the number of response frames sent so far. So a peer that gets many
+    responses may send many frames, and a peer that only sends runs out of tokens.
     """
 
     __slots__ = ("_capacity", "_per_frame", "_rate", "_sent", "_since", "_tokens")
@@ -32,11 +32,11 @@ class Bucket:
 
 
 class PingPolicy:
-    """Which pings are too many: grpc-go's rule, which etcd uses (keepalive.EnforcementPolicy).
+    """The limit on client pings: grpc-go's rule, which etcd uses (keepalive.EnforcementPolicy).
 
-    A ping is one too many if it comes sooner than `min_interval` after the one before, or sooner than two
-    hours where no stream is open; after two such the connection ends. Clients also measure bandwidth, with
-    a ping for a frame of data at most: each frame sent allows one, whenever it comes.
+    A ping is a strike if it comes sooner than `min_interval` after the previous one, or sooner than two hours
+    while no stream is open. The connection ends at the third strike. Clients also ping to measure bandwidth,
+    at most once per DATA frame, so each response frame allows one ping at any time.
     """
 
     __slots__ = ("_allowance", "_last", "_min_interval", "_sent", "_strikes")
@@ -53,7 +53,7 @@ class PingPolicy:
         self._sent = 0
 
     def allows(self, now: float, streams: int, sent: int) -> bool:
-        """`sent` counts the frames of answers sent so far."""
+        """False if the connection should end. `sent` counts the response frames sent so far."""
         self._allowance = min(self._allowance + sent - self._sent, self._MAX_ALLOWANCE)
         self._sent = sent
         if self._allowance:

@@ -1,4 +1,4 @@
-"""HTTP/2's numbers (RFC 9113, sections 6 and 7) and the two errors that every rule of it ends in."""
+"""HTTP/2 frame constants (RFC 9113, sections 6 and 7), and the connection error and the stream error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
 
 
 def settings_of(payload: bytes) -> dict[int, int]:
-    """The settings in a frame, the last of each. Raises ProtocolError."""
+    """The settings in a SETTINGS frame, the last value of each. Raises ProtocolError."""
     if len(payload) % 6:
         raise ProtocolError(FRAME_SIZE_ERROR, "half a setting")
     chosen: dict[int, int] = {}

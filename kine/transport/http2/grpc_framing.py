@@ -8,23 +8,23 @@ from urllib.parse import quote_from_bytes
 from kine.transport.base import Code, Page, RpcError
 from kine.transport.http2.hpack import literal
 
-PREFIX = 5  # bytes before a message: a flag, and its length
-UNPACKED = 32 * 1024  # bytes that a compressed message has grown by and that cost about as much as a call
-UNREADABLE = 16  # what one costs that could not be unpacked, or not all of it
-_CONTENT_TYPE = b"\x0f\x10" + bytes((len(b"application/grpc"),)) + b"application/grpc"  # by its static name
+PREFIX = 5  # bytes before a message: the compressed flag and the length
+UNPACKED = 32 * 1024  # bytes of growth in decompression that cost about as much as a call
+UNREADABLE = 16  # cost, in calls, of a message that cannot be decompressed, or not completely
+_CONTENT_TYPE = b"\x0f\x10" + bytes((len(b"application/grpc"),)) + b"application/grpc"  # static table name
 HEAD = b"\x88" + _CONTENT_TYPE  # :status 200
 OK = literal(b"grpc-status", b"0")
 NOT_GRPC = literal(b":status", b"415") + literal(b"content-type", b"text/plain")
 NOT_POST = literal(b":status", b"405") + literal(b"content-type", b"text/plain")
 REFUSAL = b"This is the gRPC port of an etcd v3 server; use an etcd client.\n"
-_LONGEST = 6_000  # bytes of a status message
+_LONGEST = 6_000  # maximum bytes of a status message
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-# Everything printable but the percent sign goes as it is (PROTOCOL-HTTP2.md, "Status-Message").
+# Printable characters other than the percent sign are not encoded (PROTOCOL-HTTP2.md, "Status-Message").
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 def page_head(page: Page) -> bytes:
-    """The head of an answer that is not gRPC's."""
+    """The header block of a response that is not gRPC."""
     fields = (
         (b":status", b"%d" % page.status),
         (b"content-type", page.content_type.encode()),
@@ -44,14 +44,14 @@ def status(error: RpcError) -> bytes:
     message = quote_from_bytes(error.message.encode("utf-8", "replace"), safe=_PLAIN).encode()
     if (
         len(message) > _LONGEST
-    ):  # it may repeat what the client sent, and must fit a frame and clients' limits
+    ):  # it may quote what the client sent, and must fit in a frame and clients' limits
         whole = message[: _LONGEST - 2]
         message = whole + message[_LONGEST - 2 : _LONGEST].partition(b"%")[0]
     return literal(b"grpc-status", b"%d" % error.code) + literal(b"grpc-message", message)
 
 
 def timeout(text: str) -> float:
-    """Seconds of a `grpc-timeout`. Raises RpcError."""
+    """A `grpc-timeout` in seconds. Raises RpcError."""
     digits = text[:-1]
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 8 or text[-1] not in _UNITS:
         raise RpcError(Code.INTERNAL, "malformed grpc-timeout")
@@ -63,7 +63,7 @@ def too_large(size: int, limit: int) -> RpcError:
 
 
 class MessageReader:
-    """Takes a body's bytes, gives its messages one by one. Holds what the stream's window lets in."""
+    """Splits a body into gRPC messages. Buffers at most what the stream's window lets in."""
 
     __slots__ = ("_buffer", "_encoding", "_limit", "_size")
 
@@ -78,7 +78,7 @@ class MessageReader:
 
     @property
     def wanted(self) -> int:
-        """What the first message takes on the wire; 0 while that is unknown. Raises RpcError."""
+        """Size of the first message on the wire; 0 while that is unknown. Raises RpcError."""
         if not self._size and len(self._buffer) >= PREFIX:
             length = int.from_bytes(self._buffer[1:PREFIX], "big")
             if length > self._limit:
@@ -95,7 +95,7 @@ class MessageReader:
         return len(self._buffer)
 
     def take(self) -> tuple[bytes, int]:
-        """The first message, which must be ready, and what it took on the wire. Raises RpcError."""
+        """The first message, which must be ready, and its size on the wire. Raises RpcError."""
         size, self._size = self._size, 0
         flag, message = self._buffer[0], bytes(self._buffer[PREFIX:size])
         del self._buffer[:size]
@@ -103,7 +103,7 @@ class MessageReader:
 
 
 def decompressed(message: bytes, flag: int, encoding: str, limit: int) -> bytes:
-    """Raises RpcError."""
+    """The message without its compression, if the flag is set. Raises RpcError."""
     if not flag:
         return message
     if flag != 1:
@@ -121,7 +121,7 @@ def decompressed(message: bytes, flag: int, encoding: str, limit: int) -> bytes:
         raise _unreadable() from None
     if len(whole) > limit:
         raise too_large(len(whole), limit)
-    # One member, as every gRPC client sends: many small ones would cost a copy of the rest each.
+    # Only one gzip member, as every gRPC client sends: each of many would cost a copy of the rest.
     if not inflate.eof or inflate.unused_data:
         raise _unreadable()
     return whole

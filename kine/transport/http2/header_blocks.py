@@ -1,4 +1,4 @@
-"""Header blocks: put together from HEADERS and CONTINUATION, and decoded."""
+"""Header blocks: assembly from HEADERS and CONTINUATION frames, and decoding."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from kine.transport.http2.hpack import Field
 
 MAX_HEADER_LIST = 64 * 1024  # bytes, as RFC 9113 counts them
-_MAX_BLOCK = 64 * 1024  # bytes over all its CONTINUATION frames
+_MAX_BLOCK = 64 * 1024  # bytes, with all its CONTINUATION frames
 _MAX_CONTINUATIONS = 32
-_SELFISH = 0x100  # no flag of HTTP/2: a stream that depends on itself (RFC 7540, section 5.3.1)
+_SELFISH = 0x100  # internal flag, not HTTP/2's: the stream depends on itself (RFC 7540, section 5.3.1)
 
-Block = tuple[int, int, bytes]  # stream, flags, all of the block
+Block = tuple[int, int, bytes]  # stream, flags, complete block
 
 
 class HeaderBlocks:
@@ -29,7 +29,7 @@ class HeaderBlocks:
         self.open = False  # the next frame must be a CONTINUATION
 
     def begun(self, flags: int, stream_id: int, payload: bytes) -> Block | None:
-        """Takes HEADERS; returns the block if this is all of it. Raises ProtocolError."""
+        """Takes a HEADERS frame; returns the block if it is complete. Raises ProtocolError."""
         if not stream_id & 1:
             raise ProtocolError(frames.PROTOCOL_ERROR, "HEADERS on a stream that is no client's")
         if flags & frames.PADDED:
@@ -40,7 +40,7 @@ class HeaderBlocks:
             depends_on = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
             payload = payload[5:]
             if depends_on == stream_id:
-                flags |= _SELFISH  # an error, once the block is decoded: or the tables fall out of step
+                flags |= _SELFISH  # raised after decoding, or the HPACK tables would get out of sync
         if flags & END_HEADERS:
             return stream_id, flags, payload
         self.open = True
@@ -49,7 +49,7 @@ class HeaderBlocks:
         return None
 
     def continued(self, flags: int, stream_id: int, payload: bytes) -> Block | None:
-        """Takes CONTINUATION, as `begun`."""
+        """Takes a CONTINUATION frame, otherwise like `begun`."""
         if not self.open or self._stream != stream_id:
             raise ProtocolError(frames.PROTOCOL_ERROR, "CONTINUATION of no header block")
         block = self._parts
@@ -63,7 +63,7 @@ class HeaderBlocks:
         return stream_id, self._flags, bytes(block)
 
     def decoded(self, stream_id: int, flags: int, block: bytes) -> tuple[Field, ...]:
-        """Raises ProtocolError, StreamError."""
+        """The fields of a complete block. Raises ProtocolError, StreamError."""
         try:
             fields = self._decoder.decode(block)
         except BlockError as error:

@@ -1,12 +1,12 @@
-"""Header blocks (RFC 7541), for a server that meets a few gRPC clients' blocks millions of times.
+"""HPACK header compression (RFC 7541), for a server that sees a few gRPC clients' blocks millions of times.
 
-Decoding is written here because it is on every request's way: a block of eight fields, one of them new
+The decoder is written here because every request needs it: a block of eight fields, one of them new
 (clients with deadlines send a new `grpc-timeout` each time), costs about 6 us, where the `hpack` library
-takes about 20. A block that only refers to the tables gives the same fields until the dynamic table
-changes, and is looked up whole. Huffman codes are the library's; each short string is decoded once and
-remembered. The tests hold this decoder against the library.
+takes about 20. A block that only refers to the tables decodes to the same fields until the dynamic table
+changes, so whole blocks are cached until then. Huffman codes are the library's; each short string is decoded
+once and cached. The tests compare this decoder with the library.
 
-We encode without a table: an answer's blocks are constants.
+Encoding uses no dynamic table: the header blocks of a response are constants.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Field = tuple[bytes, bytes]
 _STATIC: list[Field] = list(HeaderTable.STATIC_TABLE)
 _FIRST_DYNAMIC = len(_STATIC) + 1
 _ENTRY_OVERHEAD = 32
-_MAX_TABLE = 4096  # what we allow, and the default: we never announce another
-_REMEMBERED = 4096  # Huffman strings, for the whole process
-_BLOCKS = 128  # whole blocks, for one connection
-_SHORT = 512  # bytes of a block worth remembering: no peer makes us keep much
+_MAX_TABLE = 4096  # bytes allowed: HTTP/2's default, which SETTINGS never changes
+_REMEMBERED = 4096  # cached Huffman strings, for the whole process
+_BLOCKS = 128  # cached blocks, for each connection
+_SHORT = 512  # maximum bytes of a cached block, to bound the cache
 
 _strings: dict[bytes, bytes] = {}
 
 
 class BlockError(Exception):
-    """COMPRESSION_ERROR: the two tables can no longer be in step."""
+    """COMPRESSION_ERROR: the dynamic tables of the two peers are out of sync."""
 
 
 class ListTooLargeError(Exception):
-    """The fields are more than we take. The tables are still in step."""
+    """The header list exceeds the limit. The dynamic tables are still in sync."""
 
 
 class Decoder:
@@ -98,7 +98,7 @@ class Decoder:
                     value, position = _string(block, position)
                     field = (name, value)
                 size += len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
-                if size <= self._max_list:  # beyond, only the table is kept in step
+                if size <= self._max_list:  # beyond the limit, only the table is kept in sync
                     fields.append(field)
         except IndexError:
             raise BlockError("the block ends within a field") from None
@@ -176,7 +176,7 @@ def _huffman(string: bytes) -> bytes:
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """A field that changes no table, so that a block made of such is a constant."""
+    """A field encoded without the dynamic table, so that a block of such fields is a constant."""
     return b"\x00" + _length(len(name)) + name + _length(len(value)) + value
 
 

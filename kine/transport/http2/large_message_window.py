@@ -1,8 +1,8 @@
-"""Room for large messages: who may send one now.
+"""Shared receive window for large messages, granted to one stream after another.
 
-A stream's window holds what nearly all requests take. A message that is larger is let in by widening its
-stream's window, one after the other as far as the room goes: many at once so wait for one another at the
-client, instead of filling the connection's window with halves none of which can ever become whole.
+A stream's window is large enough for nearly all requests. For a larger message the stream's window is widened
+by bytes taken from a shared allowance, first come, first served. So many large messages sent at once wait for
+one another at the client, instead of filling the connection's window with parts none of which can complete.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LargeMessageWindow:
             self._serve()
 
     def leave(self, stream: Http2Stream) -> None:
-        """The message is taken, or the stream at its end."""
+        """Takes the stream's bytes back: its message has been consumed, or the stream has ended."""
         if stream.extra:
             self._left += stream.extra
             stream.extra = 0

@@ -1,4 +1,4 @@
-"""One connection on asyncio: its bytes, timers and requests, and the routes' handlers."""
+"""The asyncio protocol of an HTTP/2 connection: reads, writes and timers, and dispatch to the handlers."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STREAM = 1024  # bytes that an open stream takes
-_HANDLER = 3 * 1024  # and its handler, if it is one of many messages
-_FREE = 16  # streams of a connection that do not count: it takes as much by itself
-_FLUSH = 1024 * 1024  # bytes written at once, likewise
-_CALL = 50e-6  # seconds that a call takes, about
-_LARGE = 64 * 1024  # bytes from which on a join costs more than a longer vector of pieces
+_HANDLER = 3 * 1024  # bytes that the handler of a streaming call takes
+_FREE = 16  # streams of a connection that do not count: the connection itself takes as much
+_FLUSH = 1024 * 1024  # bytes written per loop iteration
+_CALL = 50e-6  # approximate seconds that a call takes
+_LARGE = 64 * 1024  # bytes from which on a join costs more than writing the pieces as a vector
 _LINGER = 1.0  # seconds for a peer to read why its connection ends
-_RESUMED = 16  # streams that go on in one turn of the loop, when a connection has room again
+_RESUMED = 16  # streams resumed per loop iteration when a connection has room again
 
 
 class Http2Protocol(asyncio.Protocol):
-    """One connection: what `connection.Application` asks for, on asyncio."""
+    """One HTTP/2 connection on asyncio. Implements `kine.transport.http2.stream.Application`."""
 
     def __init__(self, server: Http2Server) -> None:
         self._server = server
@@ -61,16 +61,16 @@ class Http2Protocol(asyncio.Protocol):
         self.out = self.connection.out
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._peer = ""
-        self._opening: bytes | None = b""  # what has come before it was clear which protocol it is
+        self._opening: bytes | None = b""  # bytes received before the protocol is detected; then None
         self._secure = False
-        self._negotiated = True  # where there is TLS, by its ALPN
-        self._unread = b""  # where there is any, we do not read, and wait for our turn or for the socket
-        self._buffered = 0  # bytes in the transport's buffer, since the socket is full
-        self._counted = _FREE  # streams, open or free
-        self._begun = 0  # calls and frames of streams, since the last piece
+        self._negotiated = True  # with TLS: ALPN has chosen h2
+        self._unread = b""  # bytes not processed yet; while there are any, reading is paused
+        self._buffered = 0  # bytes in the transport's buffer, while the socket is full
+        self._counted = _FREE  # streams accounted for, the free ones included
+        self._begun = 0  # calls and stream frames since the last piece
         self._flushing = False
         self._lingering: asyncio.TimerHandle | None = None
-        # Requests that wait for answers to leave, some as they came.
+        # Requests that wait for earlier responses to be sent, some not unpacked yet.
         self._held: dict[Http2Stream, tuple[Unary, bytes | MessageReader]] = {}
         self._timed: list[Http2Stream] = []  # opened just now, with a deadline
         self._full: dict[GrpcStream, None] = {}  # streams that wait for the account's room
@@ -102,7 +102,7 @@ class Http2Protocol(asyncio.Protocol):
         self.idle.set()
 
     def _gone(self) -> None:
-        """Nobody is to be answered any more."""
+        """Drops all requests: no more responses can be sent."""
         self._held.clear()
         self._full.clear()
         self._unread = b""
@@ -126,7 +126,7 @@ class Http2Protocol(asyncio.Protocol):
                 self.rotation.wait(self, len(self._unread))
 
     def _opened(self, data: bytes) -> bool:
-        """Finds out which protocol is spoken. False: not ours, or not known yet."""
+        """Detects the protocol. False: it is HTTP/1.1, now served elsewhere, or not known yet."""
         http1 = self._server.http1
         spoken = detect_protocol(data)
         if spoken is DetectedProtocol.UNKNOWN:
@@ -142,7 +142,7 @@ class Http2Protocol(asyncio.Protocol):
         return True
 
     def go_on(self) -> bool:
-        """See `kine.transport.http2.read_rotation.ByteSource`."""
+        """Implements `kine.transport.http2.read_rotation.ByteSource`."""
         unread, position, rotation = self._unread, 0, self.rotation
         while position < len(unread) and rotation.left > 0 and not self.out.paused:
             self._take_in(unread[position : position + PIECE])
@@ -153,7 +153,7 @@ class Http2Protocol(asyncio.Protocol):
         if not self._unread and not self.out.paused:
             self._transport.resume_reading()
         self._flush()
-        return bool(self._unread) and not self.out.paused  # `resume_writing` comes back here
+        return bool(self._unread) and not self.out.paused  # while paused, `resume_writing` continues
 
     def _take_in(self, data: bytes) -> None:
         self.heard = self.loop.time()
@@ -166,16 +166,16 @@ class Http2Protocol(asyncio.Protocol):
             self.connection.end(frames.INTERNAL_ERROR, "internal error")
         if self._timed:
             self._watch_bodies()
-        # Some are dearer than others, such as a block of a thousand headers, or a message that is unpacked.
+        # By time as well as number: a block of a thousand headers, or a decompressed message, costs more.
         self.rotation.spend(max(self._begun, 1, int((monotonic() - begun) / _CALL)))
         self._begun = 0
 
     def eof_received(self) -> bool:
-        return False  # a half-open HTTP/2 connection is of no use: close it
+        return False  # a half-open HTTP/2 connection is useless: close it
 
     def pause_writing(self) -> None:
         self.out.paused = True
-        self._transport.pause_reading()  # whoever does not read need not be heard
+        self._transport.pause_reading()  # no more requests from a peer that does not read
         self._buffered = self._transport.get_write_buffer_size()
         self.account.put_back(self._buffered)
 
@@ -212,7 +212,7 @@ class Http2Protocol(asyncio.Protocol):
             self.idle.set()
 
     def _write(self, taken: list[bytes | memoryview]) -> int:
-        """Bytes written. Large pieces go as they are, unless TLS would make a record of each."""
+        """Returns the bytes written. Large pieces are not joined, unless TLS would make a record of each."""
         if len(taken) == 1:
             self._transport.write(taken[0])
             return len(taken[0])
@@ -224,7 +224,7 @@ class Http2Protocol(asyncio.Protocol):
         return size
 
     def _linger(self) -> None:
-        """Closes, but not before the peer has had time to read why: closing on unread bytes is a reset."""
+        """Closes once the peer has had time to read why: closing with unread input would send a TCP reset."""
         self._lingering = self.loop.call_later(_LINGER, self._transport.abort)
         self._gone()
         if self._transport.can_write_eof():
@@ -235,13 +235,13 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.close()
 
     def flush_soon(self) -> None:
-        """One write for all answers that become ready in one turn of the loop."""
+        """Schedules one write for all responses that become ready in this loop iteration."""
         if not self._flushing:
             self._flushing = True
             self.loop.call_soon(self._flush)
 
     def flush_alone(self) -> None:
-        """At once, if there is no other call here whose answer might go along. Called by the loop only."""
+        """Writes at once, unless open streams' responses could join the write. For loop callbacks only."""
         if self.connection.streams:
             self.flush_soon()
         elif not self._flushing:
@@ -258,11 +258,11 @@ class Http2Protocol(asyncio.Protocol):
         self._flush()
 
     def make_room(self) -> None:
-        """Ends an idle connection for another one: its client comes again when it has something to ask."""
+        """Ends an idle connection in favour of a new one; its client reconnects when it needs to."""
         if self._opening is None:
             self.last_call()
         if self._transport.get_write_buffer_size():
-            self._transport.abort()  # it does not even read
+            self._transport.abort()  # the peer does not read
         else:
             self._transport.close()
 
@@ -288,12 +288,12 @@ class Http2Protocol(asyncio.Protocol):
             self._flush()
 
     def shed(self) -> bool:
-        """See `kine.transport.byte_budget.BudgetedClient`."""
+        """Implements `kine.transport.byte_budget.BudgetedClient`."""
         self.flush_soon()
         return self.connection.shed()
 
     def cut_off(self) -> None:
-        """See `kine.transport.byte_budget.BudgetedClient`."""
+        """Implements `kine.transport.byte_budget.BudgetedClient`."""
         if self.connection.closed:
             return
         log.warning(
@@ -325,7 +325,7 @@ class Http2Protocol(asyncio.Protocol):
             self._stream(stream, route)
 
     def _kept(self, stream: Http2Stream, handler: int) -> bool:
-        """Counts a stream that has been opened. False: it must be refused."""
+        """Counts a stream that has been opened. False: there is no room, refuse it."""
         account = self.account
         if len(self.connection.streams) > self._counted:
             if not account.keep(_STREAM):
@@ -338,7 +338,7 @@ class Http2Protocol(asyncio.Protocol):
         return True
 
     def _count(self) -> None:
-        """Some streams have ended, perhaps."""
+        """Stops counting the streams that have ended."""
         ended = self._counted - max(len(self.connection.streams), _FREE)
         if ended > 0:
             self.account.give_up(ended * _STREAM)
@@ -347,7 +347,7 @@ class Http2Protocol(asyncio.Protocol):
     def data(self, stream: Http2Stream, data: bytes, ended: bool) -> None:
         application = stream.application
         if type(application) is Unary:
-            # One frame with the whole message, as nearly all requests are, or the first of several.
+            # Either one frame with the whole message, as in nearly all requests, or the first of several.
             size = len(data)
             if ended and size >= PREFIX and int.from_bytes(data[1:PREFIX], "big") == size - PREFIX:
                 if data[0] or size - PREFIX > self._limit:
@@ -372,10 +372,10 @@ class Http2Protocol(asyncio.Protocol):
             except RpcError as error:
                 application.cancel(error)
         else:
-            self.connection.release(stream, len(data))  # the answer is given, the rest of no interest
+            self.connection.release(stream, len(data))  # the response is sent: ignore the rest
 
     def _watch_bodies(self) -> None:
-        """A request whose body is not there yet is late, too, once its deadline is over."""
+        """Starts deadline timers for requests whose bodies are not complete yet."""
         opened, self._timed = self._timed, []
         for stream in opened:
             if stream.local_closed or stream in self._held:
@@ -443,7 +443,7 @@ class Http2Protocol(asyncio.Protocol):
             self._unpack(stream, collecting.route, inbox)
 
     def _unpack(self, stream: Http2Stream, route: Unary, inbox: MessageReader) -> None:
-        """Serves a message that may be compressed. A few kB can become megabytes: they count as queued."""
+        """Serves a message that may be compressed. Its growth counts as queued: a few kB may become MBs."""
         try:
             message, size = inbox.take()
         except RpcError as error:
@@ -463,7 +463,7 @@ class Http2Protocol(asyncio.Protocol):
         return Call(stream.head.path, self._peer, deadline, headers, gate.enter, gate.hold, self.account)
 
     def _unary(self, stream: Http2Stream, route: Unary, message: bytes) -> None:
-        """The message keeps its part of the window until the stream's end: that bounds all of them."""
+        """Calls the handler. The message occupies its window until the stream ends, which bounds them all."""
         try:
             call = self._call(stream)
             answer = route.handler(message, call)
@@ -498,7 +498,7 @@ class Http2Protocol(asyncio.Protocol):
         block = grpc_framing.status(error)
         self.out.trailers(stream, block if stream.head_sent else grpc_framing.HEAD + block)
 
-    # ---- the connection's news
+    # ---- events of the connection
 
     def reset(self, stream: Http2Stream) -> None:
         application = stream.application
@@ -519,7 +519,7 @@ class Http2Protocol(asyncio.Protocol):
         self._take_held()
 
     def _hold(self, stream: Http2Stream, route: Unary, message: bytes | MessageReader) -> None:
-        """Until the client has taken what it asked for before."""
+        """Keeps the request until the client has read its earlier responses."""
         self._held[stream] = (route, message)
         self.account.wait()
 
@@ -528,7 +528,7 @@ class Http2Protocol(asyncio.Protocol):
         self.account.wait()
 
     def resume(self) -> None:
-        """See `kine.transport.byte_budget.BudgetedClient`."""
+        """Implements `kine.transport.byte_budget.BudgetedClient`."""
         if not self._resuming:
             self._resuming = True
             self.loop.call_soon(self._go_on)
@@ -564,6 +564,6 @@ class Http2Protocol(asyncio.Protocol):
                 self._unary(stream, route, message)
             else:
                 self._unpack(stream, route, message)
-                break  # it has a turn of its own
+                break  # unpacking one is enough for this loop iteration
         if self._held:
             self._wait_or_go_on()

@@ -1,4 +1,4 @@
-"""A connection's first bytes: which protocol they are of, and who the peer is."""
+"""Protocol detection by a connection's first bytes, HTTP/1.1 hand-over, and the peer's name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kine.transport.http2.frames import PREFACE
 Http1 = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _HTTP1 = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /")
-_SHORT_REQUEST = 9  # bytes that tell whether it is one
+_SHORT_REQUEST = 9  # bytes that suffice to recognize HTTP/1.1
 
 
 class DetectedProtocol(Enum):
     UNKNOWN = auto()  # more bytes are needed
     HTTP1 = auto()
-    OTHER = auto()  # HTTP/2, or what HTTP/2 calls an error
+    OTHER = auto()  # HTTP/2, or input that is an HTTP/2 error
 
 
 def detect_protocol(data: bytes) -> DetectedProtocol:
@@ -43,7 +43,7 @@ def hand_over(transport: asyncio.Transport, serve: Http1, data: bytes) -> None:
 
 
 def peer(name: object) -> str:
-    """The peer as gRPC writes it, from its socket's name."""
+    """The peer in gRPC's notation, from its socket address."""
     if not isinstance(name, tuple):
         return "unix:"
     host, port = name[:2]

@@ -1,10 +1,10 @@
-"""How much is taken in from all connections in one turn of the event loop, and whose bytes are next.
+"""Fair scheduling of received bytes: a shared allowance for each iteration of the event loop.
 
-A turn reads from every socket that has something. What a connection sends is taken in by pieces; each costs
-what it begins: calls, frames of streams, messages; or the time it took, where that is more. When a turn's
-allowance is spent, connections wait: those that sent no more than a piece come first in the next turn, then
-the others in rotation. So a turn is short whatever hundreds of connections send, and whoever sends little
-hardly waits for them.
+An iteration reads from every socket that has data. The data is processed in pieces. Each piece costs the
+number of calls, stream frames and messages that it starts, or the time that it took, if that is more. When
+the allowance of an iteration is spent, connections wait. In the next iteration, those that sent no more than
+one piece come first, then the others in rotation. So an iteration is short however much hundreds of
+connections send, and a connection that sends little hardly waits for them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ALLOWANCE = 64  # calls, frames, messages begun in one turn of the loop, or pieces that begin nothing
+ALLOWANCE = 64  # per loop iteration: calls, frames and messages started, or pieces that start nothing
 PIECE = 2 * 1024  # bytes
 
 
 class ByteSource(Protocol):
     def go_on(self) -> bool:
-        """Takes in pieces as long as there is allowance; true if some are left for the next turn."""
+        """Processes pieces while there is allowance; true if some are left for the next iteration."""
 
 
 class ReadRotation:
-    """Invariant: where half of the allowance is spent, or somebody waits, `_turn` is called in the next turn.
+    """The waiting connections and the allowance `left` in this loop iteration.
 
-    So a turn has half of it at least, and never more than all of it.
+    Invariant: if half of the allowance is spent, or a connection waits, `_turn` runs in the next iteration.
+    So every iteration starts with at least half of the allowance, and never with more than all of it.
     """
 
     __slots__ = ("_call_soon", "_going", "_small", "_waiting", "left")
@@ -43,10 +44,10 @@ class ReadRotation:
     def spend(self, cost: int) -> None:
         self.left -= cost
         if self.left <= ALLOWANCE // 2 and not self._going:
-            self._go()  # at each call it would be one more turn for each of a quiet client's
+            self._go()  # on every `spend`, it would cost one more iteration for each call of a quiet client
 
     def wait(self, source: ByteSource, size: int) -> None:
-        """`source.go_on` is called soon, until it says that nothing is left. `size`: bytes that it has."""
+        """Schedules calls of `source.go_on` until it returns false. `size`: bytes that it has waiting."""
         (self._small if size <= PIECE else self._waiting).append(source)
         if not self._going:
             self._go()

@@ -1,4 +1,4 @@
-"""What a peer may send: the connection's window and its streams', and who makes way when it is full."""
+"""Receive flow control: the connection's and the streams' windows, and which stream to reset if full."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kine.transport.http2.stream import Http2Stream
 
 STREAM_WINDOW = 64 * 1024
-_CONNECTION_WINDOW = 48 * 1024 * 1024  # and the room for large messages beside it
+_CONNECTION_WINDOW = 48 * 1024 * 1024  # plus the room for large messages
 _LARGE_MESSAGES = 16 * 1024 * 1024  # bytes of messages above a stream's window, let in at once
 SPARE = 64 * 1024  # bytes of the connection's window that are never left to stalled streams
 
@@ -29,10 +29,10 @@ class ReceiveFlow:
         room = max(_LARGE_MESSAGES, largest_message)
         self._room = LargeMessageWindow(room, self._widen)
         self.window = ReceiveWindow(_CONNECTION_WINDOW + room)
-        self._answering = False  # the window is full of whole requests: their answers will give it back
+        self._answering = False  # the window is full of complete requests, whose responses will free it
 
     def open(self, streams: int, header_list: int) -> None:
-        """Tells the peer how much it may send: streams at once, bytes of headers, bytes of bodies."""
+        """Announces the limits to the peer: concurrent streams, bytes of headers, bytes of bodies."""
         self._out.settings(
             {
                 frames.MAX_CONCURRENT_STREAMS: streams,
@@ -57,12 +57,12 @@ class ReceiveFlow:
             self._out.window_update(0, increment)
 
     def release(self, stream: Http2Stream, count: int) -> None:
-        """The application has done with bytes it was given: the peer may send as many again."""
+        """Opens the windows for bytes that the application has consumed."""
         if stream.local_closed or not count:
-            return  # what a stream still held when it ended was released then
+            return  # `forget` released the bytes that the stream held at its end
         self.give_back(count)
         window = stream.receive
-        if stream.extra and count > STREAM_WINDOW:  # the message that was given room
+        if stream.extra and count > STREAM_WINDOW:  # the message that the window was widened for
             window.narrow(stream.extra)
             count -= stream.extra
             self._room.leave(stream)
@@ -71,11 +71,11 @@ class ReceiveFlow:
             self._out.window_update(stream.id, increment)
 
     def expect(self, stream: Http2Stream, size: int) -> None:
-        """The message that is coming next takes `size` bytes: a large one needs room before all of it may."""
+        """Prepares for a message of `size` bytes: a large one needs a wider window before it can complete."""
         if stream.local_closed or stream.remote_closed:
             return
         if size > STREAM_WINDOW // 2 and (increment := stream.receive.returned()):
-            self._out.window_update(stream.id, increment)  # what is owed is needed now
+            self._out.window_update(stream.id, increment)  # the message needs the bytes owed so far
         if size > STREAM_WINDOW:
             self._room.ask(stream, size - STREAM_WINDOW)
 
@@ -84,7 +84,7 @@ class ReceiveFlow:
         self._out.window_update(stream.id, extra)
 
     def victim(self, streams: Mapping[int, Http2Stream]) -> Http2Stream | None:
-        """The largest, when the window is full of requests that do not end: it is to be reset for others."""
+        """The stream to reset if the window is full of incomplete requests: the largest of them, or None."""
         if self.window.size >= SPARE or self._answering:
             return None
         if increment := self.window.returned():
@@ -98,7 +98,7 @@ class ReceiveFlow:
         return max(halves, key=_first_to_go)
 
     def forget(self, stream: Http2Stream) -> None:
-        """The stream is over: what it held is the peer's to send again."""
+        """Frees everything that an ended stream held, and opens the connection's window for it."""
         if stream.receive.held:
             self.give_back(stream.receive.held)
             stream.receive.held = 0

@@ -1,4 +1,4 @@
-"""A request's head: which header blocks are requests at all (RFC 9113, section 8.3)."""
+"""Request headers: parsing and validation of a request's header fields (RFC 9113, section 8.3)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _CONNECTION_SPECIFIC = frozenset(
 )
 _CTLS_AND_UPPERCASE = bytes((*range(0x21), *range(0x41, 0x5B), *range(0x7F, 0x100))) + b":"
 _LINE_ENDS = b"\0\r\n"
-_HEADS = 512  # heads remembered, for the whole process: clients send a few over and over
-_SHORT = 4096  # bytes of one that is worth it
-_FIELD = 100  # bytes that each field of one takes besides its own
+_HEADS = 512  # cached heads, for the whole process: clients send a few over and over
+_SHORT = 4096  # maximum bytes of a cached head
+_FIELD = 100  # bytes of overhead for each field
 
 _heads: dict[tuple[Field, ...], RequestHead] = {}
 
 
 def head_of(fields: tuple[Field, ...]) -> RequestHead:
-    """The head of these fields. Raises MalformedError."""
+    """The request head of these fields, cached if it is small. Raises MalformedError."""
     head = _heads.get(fields)
     if head is None:
         head = RequestHead(fields)
@@ -56,7 +56,7 @@ class RequestHead:
             headers[text] = value.decode("latin-1") if known is None else f"{known},{value.decode('latin-1')}"
         if ":scheme" not in headers or not headers.get(":path") or ":method" not in headers:
             raise MalformedError("a pseudo-header is missing")
-        self.size = 0  # bytes that it takes, unless streams share it
+        self.size = 0  # bytes in memory; 0 if it is cached, as streams share it
         self.headers = headers
         self.method = headers[":method"]
         self.path = headers[":path"]

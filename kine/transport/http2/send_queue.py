@@ -1,7 +1,7 @@
-"""What a connection has to send: frames in order, and bodies as far as the peer's windows let them go.
+"""The send queue of an HTTP/2 connection: frames in order, DATA as far as the peer's windows allow.
 
-Frames of control leave at once. DATA waits in its stream's queue for three things: the stream's window, the
-connection's, and the socket. Streams with something to send take turns.
+Control frames are sent at once. DATA waits in its stream's queue for three things: the stream's window, the
+connection's window, and the socket. Streams with something to send take turns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kine.transport.byte_budget import ByteAccount
     from kine.transport.http2.stream import Http2Stream
 
-_BURST = 256 * 1024  # bytes of DATA made at once: the socket decides when there is more
+_BURST = 256 * 1024  # bytes of DATA per `take`: after that, the socket decides whether more is built
 
 
 class SendQueue:
@@ -40,21 +40,21 @@ class SendQueue:
         drained: Callable[[Http2Stream], None],
         account: ByteAccount,
     ) -> None:
-        """`finished` hears of streams whose last frame is out, `drained` of those whose queue got shorter."""
+        """Calls `finished` after a stream's last frame, and `drained` when a stream's queue got shorter."""
         self._finished = finished
         self._drained = drained
-        self._account = account  # of all queues
+        self._account = account  # counts all queues
         self._out: list[bytes | memoryview] = []
         self._burst = 0
         self.window = SendWindow(DEFAULT_WINDOW)
-        self.frame_size = MIN_FRAME_SIZE  # the largest the peer takes
-        self.sent = 0  # frames of answers: what a peer got for what it asks
-        self.paused = False  # the socket takes no more for now
-        # Those with a queue and a window of their own, first come first served.
+        self.frame_size = MIN_FRAME_SIZE  # the largest payload to send
+        self.sent = 0  # response frames, by which the flood limits judge what a peer sends
+        self.paused = False  # the socket's buffer is full
+        # Streams with queued data and an open window of their own, first come, first served.
         self._waiting: dict[Http2Stream, None] = {}
 
     def take(self) -> list[bytes | memoryview]:
-        """What is to be written now. Call it until it gives nothing, or the socket is full."""
+        """Bytes to write now. Call it until it returns nothing, or the socket is full."""
         self._burst = 0
         if self._waiting and not self.paused and self.window.size > 0:
             self._pump()
@@ -63,10 +63,10 @@ class SendQueue:
             self._out = []
         return out
 
-    # ---- answers
+    # ---- responses
 
     def respond(self, stream: Http2Stream, head: bytes, message: Answer, trailers: bytes) -> None:
-        """A whole answer: a head, one gRPC message (its prefix added here), and trailers."""
+        """Sends a complete response: a head, one gRPC message (its prefix is added here), and trailers."""
         if type(message) is Pieces:
             self.head(stream, head)
             self._pieces(stream, message)
@@ -89,7 +89,7 @@ class SendQueue:
             return
         if stream.local_closed:
             return
-        # bench: transport_echo. One join for the three frames, nothing looked at twice.
+        # bench: transport_echo. One join for the three frames, each condition checked once.
         sending.size -= size
         self._burst += size
         stream_id = stream.id
@@ -129,7 +129,7 @@ class SendQueue:
             and size <= self.window.size
             and size <= stream.send.size
             and self._burst + size <= _BURST
-        ):  # bench: fanout. Most messages of a stream: no queue, no loop
+        ):  # bench: fanout. Most stream messages need no queue and no loop
             self.window.size -= size
             stream.send.size -= size
             self._burst += size
@@ -158,14 +158,14 @@ class SendQueue:
         self.wait(stream)
 
     def wait(self, stream: Http2Stream) -> None:
-        """The stream's queue or window has grown: it may have something to send now."""
+        """Puts the stream in the rotation if it can send: its queue or window has grown."""
         if stream.queue and stream.send.size > 0:
             self._waiting[stream] = None
 
     def trailers(self, stream: Http2Stream, block: bytes) -> None:
-        """Ends the stream, after all its data. With no head sent, the block is the whole answer.
+        """Ends the stream, after all its data. If no head was sent, the block is the complete response.
 
-        An empty block ends it without trailers: for answers that are not gRPC's.
+        An empty block ends the stream without trailers, for responses that are not gRPC.
         """
         if stream.local_closed or stream.trailers is not None:
             return
@@ -195,7 +195,7 @@ class SendQueue:
                 self._drained(stream)
 
     def _send_queue(self, stream: Http2Stream) -> None:
-        """bench: list. Counters are brought up to date once for all frames, whole frames share a head."""
+        """bench: list. Updates the counters once for all frames; full frames share one frame header."""
         queue, out, most = stream.queue, self._out, self.frame_size
         room = left = min(self.window.size, stream.send.size, _BURST - self._burst)
         frames, pieces = len(out), len(queue)
@@ -238,7 +238,7 @@ class SendQueue:
         self.sent += 1
         self._finished(stream)
 
-    # ---- frames of control
+    # ---- control frames
 
     def settings(self, chosen: dict[int, int]) -> None:
         payload = b"".join(

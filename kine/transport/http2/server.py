@@ -1,4 +1,4 @@
-"""The server: its sockets, and its connections from the first to the last."""
+"""The HTTP/2 server: listening sockets, connection limit, keepalive checks and graceful stop."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kine.transport.listen_sockets import listen, remove_socket
 
 log = logging.getLogger(__name__)
 
-_HOUSEKEEPING = 5.0  # seconds between looks for silent connections
-_SHAKING = 4  # one part of so many, of the connections that may be, may be shaking hands
-_LATELY = 1.0  # seconds in which a connection that has begun, or said something, is not idle yet
-_LAST_CALL = 0.5  # seconds for a peer to say that it knows we are going
+_HOUSEKEEPING = 5.0  # seconds between checks for silent connections
+_SHAKING = 4  # 1/_SHAKING of the allowed connections may be in a TLS handshake
+_LATELY = 1.0  # seconds after its start or its last bytes in which a connection is not idle yet
+_LAST_CALL = 0.5  # seconds for peers to acknowledge the first GOAWAY
 
 
 class Http2Server:
-    """See `kine.transport.base.Server`. With no address it serves what `take` is given."""
+    """Implements `kine.transport.base.Server`. Without addresses it serves only sockets given to `take`."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Http2Server:
         http1: Http1 | None = None,
         pages: Pages | None = None,
     ) -> None:
-        """`http1` takes over connections of HTTP/1.1, `pages` answers HTTP/2 requests that are not gRPC's."""
+        """`http1` takes over HTTP/1.1 connections; `pages` handles HTTP/2 requests that are not gRPC."""
         self.routes = routes
         self.limits = limits
         self.budget = ByteBudget(limits.max_queued_bytes)
@@ -54,12 +54,12 @@ class Http2Server:
         self._acceptors: list[Acceptor] = []
         self._crowded = RateLimitedWarning()
         self.turned_away = 0
-        self._taking: dict[str, Any] = {}  # how connections are taken, TLS made once
+        self._taking: dict[str, Any] = {}  # TLS options of every connection, built once
         self._sockets: list[str] = []
-        self.connections: dict[Http2Protocol, None] = {}  # the oldest first: the clock may not tell two apart
+        self.connections: dict[Http2Protocol, None] = {}  # the oldest first, even if two share a timestamp
         self._housekeeping: asyncio.Task[None] | None = None
         self._stopping = False
-        self.on_end: Callable[[], None] | None = None  # a connection that `take` was given has ended
+        self.on_end: Callable[[], None] | None = None  # called when a connection has ended
 
     async def start(self) -> Sequence[Address]:
         self._taking = self._options()
@@ -82,13 +82,13 @@ class Http2Server:
         return {"ssl": context, "ssl_handshake_timeout": self.limits.handshake_timeout}
 
     async def take(self, connection: socket.socket) -> None:
-        """Serves a connection that another process has accepted. Raises OSError for one without TLS."""
+        """Serves a connection that another process has accepted. Raises OSError if it is not served."""
         if self._stopping or not self._admit():
             raise ConnectionAbortedError
         await self._serve(connection)
 
     async def _serve(self, connection: socket.socket) -> None:
-        """Returns when the handshake is over. Raises OSError."""
+        """Serves a connection; returns after the TLS handshake. Raises OSError."""
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
@@ -100,11 +100,11 @@ class Http2Server:
 
     @property
     def _shaking_hands(self) -> int:
-        """Without TLS there is nothing to agree on."""
+        """Number of connections in a TLS handshake; 0 without TLS."""
         return sum(acceptor.pending for acceptor in self._acceptors) if self._tls is not None else 0
 
     def _admit(self) -> bool:
-        """May one more connection be served? At the bound, those make room that do nothing."""
+        """True if one more connection may be served. At the limit, closes idle connections to make room."""
         most = self.limits.max_connections
         if self.connected < most:
             return True
@@ -118,7 +118,7 @@ class Http2Server:
         return served
 
     def _make_room(self, most: int) -> bool:
-        """Closes the longest idle connections, some at once: finding them takes a look at all."""
+        """Closes the longest idle connections, several at once, as finding them means scanning all."""
         idle = [shell for shell in self.connections if not shell.connection.streams]
         lately = asyncio.get_running_loop().time() - _LATELY
         surplus = self.connected + 1 - most
@@ -129,7 +129,7 @@ class Http2Server:
         return bool(idle)
 
     def forget(self, shell: Http2Protocol) -> None:
-        """Its connection has ended, or is none of ours."""
+        """Stops counting a connection that has ended, or that turned out not to be HTTP/2."""
         if shell in self.connections:
             del self.connections[shell]
             if self.on_end is not None:
@@ -150,7 +150,7 @@ class Http2Server:
         await self._idle(grace - first)
         for shell in tuple(self.connections):
             shell.close()
-        await asyncio.sleep(0)  # let the last bytes out, and cancelled handlers end
+        await asyncio.sleep(0)  # lets the last bytes leave and cancelled handlers end
         for path in self._sockets:
             remove_socket(path)
 
@@ -173,5 +173,5 @@ class Http2Server:
 
 
 def _idle_longer(lately: float, shell: Http2Protocol) -> tuple[bool, bool, float]:
-    """In this order connections make room: of equal ones, first those that have not even begun."""
+    """Sort key for closing: idle ones first, of those the ones without a first frame, the longest silent."""
     return shell.heard > lately, shell.connection.greeted, shell.heard

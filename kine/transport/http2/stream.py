@@ -1,4 +1,4 @@
-"""A stream's state, and what a connection asks of the application behind it."""
+"""HTTP/2 stream state, the application interface of a connection, and recently reset streams."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Http2Stream:
     def __init__(self, stream_id: int, head: RequestHead, send: int, receive: int, opened: float) -> None:
         self.id = stream_id
         self.head = head
-        self.opened = opened  # when, by the clock `Connection.receive` is told
-        self.grown = 0  # bytes by which its message has when it was unpacked; they count as queued
-        self.kept = 0  # bytes that count as kept for it: its head's, its handler's
+        self.opened = opened  # time of the clock that `Connection.receive` is given
+        self.grown = 0  # bytes by which decompression has enlarged its message; they count as queued
+        self.kept = 0  # bytes counted as kept for its head and its handler
         self.extra = 0  # bytes by which the receive window is wider than other streams'
         self.send = SendWindow(send)
         self.receive = ReceiveWindow(receive)
@@ -34,11 +34,11 @@ class Http2Stream:
         self.head_sent = False
         self.queue: deque[memoryview] = deque()  # DATA that waits for a window or the socket
         self.queued = 0
-        self.trailers: bytes | None = None  # to follow the queue
-        self.application: Any = None  # the application's own
+        self.trailers: bytes | None = None  # sent after the queue
+        self.application: Any = None  # for the application's use
 
     def check_length(self) -> None:
-        """Raises StreamError if the body that has ended is not as long as its head said."""
+        """Raises StreamError if the length of the complete body differs from its content-length."""
         if self.expected is not None and self.received != self.expected:
             raise StreamError(self.id, PROTOCOL_ERROR, "content-length does not fit")
 
@@ -48,17 +48,17 @@ class Application(Protocol):
         """A stream has been opened."""
 
     def data(self, stream: Http2Stream, data: bytes, ended: bool) -> None:
-        """Bytes of the body, the last ones if `ended`. The application releases them when it is done."""
+        """Bytes of the body, the last ones if `ended`. The application releases them once consumed."""
 
     def reset(self, stream: Http2Stream) -> None:
-        """The stream is no more: the peer, or a rule, has ended it."""
+        """The stream has ended early, by the peer's reset, a stream error or the connection's end."""
 
     def drained(self, stream: Http2Stream) -> None:
-        """Some of the stream's queue has gone."""
+        """Some of the stream's queued data has been sent."""
 
 
 class ClosedStreams:
-    """The last streams that were reset: their late frames are no fault."""
+    """The streams reset most recently, whose late frames are not errors."""
 
     __slots__ = ("_forgotten", "_ids")
 
@@ -66,7 +66,7 @@ class ClosedStreams:
 
     def __init__(self) -> None:
         self._ids: dict[int, None] = {}
-        self._forgotten = 0  # streams up to this may have been reset; we no longer know
+        self._forgotten = 0  # streams up to this id may have been reset: their entries were dropped
 
     def add(self, stream_id: int) -> None:
         self._ids[stream_id] = None
