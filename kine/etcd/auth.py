@@ -1,7 +1,7 @@
-"""etcdserverpb.Auth: authentication is off, and there are neither users nor roles.
+"""The etcdserverpb.Auth service: authentication is off, and there are neither users nor roles.
 
-Clients configured with a user ask for a token first, and go on without one when they learn that
-authentication is not enabled. Whatever needs no stored user or role is answered as etcd answers it then.
+Clients configured with a user first request a token, and go on without one when the error says that
+authentication is not enabled. Every method that needs no stored user or role responds as etcd does then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AuthService:
         self._headers = headers
 
     def handlers(self) -> dict[str, UnaryHandler]:
-        """Every method, by its name."""
+        """The handlers of all methods, by name."""
         return {
             "Authenticate": _refusing(errors.auth_not_enabled()),
             "AuthStatus": self.status,
@@ -44,7 +44,7 @@ class AuthService:
         }
 
     def nothing(self, request: bytes, call: Call) -> bytes:
-        """Done already, or an empty list: a header is the whole answer."""
+        """Responds with a header only: there is nothing to do, or nothing to list."""
         return self._headers.at(self._store.index.revision)
 
     def status(self, request: bytes, call: Call) -> bytes:

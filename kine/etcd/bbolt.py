@@ -1,9 +1,9 @@
-"""The file format of bbolt, in which etcd keeps its data and writes its snapshots: read and written.
+"""Reader and writer of bbolt files, the format of etcd's database and snapshots.
 
-A file is pages of one size. Pages 0 and 1 are metas; the valid one with the higher transaction id names the
-root page of the root bucket, whose values are other buckets. A bucket is a tree of branch and leaf pages with
-keys in order; a small one is a page inside its value. A page that overflows goes on in those after it.
-Numbers are little-endian.
+A file consists of pages of one size. Pages 0 and 1 are meta pages; the valid one with the higher transaction
+id names the root page of the root bucket, whose values are other buckets. A bucket is a tree of branch and
+leaf pages with keys in order; a small bucket is a page inside its value. A page that overflows continues in
+the pages after it. Numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import IO
 MAGIC = 0xED0CDAED
 VERSION = 2
 BRANCH, LEAF, META, FREELIST = 0x01, 0x02, 0x04, 0x10
-IS_BUCKET = 0x01  # flag of a leaf's element
+IS_BUCKET = 0x01  # flag of a leaf element
 
 PAGE = struct.Struct("<QHHI")  # id, flags, count, overflow
 META_BODY = struct.Struct(
@@ -25,19 +25,19 @@ META_BODY = struct.Struct(
 CHECKSUM = struct.Struct("<Q")
 BRANCH_ELEMENT = struct.Struct("<IIQ")  # position, key size, page
 LEAF_ELEMENT = struct.Struct("<IIII")  # flags, position, key size, value size
-BUCKET = struct.Struct("<QQ")  # root page, or 0 for one inside this value; sequence
+BUCKET = struct.Struct("<QQ")  # root page, or 0 for a page inside this value; sequence
 
-PAGE_SIZE = 4096  # of what is written
+PAGE_SIZE = 4096  # of the files written here
 _FREELIST_PAGE, _FIRST_FREE = 2, 3
 _PAGE_SIZES = [1024 << power for power in range(7)]
 
 
 class BboltError(Exception):
-    """The file is none of bbolt's, or damaged."""
+    """The file is not a bbolt file, or is damaged."""
 
 
 def fnv64a(data: bytes) -> int:
-    """The checksum of a meta."""
+    """The checksum of a meta page: 64-bit FNV-1a."""
     value = 0xCBF29CE484222325
     for byte in data:
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
@@ -45,12 +45,12 @@ def fnv64a(data: bytes) -> int:
 
 
 def is_bbolt(start: bytes) -> bool:
-    """Whether a file that starts so may be one."""
+    """True if a file that starts with these bytes may be a bbolt file."""
     return any(magic == MAGIC for magic in struct.unpack_from("<I", start.ljust(20, b"\0"), PAGE.size))
 
 
 class BboltReader:
-    """The buckets of a whole file in memory, or mapped. Every method may raise BoltError."""
+    """The buckets of a complete file in memory, or mapped. Every method may raise BboltError."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -60,7 +60,7 @@ class BboltReader:
         _, self._page_size, self._root = max(metas)
 
     def bucket(self, name: bytes) -> Iterator[tuple[bytes, memoryview]]:
-        """Keys and values in order of key; none if there is no such bucket."""
+        """Yields keys and values in key order; none if there is no such bucket."""
         for found, value in self._guarded(self._root):
             if found == name:
                 root, _ = BUCKET.unpack_from(value)
@@ -68,7 +68,7 @@ class BboltReader:
                 return
 
     def _meta(self, offset: int) -> tuple[int, int, int] | None:
-        """Transaction id, page size and root page of a whole meta there."""
+        """Transaction id, page size and root page of the valid meta page at this offset, or None."""
         if offset + PAGE.size + META_BODY.size + CHECKSUM.size > len(self._data):
             return None
         _, flags, _, _ = PAGE.unpack_from(self._data, offset)
@@ -122,7 +122,7 @@ def _elements(page: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 class Tree:
-    """A bucket that is written as its keys come, in order: leaves at once, the branches above at the end."""
+    """A bucket written from keys added in order: leaf pages at once, branch pages at the end."""
 
     def __init__(self, pages: _Pages) -> None:
         self._pages = pages
@@ -138,7 +138,7 @@ class Tree:
         self._size += size
 
     def finish(self) -> int:
-        """The root page."""
+        """Writes the remaining pages; returns the number of the root page."""
         if self._leaf or not self._leaves:
             self._flush()
         level = self._leaves
@@ -153,7 +153,7 @@ class Tree:
 
 
 class BboltWriter:
-    """A new file of buckets."""
+    """Writes a new file of buckets."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._pages = _Pages(file, _FIRST_FREE)
@@ -163,7 +163,7 @@ class BboltWriter:
         return Tree(self._pages)
 
     def bucket(self, name: bytes, tree: Tree) -> None:
-        """Names the tree, to which nothing is added any more."""
+        """Finishes the tree and stores it as the bucket of this name."""
         self._roots[name] = tree.finish()
 
     def finish(self) -> None:
@@ -197,7 +197,7 @@ class _Pages:
 
 
 def _leaf(items: Sequence[tuple[bytes, bytes]], flags: int) -> tuple[int, bytes]:
-    """Number of elements, and body of a leaf page."""
+    """Number of elements and body of a leaf page."""
     parts = []
     position = len(items) * LEAF_ELEMENT.size  # of an element's key, counted from the element itself
     for key, value in items:
@@ -216,7 +216,7 @@ def _branch(children: Sequence[tuple[bytes, int]]) -> tuple[int, bytes]:
 
 
 def _grouped(children: list[tuple[bytes, int]]) -> list[list[tuple[bytes, int]]]:
-    """As many as fit a page; the last two share what is left, for a branch of one child is none."""
+    """Groups of as many children as fit in a page. The last has at least two, as a branch page must."""
     most = (PAGE_SIZE - PAGE.size) // (BRANCH_ELEMENT.size + max(len(key) for key, _ in children))
     groups = [children[start : start + most] for start in range(0, len(children), most)]
     if len(groups) > 1 and len(groups[-1]) == 1:

@@ -1,4 +1,4 @@
-"""etcdserverpb.Cluster: each instance is a cluster of one to its clients."""
+"""The etcdserverpb.Cluster service: to its clients, each instance is a cluster of one member."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ClusterService:
         self._url = url
 
     async def member_list(self, request: bytes, call: Call) -> bytes:
-        """The address is the one the client itself has used: it is reachable for certain.
+        """Returns one member, with the address that the client itself has used, as that is reachable.
 
-        On a Unix socket clients send no more than the last part of its path; there the address is known.
+        On a unix socket, clients send only the last part of its path; the configured address is used there.
         """
         if rpc.MemberListRequest.FromString(request).linearizable:
             await self._store.refresh()

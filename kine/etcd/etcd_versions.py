@@ -1,4 +1,4 @@
-"""The versions an etcd tells: its own, its cluster's, its storage's (etcd, api/version)."""
+"""The versions that an etcd server reports: its own, its cluster's, its storage's (etcd, api/version)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _STORES_ITS_VERSION = (3, 6)  # the first that does
 
 
 def cluster_version(version: str) -> str:
-    """That of a cluster of such members: patches do not count."""
+    """The version of a cluster of such members: the patch number is 0."""
     major, minor = _release(version)
     return f"{major}.{minor}.0"
 
 
 def storage_version(version: str) -> str:
-    """Empty before etcd 3.6, which was the first to store it."""
+    """The storage version; empty before etcd 3.6, the first to store it."""
     return cluster_version(version) if _release(version) >= _STORES_ITS_VERSION else ""
 
 
 def page(server: str, cluster: str, storage: str) -> bytes:
-    """What `/version` answers: with a storage version where etcd has one."""
+    """The JSON of `/version`, with a storage version if there is one."""
     told = {"etcdserver": server, "etcdcluster": cluster}
     if storage:
         told["storage"] = storage
@@ -28,7 +28,7 @@ def page(server: str, cluster: str, storage: str) -> bytes:
 
 
 def oldest(versions: Iterable[str]) -> str:
-    """The one whose features a cluster of these members has."""
+    """The lowest version, whose features a cluster of these members has."""
     return min(versions, key=_release)
 
 

@@ -1,4 +1,4 @@
-"""The services every gRPC server is expected to have: health checking and reflection."""
+"""The gRPC health checking and server reflection services."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kine.transport.base import Call, Code, MessageStream, RpcError
 
 
 class HealthService:
-    """grpc.health.v1.Health. Serving, until it stops."""
+    """grpc.health.v1.Health: SERVING until `stop` is called."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = {"", *services}
@@ -41,7 +41,7 @@ class HealthService:
         stream.send(self._told(known))
 
     def _known(self, request: bytes) -> bool:
-        """By itself, so that nothing holds the name while the server's end is waited for."""
+        """A separate method, so that no variable keeps the request alive while `watch` waits."""
         return health.HealthCheckRequest.FromString(request).service in self._services
 
     def _told(self, known: bool) -> bytes:
@@ -51,13 +51,13 @@ class HealthService:
 
 
 class ReflectionService:
-    """grpc.reflection.v1 and v1alpha, which differ in their package's name only."""
+    """grpc.reflection.v1 and v1alpha, which differ only in the package name."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = tuple(services)
 
     async def info(self, stream: MessageStream, call: Call) -> None:
-        # Here, as it loads grpcio, 13 MB that a server does without.
+        # Imported here, as it loads grpcio: 13 MB that the server otherwise does without.
         from grpc_reflection.v1alpha import reflection, reflection_pb2
 
         servicer: Any = reflection.ReflectionServicer(self._services)
@@ -69,7 +69,10 @@ class ReflectionService:
 def _described(
     servicer: Any, read: Callable[[bytes], Any], request: bytes | None, stream: MessageStream
 ) -> bool:
-    """False at the end. By itself, so that nothing holds a message while the next is waited for."""
+    """Answers one request; False at the end of the stream.
+
+    A separate function, so that no variable keeps a message alive while the next is awaited.
+    """
     if request is None:
         return False
     for answer in servicer.ServerReflectionInfo(iter((read(request),)), None):

@@ -1,4 +1,4 @@
-"""etcdserverpb.KV: decode, ask the store, encode."""
+"""The etcdserverpb.KV service: decodes requests, calls the store, encodes responses."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from kine.store.range_select import UnreadValues
 from kine.store.store import Store, has_ranges
 from kine.transport.base import Answer, Call, MessageStream
 
-_LARGE = 256 * 1024  # bytes of an answer that asks for room
-_LONG = 512  # bytes of a transaction that takes half a millisecond, or more, to be understood and decided
+_LARGE = 256 * 1024  # bytes from which on a response waits for room
+_LONG = 512  # bytes from which on decoding and deciding a transaction takes half a millisecond, or more
 
 
 class KvService:
@@ -60,7 +60,7 @@ class KvService:
         return self.ranged_later(call, op, result)  # type: ignore[arg-type]  # type() does not narrow the union
 
     async def _range_of_the_past(self, op: Range, call: Call) -> Answer:
-        """Another instance may have compacted meanwhile, and that shows in no row."""
+        """Refreshes first: another instance may have compacted since, which no new row shows."""
         await self._store.refresh(past=True)
         result = self._store.range(op)
         answer = (
@@ -76,7 +76,7 @@ class KvService:
         if call.hold is None:
             result = await waiting
             return response_encoding.range_answer(self._headers.at(result.revision), result)
-        # What is being read and put together counts as queued, until it is.
+        # Counts as queued while the values are read and the response is built.
         try:
             async with call.hold(self._store.expected(op)):
                 result = await waiting
@@ -86,7 +86,7 @@ class KvService:
                 waiting.close()  # where nobody has come to await it
 
     def ranged(self, call: Call, result: RangeResult) -> Answer | Awaitable[Answer]:
-        # Those that waited go on all at once: the frames are the cache's, but an answer may be a copy.
+        # All reads that waited resume at once: the frames are shared with the cache, but a response may copy.
         if call.room is not None and (size := result.size or sum(map(len, result.frames))) > _LARGE:
             return self._ranged_large(call.room(size), result)
         return response_encoding.range_answer(self._headers.at(result.revision), result)
@@ -102,7 +102,7 @@ class KvService:
         room = self._max_request_bytes
         async with aclosing(self._store.stream(op, room)) as parts:
             while True:
-                # What is being read counts as queued: a client may have thousands of streams.
+                # Counts as queued while it is read: a client may have thousands of streams.
                 async with call.hold(room) if call.hold is not None else nullcontext():
                     part = await anext(parts)
                     head = self._headers.at(part.end.revision) if part.end is not None else b""
@@ -119,7 +119,7 @@ class KvService:
         return self._one(decode_delete(rpc.DeleteRangeRequest.FromString(request)), request, call)
 
     def _one(self, op: Op, request: bytes, call: Call) -> Awaitable[Answer]:
-        """A change by itself is a transaction of one operation."""
+        """Runs a single change as a transaction of one operation."""
         self._check_size(request)
         txn = Txn([], [op], [], alone=True, client=call.account)
         return self._counted(txn, LARGEST_ANSWER, call, self._one_answer)
@@ -138,7 +138,7 @@ class KvService:
     async def _counted(
         self, txn: Txn, most: int, call: Call, answer: Callable[[TxnResult], Answer]
     ) -> Answer:
-        """The values that it reads count as queued from before they are read until it is answered."""
+        """Runs a transaction. The values that it reads count as queued from then until it has responded."""
         expected = self._store.expected_of(txn)
         if has_ranges(txn):
             expected = max(expected, self._max_txn_answer // 2)
@@ -146,7 +146,7 @@ class KvService:
             async with call.hold(expected):
                 return answer(await self._store.txn(txn, most))
         done = await self._store.txn(txn, most)
-        if call.room is not None and (size := _size(done)) > _LARGE:  # they have grown meanwhile
+        if call.room is not None and (size := _size(done)) > _LARGE:  # larger than expected
             await call.room(size)
         return answer(done)
 
@@ -155,7 +155,7 @@ class KvService:
         op = decode_swap(message)
         if op is None:
             if len(request) > _LONG and operations(message) > MAX_TXN_OPS:
-                decode_txn(message)  # raises: what is many times as large as it was sent does not wait
+                decode_txn(message)  # raises now: its objects are many times as large as the request
             return self._txn(message, request, call)
         self._check_size(request)
         op.client = call.account
@@ -208,7 +208,7 @@ class KvService:
 
 
 def _size(result: Result) -> int:
-    """Bytes of the values in it."""
+    """Bytes of the values in the result."""
     if isinstance(result, RangeResult):
         return result.size or sum(map(len, result.frames))
     if isinstance(result, PutResult):

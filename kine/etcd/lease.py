@@ -1,4 +1,4 @@
-"""etcdserverpb.Lease."""
+"""The etcdserverpb.Lease service."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BLOCK = 2_000  # leases, or keys of one, that are encoded in one turn of the event loop
-_AT_ONCE = 16  # calls that ask the database
-_LARGE = 64 * 1024  # bytes of an answer that asks for room
+_BLOCK = 2_000  # leases, or keys of one lease, encoded per loop iteration
+_AT_ONCE = 16  # concurrent calls that query the database
+_LARGE = 64 * 1024  # bytes from which on a response waits for room
 
 
 class LeaseService:
     def __init__(self, store: Store, headers: HeaderCache) -> None:
         self._store = store
         self._headers = headers
-        # However many ask, each is encoded by one task, and sent from the same bytes.
+        # Concurrent requests for the same list share one encoding task and its bytes.
         self._lists = SharedQueries(self._encoded_list)
         self._keys = SharedQueries(self._encoded_keys)
-        # Each asks the database, or writes: what one client asks for must not stand before others' writes.
+        # Each call queries the database or writes: one client's calls must not delay others' writes.
         self._few = FairSemaphore(_AT_ONCE)
 
     def _header(self) -> bytes:
@@ -57,7 +57,7 @@ class LeaseService:
                 async with self._few.one(call.account):
                     ttl = (await self._store.leases.renew(lease_id)).ttl
             except LeaseNotFoundError:
-                ttl = 0  # that is how etcd says it on this stream
+                ttl = 0  # etcd's response for an unknown lease on this stream
             answer = rpc.LeaseKeepAliveResponse(ID=lease_id, TTL=ttl)
             stream.send(self._header() + answer.SerializeToString())
 
@@ -87,7 +87,7 @@ class LeaseService:
         size = sum(map(len, shared))
         if size < _LARGE:
             return b"".join((self._header(), first, *shared))
-        await self._store.turns.next(call.account)  # all who wait for the same go on at once
+        await self._store.turns.next(call.account)  # all requests that share an encoding resume at once
         if call.room is not None:
             await call.room(size)
         return Pieces([self._header() + first, *shared])
@@ -96,11 +96,11 @@ class LeaseService:
         return await self._encoded(await self._store.leases.all(), _list_of)
 
     async def _encoded_keys(self, lease_id: int) -> list[bytes]:
-        """In no order, as in etcd, where there are more than one block."""
+        """The keys of a lease; in no order if there is more than one block, as in etcd."""
         return await self._encoded(self._store.leases.keys(lease_id), _keys_of)
 
     async def _encoded(self, items: Sequence[T], encode: Callable[[Sequence[T]], bytes]) -> list[bytes]:
-        """Fields of an answer, in blocks that go after each other."""
+        """Encodes items as response fields, in blocks to be concatenated."""
         blocks = []
         for start in range(0, len(items), _BLOCK):
             await self._store.turns.next(self)
@@ -117,5 +117,5 @@ def _keys_of(keys: Sequence[bytes]) -> bytes:
 
 
 def _renewed(request: bytes | None) -> int | None:
-    """By itself, so that nothing holds a message while the next is waited for."""
+    """A separate function, so that no variable keeps a message alive while the next is awaited."""
     return None if request is None else int(rpc.LeaseKeepAliveRequest.FromString(request).ID)

@@ -1,4 +1,4 @@
-"""etcdserverpb.Maintenance."""
+"""The etcdserverpb.Maintenance service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kine.transport.base import Call, MessageStream
 
 _HASH_LEAST, _HASH_MOST = 8, 1024  # keys read at once
 _HASH_BYTES = 1024 * 1024
-_STALLED = 60.0  # seconds for a snapshot's client to take what is queued, three quarters of a MiB
+_STALLED = 60.0  # seconds for a snapshot's client to read the queued data, three quarters of a MiB
 
 
 class MaintenanceService:
@@ -27,7 +27,7 @@ class MaintenanceService:
         self._headers = headers
         self._version = version
         self._hashing = FairSemaphore(1)
-        self._hashed = ((0, -1), 0)  # of which revision, and the checksum
+        self._hashed = ((0, -1), 0)  # the last checksum: revision and era, then the checksum
         self._storage_version = storage_version(version)
         self._snapshots = Snapshots(store, self._storage_version)
 
@@ -75,7 +75,7 @@ class MaintenanceService:
         return self._header() + rpc.HashResponse(hash=value).SerializeToString()
 
     async def hash_kv(self, request: bytes, call: Call) -> bytes:
-        """A checksum of every key-value as of a revision: the same on every instance and backend."""
+        """A checksum of all key-values at a revision: the same on every instance and backend."""
         await self._store.refresh(past=True)
         index = self._store.index
         revision = rpc.HashKVRequest.FromString(request).revision or index.revision
@@ -86,7 +86,10 @@ class MaintenanceService:
         return self._header() + answer.SerializeToString()
 
     async def _hash(self, revision: int, call: Call) -> int:
-        """One at a time, as each reads the whole database; who waited for the same has its answer then."""
+        """Computes one checksum at a time, as each reads the whole database.
+
+        Requests that wait for the same revision share the result.
+        """
         async with self._hashing.one(call.account):
             index, known = self._store.index, (revision, self._store.lists.era)
             if self._hashed[0] != known or revision < index.compact_revision:
@@ -106,7 +109,7 @@ class MaintenanceService:
             if not block.more:
                 return checksum
             key = _key_of(block.frames[-1]) + b"\0"
-            # So that a block of large values is no more in memory than one of small ones.
+            # Adapts the number of keys, so that a block takes as much memory whatever the size of values.
             most = min(_HASH_MOST, most * 2) if size < _HASH_BYTES else max(_HASH_LEAST, most // 2)
             await asyncio.sleep(0)
 
@@ -124,7 +127,7 @@ class MaintenanceService:
 
 
 async def _drained(stream: MessageStream) -> None:
-    """A client that stands still must not keep a copy of the database, nor the others from theirs."""
+    """Fails if the client stops reading: it would keep a copy of the database and block other snapshots."""
     try:
         async with asyncio.timeout(_STALLED):
             await stream.drain()

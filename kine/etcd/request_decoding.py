@@ -1,4 +1,4 @@
-"""Requests decoded and checked: messages in, the store's operations out.
+"""Request decoding and validation: protobuf messages in, the store's operations out.
 
 The checks and their order are etcd's (server/etcdserver/api/v3rpc/key.go).
 """
@@ -29,7 +29,7 @@ _MOD = int(CompareTarget.MOD)
 
 
 def range_end(end: bytes) -> bytes | None:
-    """The API's forms of a range's end, as the store's: none, `\\0` for "and everything after", a key."""
+    """The API's range_end in the store's form: None if empty, b"" for `\\0` (no upper bound), or a key."""
     if not end:
         return None
     return b"" if end == b"\0" else end
@@ -59,9 +59,9 @@ def decode_range(message: rpc.RangeRequest, client: object = None) -> Range:
 
 
 def decode_range_stream(message: rpc.RangeRequest, client: object = None) -> Range:
-    """What etcd streams (checkRangeStreamRequest), but that no order by another target is let through.
+    """A RangeStream request, with etcd's checks (checkRangeStreamRequest); the sort target must be the key.
 
-    etcd 3.7 takes one where no order is given, and then sorts each part by itself.
+    etcd 3.7 accepts another target if no order is given, and then sorts each part separately.
     """
     op = decode_range(message, client)
     if op.target != SortTarget.KEY or op.order == SortOrder.DESCEND:
@@ -90,7 +90,7 @@ def decode_delete(message: rpc.DeleteRangeRequest) -> Delete:
 
 
 def decode_swap(message: rpc.TxnRequest) -> Swap | None:
-    """A transaction of the shape in which Kubernetes creates, updates and deletes; None of any other."""
+    """A transaction of the shape that Kubernetes uses to create, update and delete; None for any other."""
     compares, success, failure = message.compare, message.success, message.failure
     if len(compares) != 1 or len(success) != 1 or len(failure) > 1:
         return None
@@ -104,7 +104,7 @@ def decode_swap(message: rpc.TxnRequest) -> Swap | None:
         if not op.HasField("request_range"):
             return None
         instead = op.request_range
-        # Serialised, because a range has a dozen fields, each of which would have to be asked for.
+        # Compared by serialized size, which is faster than checking a dozen fields.
         if instead.key != key or instead.ByteSize() != _size_of(key):
             return None
     op = success[0]
@@ -121,7 +121,7 @@ def decode_swap(message: rpc.TxnRequest) -> Swap | None:
 
 
 def _size_of(key: bytes) -> int:
-    """Bytes of a range of this key and nothing besides."""
+    """Serialized size of a RangeRequest with this key and no other field."""
     size = len(key)
     return size + (2 if size < 128 else 3 if size < 16384 else 4)
 
@@ -134,7 +134,7 @@ def decode_txn(message: rpc.TxnRequest, client: object = None) -> Txn:
 
 
 def operations(message: rpc.TxnRequest) -> int:
-    """As etcd counts them, those of all transactions within it too; or some number above `MAX_TXN_OPS`."""
+    """The number of operations as etcd counts them, nested ones included, or one above `MAX_TXN_OPS`."""
     count = max(len(message.compare), len(message.success), len(message.failure))
     if count > MAX_TXN_OPS:
         return count
@@ -147,7 +147,7 @@ def operations(message: rpc.TxnRequest) -> int:
 
 
 class _Left:
-    """Operations that a transaction may have still, those of all transactions within it counted."""
+    """The number of operations that a transaction, with all nested ones, may still have."""
 
     __slots__ = ("count",)
 
@@ -200,14 +200,17 @@ def _compare(message: rpc.Compare) -> Compare:
 
 
 def _check_overlaps(ops: Iterable[Op]) -> tuple[set[bytes], list[Delete]]:
-    """What a list of operations puts and deletes; no key may be changed twice (etcd: checkIntervals)."""
+    """The keys and ranges that operations put and delete. Raises RpcError if a key is changed twice.
+
+    The rule is etcd's (checkIntervals).
+    """
     puts: set[bytes] = set()
     deletes = [op for op in ops if isinstance(op, Delete)]
     for op in ops:
         if isinstance(op, Txn):
             then_puts, then_deletes = _check_overlaps(op.success)
             else_puts, else_deletes = _check_overlaps(op.failure)
-            # The two branches exclude each other: between them a key may stand twice.
+            # Only one of the two branches runs: both may change the same key.
             for key in then_puts | else_puts:
                 _check_put(key, puts, deletes)
             puts |= then_puts | else_puts

@@ -1,7 +1,7 @@
-"""Answers as bytes.
+"""Response encoding: protobuf messages built by concatenating cached frames.
 
-Built from frames (see `kine.store.value_cache`) by concatenation. Field numbers are those of rpc.proto; the
-messages so made are checked against the generated classes in the tests.
+For frames see `kine.store.value_cache`. Field numbers are those of rpc.proto; the tests compare these
+messages with the generated classes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from kine.store.value_cache import varint
 from kine.transport.base import Pieces
 
 _SMALL = [bytes((number,)) for number in range(128)]
-_LONG = 64 * 1024  # bytes of an answer that stays in pieces
-_TERM = 2  # what a one-member etcd reports after its first election
+_LONG = 64 * 1024  # bytes from which on a response stays in pieces
+_TERM = 2  # the term that a one-member etcd reports after its first election
 
 
 class HeaderCache:
-    """ResponseHeader fields, tag and length included, by revision."""
+    """The encoded `header` field of responses, with tag and length, for the last revision."""
 
     __slots__ = ("_bytes", "_prefix", "_revision", "cluster_id", "member_id", "term")
 
@@ -42,7 +42,7 @@ def field(tag: bytes, body: bytes) -> bytes:
 
 
 def header(revision: int) -> bytes:
-    """The header inside a transaction's answers: a revision and nothing else."""
+    """The header of the responses within a transaction: only a revision."""
     return field(b"\x0a", b"\x18" + varint(revision) if revision else b"")
 
 
@@ -51,7 +51,7 @@ def range_response(head: bytes, result: RangeResult) -> bytes:
 
 
 def range_answer(head: bytes, result: RangeResult) -> bytes | Pieces:
-    """A long one in pieces, which it may share with others: joining 10 MB takes 2 ms."""
+    """A range response; a large one in pieces, which responses may share: joining 10 MB takes 2 ms."""
     return Pieces(_range_parts(head, result)) if result.size else range_response(head, result)
 
 
@@ -65,7 +65,7 @@ def _range_parts(head: bytes, result: RangeResult) -> list[bytes]:
 
 
 def range_part(head: bytes, part: Part) -> bytes:
-    """A RangeStreamResponse: header, more and count are in the last one only."""
+    """A RangeStreamResponse; only the last one has header, more and count."""
     parts = [*part.frames]
     if part.end is not None:
         parts.insert(0, head)
@@ -97,7 +97,7 @@ def txn_response(head: bytes, result: TxnResult) -> bytes:
 
 
 def txn_answer(head: bytes, result: TxnResult) -> bytes | Pieces:
-    """A long one in pieces, as a range: nothing is copied, however deep it is nested."""
+    """A transaction's response; a large one in pieces: nothing is copied, however deep it is nested."""
     parts, size = _txn_parts(head, result)
     return b"".join(parts) if size < _LONG else Pieces(parts)
 
@@ -135,7 +135,7 @@ def _op_parts(result: Result) -> tuple[list[bytes], int]:
 
 
 def swap_response(head: bytes, revision: int, *, deleted: bool) -> bytes:
-    """A transaction of one put or one delete that has been carried out."""
+    """The response to a transaction of one put or one delete that has succeeded."""
     number = varint(revision)
     size = len(number) + 1
     if deleted:

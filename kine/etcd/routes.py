@@ -1,4 +1,4 @@
-"""Every method this server answers, by its path."""
+"""The routing table of the gRPC API: a handler for every method, by its path."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _NO_RAFT = "there is no Raft group to change; instances share one database"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this server says it is."""
+    """The cluster id, member and version that this server reports to clients."""
 
     cluster_id: int
     member_id: int
     name: str
-    version: str  # of etcd, as told to clients
-    scheme: str  # of its clients' URLs
-    url: str = ""  # for its clients; empty: the host they have asked for
+    version: str  # the etcd version reported to clients
+    scheme: str  # of the client URLs
+    url: str = ""  # client URL; empty: the host that the client has used
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What requests may ask for."""
+    """Limits on requests."""
 
     request_bytes: int
     txn_answer_bytes: int
-    watches: int  # of one connection
+    watches: int  # per connection
 
 
 def services(store: Store, identity: Identity, progress_interval: float, bounds: Bounds) -> Services:
@@ -118,14 +118,14 @@ def services(store: Store, identity: Identity, progress_interval: float, bounds:
 
 
 def _translating(handler: UnaryHandler) -> UnaryHandler:
-    """Errors of the store and its drivers leave as etcd's."""
+    """Wraps a handler to translate errors of the store and its drivers to etcd's."""
 
     def call(request: bytes, context: Call) -> Answer | Awaitable[Answer]:
         try:
             answer = handler(request, context)
         except errors.KNOWN as error:
             raise errors.rpc_error(error) from None
-        # What comes by a future comes with its error translated: a coroutine around it costs 2 us.
+        # A future's error is translated already: wrapping it in a coroutine costs 2 us.
         if type(answer) is bytes or type(answer) is Pieces or isinstance(answer, Future):
             return answer
         return _later(answer)  # type: ignore[arg-type]  # type() does not narrow the union

@@ -1,7 +1,8 @@
-"""A snapshot as etcd's tools take it: what the store holds at one revision, in a file like etcd's own.
+"""Snapshots in etcd's format: all keys of the store at one revision, in a bbolt file.
 
-Its history is that after a compaction at that revision. etcdutl makes an etcd of it, and `kine snapshot
-restore` another database. The file has no name, so nothing of it stays, whatever ends the process.
+Its history is that after a compaction at that revision. `etcdutl` restores it to an etcd, and `kine snapshot
+restore` to another database. The file is created without a name, so nothing of it remains on disk however the
+process ends.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WAIT = 60.0  # seconds for the snapshot before this one to be sent
-_SPARE = 64 * 1024 * 1024  # bytes that must stay free on the disk: a snapshot must not end the writes
+_WAIT = 60.0  # seconds to wait for an earlier snapshot to be sent
+_SPARE = 64 * 1024 * 1024  # bytes that must stay free on the disk, so that writes do not fail
 _SENT = 64 * 1024
 _RETRIES = 3
-_MAX_TTL = 9_000_000_000  # etcd's
-_BLOCK = 64  # keys: how large their values are is not known beforehand
+_MAX_TTL = 9_000_000_000  # etcd's limit
+_BLOCK = 64  # keys; the size of their values is not known beforehand
 _REVISION = struct.Struct(">Q1sQ")
 _NUMBER = struct.Struct(">Q")
 _EMPTY = (
@@ -42,7 +43,7 @@ _EMPTY = (
 
 
 class Snapshots:
-    """Of one store, one at a time: each is a copy of everything on disk until its client has taken it."""
+    """Snapshots of a store, one at a time: each is a copy on disk until its client has read it."""
 
     def __init__(self, store: Store, storage_version: str) -> None:
         self._store = store
@@ -50,7 +51,7 @@ class Snapshots:
         self._turn = FairSemaphore(1)
 
     async def blocks(self, client: object = None) -> AsyncGenerator[tuple[bytes, int], None]:
-        """The file, its checksum at the end as etcd has it, each with what is left to come.
+        """Yields the file in blocks and then its SHA-256, as etcd does, each with the number of bytes left.
 
         Raises BusyError, DriverError.
         """
@@ -108,7 +109,10 @@ class Snapshots:
 
 
 def _unnamed(folder: str | None) -> IO[bytes]:
-    """Beside the data, as a small /tmp may be memory; elsewhere only where that cannot be written."""
+    """A file without a name, in the data's directory, or in TMPDIR if that is not writable.
+
+    A small /tmp may be in memory, so it is not the first choice.
+    """
     if folder is not None:
         with contextlib.suppress(OSError):
             return tempfile.TemporaryFile(prefix="kine-snapshot-", dir=folder)
@@ -116,7 +120,7 @@ def _unnamed(folder: str | None) -> IO[bytes]:
 
 
 async def write(store: Store, file: IO[bytes], storage_version: str) -> None:
-    """Raises DriverError, CompactedError, OSError."""
+    """Writes a snapshot of the store's current revision. Raises DriverError, CompactedError, OSError."""
     revision, entries = await store.everything()
     writer = BboltWriter(file)
     keys = writer.tree()
@@ -126,7 +130,7 @@ async def write(store: Store, file: IO[bytes], storage_version: str) -> None:
     writer.bucket(b"key", keys)
     leases = writer.tree()
     for lease_id in sorted({entry.lease for entry in entries if entry.lease}, key=_lease_key):
-        # leasepb.Lease: its field 1 is the id, field 2 the time to live; LeaseGrantRequest has them turned.
+        # leasepb.Lease has the id in field 1 and the TTL in field 2; LeaseGrantRequest has them swapped.
         lease = rpc.LeaseGrantRequest(TTL=lease_id, ID=await _ttl(store, lease_id))
         leases.add(_lease_key(lease_id), lease.SerializeToString())
     writer.bucket(b"lease", leases)
@@ -144,7 +148,7 @@ async def write(store: Store, file: IO[bytes], storage_version: str) -> None:
 
 
 async def _ttl(store: Store, lease_id: int) -> int:
-    """Seconds granted."""
+    """The granted TTL of a lease, in seconds."""
     try:
         return store.leases.ttl_of(lease_id)
     except LeaseNotFoundError:
@@ -152,7 +156,7 @@ async def _ttl(store: Store, lease_id: int) -> int:
     try:
         return (await store.leases.find(lease_id)).ttl
     except LeaseNotFoundError:
-        # Go kine wrote the key, whose lease's id is its time to live; or the lease's end is under way.
+        # Go kine wrote the key and uses the TTL as the lease id, or the lease is just being revoked.
         return lease_id if 0 < lease_id <= _MAX_TTL else 1
 
 

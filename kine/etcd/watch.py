@@ -1,7 +1,7 @@
-"""etcdserverpb.Watch: one session a stream, any number of watchers in it.
+"""The etcdserverpb.Watch service: one session for each stream, with any number of watchers.
 
-What is sent, and in what order, follows etcd (server/etcdserver/api/v3rpc/watch.go): "created" before the
-watcher's first event, a progress notice only when everything up to its revision has been sent.
+Responses and their order follow etcd (server/etcdserver/api/v3rpc/watch.go): "created" comes before the
+watcher's first event, and a progress notice only after all events up to its revision.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from kine.transport.base import GRPC_OVERHEAD_BYTES, Call, MessageStream
 
 log = logging.getLogger(__name__)
 
-NO_ID = -1  # answers on behalf of no watcher, or of all
+NO_ID = -1  # the watch id of responses for no watcher, or for all of a stream
 _CREATED = b"\x18\x01"
 _CANCELED = b"\x20\x01"
 _FRAGMENT = b"\x38\x01"
-_HEAD_BYTES = 56  # of an answer besides its events, at most: header, watch id and `fragment`
+_HEAD_BYTES = 56  # maximum bytes of a response without its events: header, watch id and `fragment`
 _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _EMPTY_RANGE = "mvcc: watcher range is empty"
-_WATCH_BYTES = 1024  # that a watch takes besides its key and range
-_TICKED = 500  # watchers looked at in one turn of the loop
+_WATCH_BYTES = 1024  # memory of a watch without its key and range
+_TICKED = 500  # watchers visited per loop iteration
 
 
 class Kept(Protocol):
-    """What a connection may have kept for it."""
+    """The budget of memory kept for a connection; `kine.transport.byte_budget.ByteAccount` is one."""
 
     def keep(self, size: int) -> bool:
-        """False where that is too much."""
+        """Counts bytes as kept; False if there is no room."""
 
     def give_up(self, size: int) -> None: ...
 
@@ -58,12 +58,12 @@ class WatchService:
         self._store = store
         self._headers = headers
         self._progress_interval = progress_interval
-        self._max_response_bytes = max_request_bytes + GRPC_OVERHEAD_BYTES  # of a fragment: as in etcd
-        self.max_watches = max_watches  # of one connection
-        self.watches: Counter[object] = Counter()  # open, by connection
+        self._max_response_bytes = max_request_bytes + GRPC_OVERHEAD_BYTES  # fragment limit, as in etcd
+        self.max_watches = max_watches  # per connection
+        self.watches: Counter[object] = Counter()  # open watches by connection
         self.sessions: set[WatchStream] = set()
         self._turns = FairTurns()
-        self.leaving = BackgroundTasks()  # what removes the watchers of streams that have ended
+        self.leaving = BackgroundTasks()  # remove the watchers of ended streams
         self._stopping = False
 
     async def watch(self, stream: MessageStream, call: Call) -> None:
@@ -79,21 +79,21 @@ class WatchService:
             self.sessions.discard(session)
 
     async def run(self) -> None:
-        """Sends progress notices to who asked for them, for as long as it is not cancelled."""
+        """Sends progress notices to the watchers that requested them, until it is cancelled."""
         while True:
             await asyncio.sleep(self._progress_interval)
             for session in tuple(self.sessions):
                 await session.tick(self._turns)
 
     def stop(self) -> None:
-        """Ends every stream with a status that makes clients come again, from where they were."""
+        """Ends every stream with a status that makes clients reconnect and resume at their revision."""
         self._stopping = True
         for session in tuple(self.sessions):
             session.end()
 
 
 class WatchStream:
-    """A `kine.store.watcher.EventSink`: where the events of one stream's watchers go."""
+    """One Watch stream and its watchers. Implements `kine.store.watcher.EventSink`."""
 
     def __init__(
         self,
@@ -115,8 +115,8 @@ class WatchStream:
         self._watchers: dict[int, Watcher] = {}
         self._next_id = 0
         self.lagging = 0
-        self._ahead: list[tuple[int, int]] = []  # watchers of revisions yet to come: revision, id; a heap
-        self._asked = False  # for progress, and not answered yet
+        self._ahead: list[tuple[int, int]] = []  # a heap of watchers of future revisions: revision, id
+        self._asked = False  # a progress request is pending
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -125,7 +125,7 @@ class WatchStream:
         try:
             while self._handled(await self._stream.receive()):
                 pass
-            await asyncio.get_running_loop().create_future()  # half-closed: it goes on listening
+            await asyncio.get_running_loop().create_future()  # half-closed: the client still receives events
         except asyncio.CancelledError:
             if self._ended:
                 raise errors.stopped() from None
@@ -153,7 +153,10 @@ class WatchStream:
     # ---- requests
 
     def _handled(self, request: bytes | None) -> bool:
-        """False at the end. By itself, so that nothing holds a message while the next is waited for."""
+        """Handles one request; False at the end of the stream.
+
+        A separate method, so that no variable keeps a message alive while the next is awaited.
+        """
         if request is None:
             return False
         message = rpc.WatchRequest.FromString(request)
@@ -237,21 +240,21 @@ class WatchStream:
             del counts[self.client]
 
     def _ask_for_progress(self) -> None:
-        """Requests that come at once have one answer: each would say the same."""
+        """Schedules one notice for all progress requests of this loop iteration, as all would be the same."""
         if not self._asked:
             self._asked = True
             asyncio.get_running_loop().call_soon(self._progress_of_all)
 
     def _progress_of_all(self) -> None:
-        """One notice for the whole stream; none while any of its watchers is behind."""
+        """Sends one notice for the whole stream; none while any of its watchers is behind."""
         if not self._hub.told(self.client, self._progress_of_all):
-            return  # it is called again
+            return  # the hub calls again
         self._asked = False
         if self._watchers and not self.lagging and not self._awaits_the_future():
             self._send(NO_ID, b"")
 
     def _awaits_the_future(self) -> bool:
-        """Has a watcher asked for a revision that is yet to come? A notice would be of one before."""
+        """True if a watcher starts at a future revision: a notice would report an earlier one."""
         ahead, revision = self._ahead, self._store.index.revision
         while ahead:
             start, watch_id = ahead[0]
@@ -263,7 +266,7 @@ class WatchStream:
 
     async def tick(self, turns: FairTurns) -> None:
         for count, watcher in enumerate(tuple(self._watchers.values()), 1):
-            if self.full:  # one that is not read from gets no notices besides
+            if self.full:  # no notices for a client that does not read
                 return
             if watcher.progress and not watcher.busy and self._hub.in_step(watcher):
                 self._send(watcher.id, b"")
@@ -271,7 +274,7 @@ class WatchStream:
             if not count % _TICKED:
                 await turns.next()
 
-    # ---- answers
+    # ---- responses
 
     @property
     def full(self) -> bool:
