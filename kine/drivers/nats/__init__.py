@@ -1,4 +1,4 @@
-"""`nats://` (an embedded server, or `?noEmbed`) and `jetstream://`: the log in a JetStream KV bucket."""
+"""The NATS driver, for `nats://` (an embedded server, or `?noEmbed`) and `jetstream://` endpoints."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Appending a group of writes: all published at once, each with the sequence its key must have.
+"""Appending a group of writes to JetStream: all are published at once, with optimistic concurrency.
 
-That expected sequence also makes a write safe to repeat: of all its copies one can land. So an answer that
-was lost is found out by publishing again, and by looking whose message replaced the one expected.
+Each message has the expected last sequence of its subject, which also makes a write safe to repeat: at most
+one copy can be stored. If an acknowledgement is lost, kine publishes again, and looks up which message
+follows the expected one.
 
-Rows that hang together go as an atomic batch (nats-server 2.12). Streams must allow those, and Go kine
-does not open a bucket with such a setting: it is turned on at the first such write and off at the end.
+The rows of one write are published as an atomic batch (nats-server 2.12). The stream must allow batches, and
+Go kine does not open a bucket that does. So kine turns the setting on at the first such write, and off when
+it closes.
 """
 
 from __future__ import annotations
@@ -45,20 +47,20 @@ from kine.drivers.nats.subjects import encode
 if TYPE_CHECKING:
     from kine.drivers.nats.read_rows import RowReader
 
-_PATIENCE = 10.0  # seconds for a group, finding out about lost answers included
-_ANSWER = 3.0  # seconds for one answer
-_PAUSE = 0.02
+_PATIENCE = 10.0  # seconds for a group, including the settling of lost acknowledgements
+_ANSWER = 3.0  # seconds for one acknowledgement
+_PAUSE = 0.02  # seconds before the first retry, doubled each time
 _LONGEST_PAUSE = 0.5
-_RESERVE = 1024 * 1024  # bytes of a limited stream, a tenth at most, that are left to deletions
-_OVERHEAD = 512  # bytes of a message in the stream besides its payload, about
-_MEASURED = 1.0  # seconds for which the stream's size is believed
+_RESERVE = 1024 * 1024  # bytes of a stream with max_bytes, a tenth at most, kept free for deletions
+_OVERHEAD = 512  # bytes a message takes in the stream besides its payload, approximately
+_MEASURED = 1.0  # seconds until the stream's size is queried again
 _SLACK = 1024  # bytes of headers, which count as payload
 _BATCH = 1000  # rows: the server's default limit
 _TOO_OLD = "writes to several keys at once need nats-server 2.12 or newer; this one cannot do them atomically"
 
 
 class Publication(NamedTuple):
-    """A row on its way."""
+    """A row as the message to publish."""
 
     row: NewRow
     name: str
@@ -73,12 +75,12 @@ class Appender:
         self._reader = reader
         self._instance = secrets.token_hex(6)
         self._numbers = count(1)
-        self.atomic = False  # the stream is known to allow batches
-        self._used = 0  # bytes in the stream, as far as known
+        self.atomic = False  # whether the stream is known to allow batches
+        self._used = 0  # estimated bytes in the stream
         self._measured = 0.0  # event-loop time
 
     async def append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
-        """See `kine.drivers.base.Log.append`."""
+        """Implements `kine.drivers.base.Log.append`."""
         publications = [[self._publication(row) for row in write.rows] for write in writes]
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         if await self._full_for([one for its in publications for one in its]):
@@ -90,7 +92,7 @@ class Appender:
             ]
         if any(write.guarded for write in writes) and await answered(self._stream.last_sequence()) > head:
             raise BehindError
-        # One after the other: what a guard expects is known only once those before have landed.
+        # Sequentially: the sequence that a guard expects is known once the writes before are stored.
         outcome: list[Outcome] = []
         for write, its in zip(writes, publications, strict=True):
             guard = head if write.guarded else None
@@ -100,7 +102,7 @@ class Appender:
             except UnavailableError:
                 if not any(outcome):
                     raise
-                ids = None  # those before it have landed, and must be told so: this one is decided again
+                ids = None  # earlier writes are stored and must be reported; this one is decided again
             except DriverError as error:
                 ids = error
             outcome.append(ids)
@@ -114,13 +116,13 @@ class Appender:
             await answered(self._stream.configure(allow_atomic=False))
 
     def check(self, row: NewRow) -> None:
-        """Raises InvalidKeyError for a row that could not be published."""
+        """Raises InvalidKeyError for a row that cannot be published."""
         encode(row.name)
         if row.value is not None and len(row.value) * 2 + _SLACK > self.largest:
             self._publication(row)
 
     def _publication(self, row: NewRow) -> Publication:
-        """Raises InvalidKeyError."""
+        """The message for a row. Raises InvalidKeyError."""
         subject = encode(row.name)
         payload = row_messages.encode(row)
         limit = self.largest - len(subject)
@@ -134,7 +136,7 @@ class Appender:
 
     @property
     def largest(self) -> int:
-        """Bytes of a message's payload, its subject included. Raises UnavailableError."""
+        """The most bytes a message's payload and subject may have together. Raises UnavailableError."""
         limit = self._stream.client.max_payload
         own = int(self._stream.config.get("max_msg_size", -1))
         return (min(limit, own) if own > 0 else limit) - _SLACK
@@ -142,7 +144,7 @@ class Appender:
     # ---- a stream with a limit
 
     async def _full_for(self, publications: Sequence[Publication]) -> bool:
-        """Whether these must leave the last of the stream's room to deletions and compaction."""
+        """Whether these writes would use the space reserved for deletions and compaction."""
         limit = int(self._stream.config.get("max_bytes", -1))
         if limit <= 0 or all(one.row.deleted for one in publications):
             return False
@@ -155,7 +157,7 @@ class Appender:
         self._used += size
         return self._used > room
 
-    # ---- rows by themselves
+    # ---- writes of one row, without a guard
 
     async def _all(
         self, publications: list[Publication], deadline: float
@@ -168,10 +170,10 @@ class Appender:
         except UnavailableError:
             if not answers:
                 raise
-            # The rest was not sent: it is decided again.
+            # The rest was not sent: None makes the caller decide again.
             outcome.update(dict.fromkeys(range(len(answers), len(publications))))
         await asyncio.wait(answers, timeout=_ANSWER)
-        unsettled: dict[int, bool] = {}  # and whether they may have landed
+        unsettled: dict[int, bool] = {}  # by position: whether the message may have been stored
         for number, (one, answer) in enumerate(zip(publications, answers, strict=False)):
             try:
                 outcome[number] = _acknowledged(answer)
@@ -192,7 +194,7 @@ class Appender:
 
     @staticmethod
     async def _alone(work: Awaitable[int | None]) -> int | DriverError | None:
-        """What goes wrong with one write is that one's outcome: the others may have landed."""
+        """Returns an error as the write's outcome, as the other writes may have been stored."""
         try:
             return await work
         except NatsRefusedError as error:
@@ -206,13 +208,16 @@ class Appender:
         return await self._stream.client.send(subject, one.payload, headers)
 
     async def _conflict(self, one: Publication, deadline: float) -> int | None:
-        """None, unless all that is in the way is a tombstone, known here or in the stream alone."""
+        """Settles a conflicting creation if only a tombstone is in the way; else None.
+
+        The tombstone may be known only here, having been purged, or exist only in the stream.
+        """
         if not one.row.created:
             return None
         try:
             last = await answered(self._stream.get(last_by_subj=one.subject))
         except UnavailableError:
-            return None  # others of its group may have landed: it is decided again
+            return None  # others of its group may be stored: the caller decides again
         if last is None and one.expected:
             return await self._settle(one._replace(expected=0), deadline)
         if last is not None and not one.expected and row_messages.is_deletion(last):
@@ -225,11 +230,11 @@ class Appender:
         deadline: float,
         extra: dict[str, str] | None = None,
         *,
-        lost: bool = False,  # a copy of it may have landed
+        lost: bool = False,  # whether a copy of it may have been stored
     ) -> int | None:
-        """Publishes again until it is known what became of it.
+        """Publishes again until the outcome is known: the sequence, or None for a conflict.
 
-        Raises UnknownOutcomeError, and RefusedError if no copy can have landed.
+        Raises UnknownOutcomeError, and NatsRefusedError if no copy can have been stored.
         """
         loop = asyncio.get_running_loop()
         pause = _PAUSE
@@ -254,7 +259,7 @@ class Appender:
         raise UnknownOutcomeError("NATS did not tell in time what became of a write")
 
     async def _landed(self, one: Publication) -> int | bool | None:
-        """Its sequence, None if another's message is in its place, False if that cannot be told yet."""
+        """The message's sequence, None if another message is in its place, False if not known yet."""
         try:
             found = await answered(self._stream.get(seq=one.expected + 1, next_by_subj=one.subject))
             if found is None:
@@ -272,7 +277,7 @@ class Appender:
         last = await answered(self._stream.get(last_by_subj=one.subject))
         return last is not None and last.sequence == one.expected
 
-    # ---- rows that hang together, or on what was there before
+    # ---- writes of several rows, or with a guard
 
     async def _one(
         self, publications: list[Publication], guard: int | None, deadline: float
@@ -301,7 +306,10 @@ class Appender:
     async def _batch(
         self, publications: list[Publication], extra: dict[str, str], deadline: float
     ) -> Sequence[int] | None:
-        """Raises InvalidKeyError where the server cannot."""
+        """Publishes an atomic batch; its sequences, or None for a conflict.
+
+        Raises InvalidKeyError if the server cannot write so many rows atomically, and UnknownOutcomeError.
+        """
         if len(publications) > _BATCH:
             raise InvalidKeyError(f"a NATS server writes at most {_BATCH} keys at once")
         await self._allow_batches()
@@ -314,7 +322,7 @@ class Appender:
                 sequence = await self._commit(publications, extra)
                 return range(sequence - len(publications) + 1, sequence + 1)
             except NatsRefusedError as error:
-                if error.code == BATCH_OFF:  # another instance has stopped, and turned it off
+                if error.code == BATCH_OFF:  # another instance has turned it off when it stopped
                     self.atomic = False
                     await self._allow_batches()
                 elif error.code == BATCH_TOO_LARGE:
@@ -374,7 +382,7 @@ class Appender:
 
 
 def _acknowledged(answer: asyncio.Future[Msg]) -> int:
-    """The sequence. Raises RefusedError, LostError, NobodyError."""
+    """The sequence of an acknowledgement. Raises NatsRefusedError, LostError, NoRespondersError."""
     if not answer.done():
         answer.cancel()
         raise LostError
@@ -385,7 +393,10 @@ def _acknowledged(answer: asyncio.Future[Msg]) -> int:
 
 
 def _confirmed(answer: asyncio.Future[Msg]) -> None:
-    """A batch's first message is answered with nothing, or a refusal."""
+    """Checks the reply to a batch's first message, which is empty or an error.
+
+    Raises NatsRefusedError, and UnavailableError if there was no reply.
+    """
     if not answer.done():
         answer.cancel()
         raise UnavailableError("JetStream did not answer")  # nothing is committed yet

@@ -1,4 +1,4 @@
-"""One connection to NATS, and questions over it: many at a time, each with an answer of its own."""
+"""A NATS connection with concurrent requests, whose replies arrive on one inbox subscription."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Answer = Msg | NatsRefusedError | LostError  # an answer, or why none is to come
+Answer = Msg | NatsRefusedError | LostError  # a reply, or why none will come
 
 _CONNECT_TIMEOUT = 5.0  # seconds
-_TIMEOUT = 5.0  # for one answer
-_RECONNECT = 0.25  # between attempts
-_PENDING = 64 * 1024 * 1024  # bytes to send that may wait here
-_CROWDED = _PENDING // 2  # of them, with which nothing more is sent without waiting
+_TIMEOUT = 5.0  # seconds for one reply
+_RECONNECT = 0.25  # seconds between attempts
+_PENDING = 64 * 1024 * 1024  # bytes of the send buffer
+_CROWDED = _PENDING // 2  # bytes of the send buffer in use, beyond which `put` refuses
 
 
 class NatsClient:
@@ -49,15 +49,15 @@ class NatsClient:
         self._connection: Connection | None = None
         self._inbox = ""
         self._numbers = count(1)
-        self._waiting: dict[str, tuple[str, Callable[[Answer], None]]] = {}  # and the question's subject
-        self._deaf: NatsRefusedError | None = None  # answers are not let through to us
-        self._trouble: Exception | None = None  # what the library met last
+        self._waiting: dict[str, tuple[str, Callable[[Answer], None]]] = {}  # by token: subject, callback
+        self._deaf: NatsRefusedError | None = None  # the inbox subscription was denied: no replies arrive
+        self._trouble: Exception | None = None  # the most telling error of nats-py while connecting
         self.on_reconnect: Callable[[], None] = lambda: None
 
     # ---- from connecting to closing
 
     async def connect(self, servers: Sequence[str]) -> None:
-        """Raises UnavailableError."""
+        """Connects to the first server that accepts. Raises UnavailableError."""
         options = self._endpoint.connect_options()
         connection = Connection()
         self._trouble = None
@@ -75,7 +75,7 @@ class NatsClient:
                     ping_interval=5,
                     max_outstanding_pings=2,
                     pending_size=_PENDING,
-                    no_echo=True,  # what others publish is a hint, what we do is none
+                    no_echo=True,  # only messages of other clients are hints
                     error_cb=partial(self._failed, failing),
                     disconnected_cb=self._disconnected,
                     reconnected_cb=self._reconnected,
@@ -96,12 +96,12 @@ class NatsClient:
 
     @property
     def max_payload(self) -> int:
-        """Raises UnavailableError."""
+        """The server's max_payload, in bytes. Raises UnavailableError."""
         return self._open.max_payload
 
     @property
     def version(self) -> tuple[int, int]:
-        """Raises UnavailableError."""
+        """The server's major and minor version. Raises UnavailableError."""
         version = self._open.connected_server_version
         return version.major, version.minor
 
@@ -114,7 +114,7 @@ class NatsClient:
         self._lose_all()
 
     async def _failed(self, failing: _Failing, error: Exception) -> None:
-        # What the server says explains more than that it then closes the connection.
+        # The server's own error says more than the closed connection that follows it.
         if type(error) is nats.errors.Error or self._trouble is None:
             self._trouble = error
         failing.add()
@@ -124,12 +124,12 @@ class NatsClient:
             self._refuse(refused)
 
     async def _disconnected(self) -> None:
-        if self._connection is not None:  # else it was never there, or is being closed
+        if self._connection is not None:  # None while it is first connecting, and while closing
             log.warning("the connection to NATS is lost, trying to get it back")
         self._lose_all()
 
     async def _reconnected(self) -> None:
-        self._deaf = None  # subscribed again, perhaps with other rights
+        self._deaf = None  # nats-py has subscribed again, perhaps with other permissions
         log.info("connected to NATS again")
         self.on_reconnect()
 
@@ -142,7 +142,7 @@ class NatsClient:
             answer(told)
 
     def _refuse(self, refused: DeniedError) -> None:
-        """The server let a message or a subscription not through, which no answer says."""
+        """Fails the requests that a permissions violation concerns: the server sends no reply to these."""
         if not refused.publishing:
             log.warning("NATS: %s", refused)
             if refused.subject == f"{self._inbox}.*".lower():
@@ -153,7 +153,7 @@ class NatsClient:
         for token in asked:
             subject, answer = self._waiting.pop(token)
             exact = refused.about(subject)
-            # Of several it may be either: the others were perhaps let through.
+            # If several requests match, any of them may be meant: the others may have been delivered.
             answer(exact if len(asked) == 1 else LostError(exact))
 
     # ---- asking
@@ -166,9 +166,10 @@ class NatsClient:
     async def send(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> asyncio.Future[Msg]:
-        """Sends; the future is the answer, or fails with LostError, NobodyError or RefusedError.
+        """Sends a request. The future is the reply, or fails.
 
-        Raises UnavailableError: then nothing was sent.
+        It fails with LostError, NoRespondersError or NatsRefusedError, and has no timeout. Raises
+        UnavailableError: then nothing was sent.
         """
         done: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
@@ -187,7 +188,7 @@ class NatsClient:
         def ended(future: asyncio.Future[Msg]) -> None:
             self._waiting.pop(token, None)
             if not future.cancelled():
-                future.exception()  # it may be that nobody waits for it any more
+                future.exception()  # marks it as retrieved: the caller may have given up
 
         done.add_done_callback(ended)
         try:
@@ -204,7 +205,7 @@ class NatsClient:
 
     @contextmanager
     def refusing(self, subject: str, told: Callable[[Answer], None]) -> Iterator[None]:
-        """Meanwhile `told` is called once if the server does not let through what is published there."""
+        """Calls `told` once if the server denies publishing to `subject` during the block."""
         token = self._listen(subject, told)
         try:
             yield
@@ -214,11 +215,11 @@ class NatsClient:
     async def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
     ) -> None:
-        """Sends what is answered at `reply`, or by nobody. Raises UnavailableError: then nothing was sent."""
+        """Publishes a message. Raises UnavailableError: then nothing was sent."""
         if self._deaf is not None and reply:
             raise self._deaf.translated()
         connection = self._connection
-        # Else it would be kept, and sent when nobody waits for it any more.
+        # Otherwise nats-py would buffer it, and send it after a reconnect, when it is out of date.
         if connection is None or not connection.is_connected:
             raise UnavailableError("NATS cannot be reached")
         try:
@@ -229,7 +230,10 @@ class NatsClient:
             raise UnavailableError(f"nothing could be sent to NATS ({type(error).__name__})") from None
 
     async def ask(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
-        """One question, one answer. Raises UnavailableError, LostError, NobodyError, RefusedError."""
+        """Sends a request and returns the reply.
+
+        Raises UnavailableError, LostError, NoRespondersError, NatsRefusedError.
+        """
         answer = await self.send(subject, payload, headers)
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -238,9 +242,9 @@ class NatsClient:
             raise LostError from None
 
     def put(self, subject: str, payload: bytes, answer: Callable[[Answer], None]) -> bool:
-        """As `ask`, without a coroutine: `answer` is called once, with LostError if there is none in time.
+        """As `ask`, without a coroutine: calls `answer` once, with the reply, or LostError on a timeout.
 
-        False if nothing could be sent at once, and `answer` is not called.
+        Returns False if the request could not be sent at once; then `answer` is not called.
         """
         connection = self._connection
         if connection is None or not connection.is_connected or connection.pending_data_size > _CROWDED:
@@ -256,7 +260,7 @@ class NatsClient:
         token = self._listen(subject, once)
         sending = connection.publish(subject, payload, reply=f"{self._inbox}.{token}")
         try:
-            sending.send(None)  # it waits only for a flush, when it is crowded
+            sending.send(None)  # `publish` suspends only to flush a full buffer
         except StopIteration:
             timer = asyncio.get_running_loop().call_later(_TIMEOUT, once, LostError())
             return True
@@ -267,7 +271,10 @@ class NatsClient:
         return False
 
     async def ask_many(self, subject: str, payload: bytes, is_last: Callable[[Msg], bool]) -> list[Msg]:
-        """One question, many answers up to the last. Raises as `ask`."""
+        """Sends a request and returns its replies, up to the one for which `is_last` is true.
+
+        Raises UnavailableError, LostError, NatsRefusedError.
+        """
         done: asyncio.Future[list[Msg]] = asyncio.get_running_loop().create_future()
         messages: list[Msg] = []
 
@@ -292,7 +299,10 @@ class NatsClient:
             self._waiting.pop(token, None)
 
     async def api(self, name: str, /, **body: object) -> dict[str, Any]:
-        """JetStream's API. Raises RefusedError, UnavailableError, LostError, NobodyError."""
+        """Calls JetStream's API and returns the JSON response.
+
+        Raises NatsRefusedError, UnavailableError, LostError, NoRespondersError.
+        """
         message = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
         answer: dict[str, Any] = json.loads(message.data)
         if "error" in answer:
@@ -302,7 +312,7 @@ class NatsClient:
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Coroutine[None, None, None]]
     ) -> Callable[[], Coroutine[None, None, None]]:
-        """Returns what ends it. Raises UnavailableError."""
+        """Subscribes, and returns a coroutine function that unsubscribes. Raises UnavailableError."""
         connection = self._connection
         if connection is None or not connection.is_connected:
             raise UnavailableError("NATS cannot be reached")
@@ -315,7 +325,7 @@ class NatsClient:
         return end
 
     def new_inbox(self) -> str:
-        """Raises UnavailableError."""
+        """A new inbox subject. Raises UnavailableError."""
         return self._open.new_inbox()
 
     @property
@@ -326,7 +336,7 @@ class NatsClient:
 
 
 class _Failing:
-    """The library tries all servers for ever and tells nobody: ends once each has failed."""
+    """Ends a first connect once every server has failed: nats-py retries for ever, and does not report it."""
 
     def __init__(self, connection: Connection, servers: int) -> None:
         self._connection = connection
@@ -338,7 +348,7 @@ class _Failing:
             self._all.set()
 
     async def first_of(self, connecting: Coroutine[None, None, None]) -> None:
-        """Raises what connecting raises, TimeoutError where nothing has become of it."""
+        """Awaits `connecting`. Raises its error, or TimeoutError if every server failed or time ran out."""
         tasks = [asyncio.ensure_future(connecting), asyncio.ensure_future(self._all.wait())]
         try:
             await asyncio.wait(tasks, timeout=_CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""The embedded NATS: a `nats-server` of our own, started first, stopped last, started again if it dies."""
+"""The embedded NATS: a child process `nats-server`, started first, stopped last, restarted if it dies."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 _START = 30.0  # seconds until it must listen; recovering a large store takes a while
 _STOP = 10.0
-_LOCKED = 10.0  # seconds for a former server on this directory to end
-_BETWEEN = 0.5
-# A value of etcd's default limit, 1.5 MiB, in base64 and with headers.
+_LOCKED = 10.0  # seconds for a previous server on this directory to end
+_BETWEEN = 0.5  # seconds before each restart
+# More than a value of etcd's default limit, 1.5 MiB, takes in base64 and with headers.
 _MAX_PAYLOAD = 8 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
@@ -36,15 +36,15 @@ _PR_SET_PDEATHSIG = 1
 class EmbeddedServer:
     def __init__(self, endpoint: NatsEndpoint) -> None:
         self._endpoint = endpoint
-        # As Go kine, whose server takes JetStream's default place.
+        # As in Go kine, JetStream's default directory.
         self.directory = Path(endpoint.data_dir or Path(tempfile.gettempdir()) / "nats")
         self._runtime: tempfile.TemporaryDirectory[str] | None = None
         self._lock = -1
         self._port = endpoint.port
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
-        # Who may get in: with a configuration, whom that lets in; with an explicit address, who has the
-        # endpoint's login; else nobody was told where it listens, and nobody but us is to get in.
+        # The login: with a serverConfig, the file's own; with an explicit address, the endpoint's; else a
+        # random password, as only this process needs access.
         self._login: dict[str, str] = {}
         if not endpoint.server_config:
             self._login = dict(endpoint.login) if endpoint.listens else {}
@@ -64,7 +64,7 @@ class EmbeddedServer:
         return "127.0.0.1" if self._endpoint.dont_listen else self._endpoint.host or "127.0.0.1"
 
     async def start(self) -> None:
-        """Returns when it listens. Raises DriverError."""
+        """Starts the server, and returns when it listens. Raises DriverError."""
         if not self._endpoint.data_dir and not self._endpoint.server_config:
             log.warning("the embedded NATS keeps its data in %s: name a dataDir to keep it", self.directory)
         try:
@@ -85,11 +85,14 @@ class EmbeddedServer:
     def _temporary(self) -> tempfile.TemporaryDirectory[str]:
         try:
             return tempfile.TemporaryDirectory(prefix="kine-nats-")
-        except FileNotFoundError:  # /tmp and its like are read-only, or not there
+        except FileNotFoundError:  # no usable temporary directory: read-only, or missing
             return tempfile.TemporaryDirectory(prefix=".kine-nats-", dir=self.directory)
 
     async def _take(self) -> None:
-        """The server holds this lock, too: its data are free only once both have ended."""
+        """Locks the data directory. The server inherits the lock, which lasts until both have ended.
+
+        Raises DriverError, OSError.
+        """
         self._lock = os.open(self.directory / "kine.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         deadline = asyncio.get_running_loop().time() + _LOCKED
         while True:
@@ -110,14 +113,14 @@ class EmbeddedServer:
         runtime = Path(self._runtime.name)
         _forget_ports(runtime)
         endpoint = self._endpoint
-        # Without a dataDir a configuration may name the place; twice is refused.
+        # Without a dataDir the configuration may set store_dir; nats-server refuses both.
         place = ["-sd", str(self.directory)] if endpoint.data_dir or not endpoint.server_config else []
         with contextlib.ExitStack() as files:
             output = None
             log_file: list[str] = []
             if not endpoint.stdout_logging:
                 path = self.directory / "nats-server.log"
-                output = files.enter_context(path.open("ab"))  # what is wrong with a configuration comes here
+                output = files.enter_context(path.open("ab"))  # configuration errors are printed here
                 log_file = ["-l", str(path)]
             self._process = await asyncio.create_subprocess_exec(
                 binary(), "-js", *place, "-a", self._host, "-p", str(self._port or -1),
@@ -143,7 +146,7 @@ class EmbeddedServer:
             return Path(self._endpoint.server_config)
         path = runtime / "server.conf"
         lines = [f"max_payload: {_MAX_PAYLOAD}"]
-        # Its quoted strings are JSON's, but for \\u.
+        # nats-server's quoted strings are JSON's, except for \\u.
         login = ", ".join(
             f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in self._login.items()
         )
@@ -195,15 +198,16 @@ class EmbeddedServer:
 
 
 def _make_private(directory: Path) -> None:
-    """Makes it, below a directory that others may write to; one that is there must be ours alone.
+    """Creates the data directory below a shared one such as /tmp, with mode 0700.
 
-    Whoever made it first, or can write to it, could read and change every key. Raises DriverError, OSError.
+    An existing one must belong to this user and be writable by no other: its owner, and any user who may
+    write to it, could read and change every key. Raises DriverError, OSError.
     """
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # a link, a file, or not to be read by us
+    except OSError:  # a symbolic link, a file, or not readable
         descriptor = -1
     try:
         found = os.fstat(descriptor) if descriptor >= 0 else None
@@ -219,7 +223,7 @@ def _make_private(directory: Path) -> None:
 
 
 def binary() -> str:
-    """Raises DriverError."""
+    """The path of the nats-server program. Raises DriverError."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if not found:
@@ -232,7 +236,7 @@ def binary() -> str:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child: should kine be killed, the server must not outlive it and hold the data."""
+    """Runs in the child: if kine is killed, the server is too, as it would keep the data locked."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

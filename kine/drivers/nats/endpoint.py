@@ -1,4 +1,4 @@
-"""`nats://` and `jetstream://` endpoints: Go kine's parameters, and nats CLI context files."""
+"""The endpoints `nats://` and `jetstream://`: Go kine's parameters, and context files of the nats CLI."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _KNOWN = {
     "bucket", "replicas", "revHistory", "slowMethod", "credsFile", "contextFile", "noEmbed", "serverConfig",
     "dontListen", "stdoutLogging", "dataDir",
 }  # fmt: skip
-_UNUSABLE = {"nsc", "socks_proxy", "windows_cert_store"}  # of a context file
+_UNUSABLE = {"nsc", "socks_proxy", "windows_cert_store"}  # settings of a context file
 
 
 @dataclass(frozen=True, slots=True)
 class NatsEndpoint:
     embedded: bool
-    servers: tuple[str, ...]  # of an external NATS
-    host: str  # of the embedded server; "": not told
-    port: int  # 0: not told
+    servers: tuple[str, ...]  # URLs of an external NATS
+    host: str  # of the embedded server; "": not given
+    port: int  # of the embedded server; 0: not given
     bucket: str
     replicas: int
-    history: int  # revisions of a key
-    slow: float  # seconds
+    history: int  # revisions kept of each key
+    slow: float  # seconds from which an operation is logged; 0: never
     server_config: str
     dont_listen: bool
     stdout_logging: bool
     data_dir: str
     tls: ssl.SSLContext | None
-    login: dict[str, Any] = field(repr=False)  # what nats-py's connect takes
+    login: dict[str, Any] = field(repr=False)  # arguments of nats-py's connect
 
     @property
     def listens(self) -> bool:
-        """Whether the embedded server is to be found by others."""
+        """Whether the embedded server listens for other clients."""
         return bool(self.host or self.port) and not self.dont_listen
 
     def connect_options(self) -> dict[str, Any]:
@@ -50,9 +50,12 @@ class NatsEndpoint:
 
 
 def parse(endpoint: str, options: Options) -> NatsEndpoint:
-    """Raises ValueError, which never repeats the endpoint; OSError for a file that cannot be read."""
+    """The parsed endpoint.
+
+    Raises ValueError, which never repeats the endpoint, and OSError for a file that cannot be read.
+    """
     scheme, _, rest = endpoint.partition("://")
-    # Go kine takes jetstream:// off, and what is left must be nats:// again.
+    # Go kine removes jetstream://, and the rest must be a nats:// URL.
     urls = (rest if scheme == "jetstream" and "://" in rest.partition("?")[0] else endpoint).split(",")
     servers = [f"nats://{_address(url)}" for url in urls]
     first = urlsplit(urls[0])

@@ -1,4 +1,4 @@
-"""What a NATS server says has gone wrong, by its error codes (nats-server, server/errors.json)."""
+"""NATS errors, by the server's error codes (nats-server, server/errors.json)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BATCH_OFF = 10174
 BATCH_TOO_LARGE = 10199
 MAXIMUM_BYTES = 10047
 _CONFLICTS = {10071, 10164}
-# Account, stream and server limits. 10077 is any refusal of the stream's store, which its text tells.
+# Account, stream and server limits. 10077 is any error of the stream's store: its text says which.
 _FULL = {10002, 10023, 10028, 10047}
 _STORE_FAILED = 10077
 _TOO_LARGE = {10054, 10097}
-_DENIED = 403  # ours: this one is no answer, and has no number
+_DENIED = 403  # kine's own: a permissions violation is no API response, and has no code
 _DENIAL = re.compile(r'permissions violation for (publish|subscription) to "(.*?)"', re.IGNORECASE)
-_AGAIN = {10008, 10009, 10167, 10211}  # no leader at the moment, or too much under way
+_AGAIN = {10008, 10009, 10167, 10211}  # no leader at the moment, or too many requests in flight
 
 _ADVICE = {
     _DENIED: "let the user publish to $JS.API.> and $KV.>, and subscribe to _INBOX.> and $KV.>",
@@ -39,7 +39,7 @@ _ADVICE = {
 
 
 class NatsRefusedError(Exception):
-    """The server answered, and it is a no. Nothing of the request was applied."""
+    """The server answered with an error. Nothing of the request was applied."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -77,36 +77,36 @@ class NatsRefusedError(Exception):
 
 
 class DeniedError(NatsRefusedError):
-    """The user may not publish or subscribe there."""
+    """A permissions violation: the user may not publish or subscribe to the subject."""
 
     def __init__(self, kind: str, subject: str) -> None:
         super().__init__(_DENIED, f'permissions violation for {kind} to "{subject}"')
         self.publishing = kind == "publish"
-        self.subject = subject  # as the library tells it, in lower case
+        self.subject = subject  # in lower case, as nats-py reports it
         self._kind = kind
 
     def about(self, subject: str) -> DeniedError:
-        """As the server has said it, in upper and lower case."""
+        """The same error with the subject's original case."""
         return DeniedError(self._kind, subject)
 
 
 class UnansweredError(UnavailableError):
-    """No answer came in time, and nobody knows why."""
+    """No answer came in time, for an unknown reason."""
 
 
 class LostError(Exception):
-    """No answer: the connection went, or the time was up. What was asked for may have happened."""
+    """No answer: the connection was lost, or the request timed out. It may have been applied."""
 
     def __init__(self, denied: DeniedError | None = None) -> None:
         super().__init__()
-        self._denied = denied  # this question, or another one like it
+        self._denied = denied  # of this request, or of another one to the same subject
 
     def translated(self) -> DriverError:
         return self._denied.translated() if self._denied else UnansweredError("NATS did not answer in time")
 
 
 class NoRespondersError(Exception):
-    """Nobody listens there: no JetStream, no leader, or no such stream. Nothing was applied."""
+    """The subject has no responders: no JetStream, no leader, or no such stream. Nothing was applied."""
 
 
 def refusal(error: dict[str, Any]) -> NatsRefusedError:
@@ -116,12 +116,12 @@ def refusal(error: dict[str, Any]) -> NatsRefusedError:
 
 
 def denial(said: str) -> DeniedError | None:
-    """From what the server says outside of any answer; nothing if it is about something else."""
+    """The DeniedError for an asynchronous -ERR of the server; None if it is another error."""
     found = _DENIAL.search(said)
     return DeniedError(found[1].lower(), found[2].lower()) if found else None
 
 
-# What a server or the library says of a connection that is not made, and what to do.
+# Error texts of the server or of nats-py for a failed connection, and advice.
 _UNCONNECTED = tuple(
     (re.compile(words, re.IGNORECASE), advice)
     for words, advice in (
@@ -137,7 +137,7 @@ _THERE = "check that it runs, and the endpoint's host and port"
 
 
 def unconnected(error: Exception) -> UnavailableError:
-    """Why there is no connection, and what to do."""
+    """The UnavailableError for a failed connection, with the reason and advice."""
     said = reason(error)
     advice = _TLS if isinstance(error, ssl.SSLError) else _THERE
     for words, known in _UNCONNECTED:
@@ -147,7 +147,7 @@ def unconnected(error: Exception) -> UnavailableError:
 
 
 def reason(error: Exception) -> str:
-    """The library has no types for what the server says."""
+    """The error as text: nats-py has no types for the server's errors."""
     if isinstance(error, nats.errors.Error) and str(error):
         return str(error)[:100].removeprefix("nats: ").strip("'")
     if isinstance(error, ssl.SSLError):

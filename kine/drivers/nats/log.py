@@ -1,4 +1,4 @@
-"""The log in a JetStream KV bucket. A row is a message, its revision the message's sequence."""
+"""The `Log` in a JetStream KV bucket. A row is a message, and its revision is the message's sequence."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from kine.futures import pass_on
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_BETWEEN = 0.5
-_POLL = 1.0  # seconds without a hint after which it is looked all the same
-_HINT_LASTS = 1.0  # seconds in which what was published should be stored
-_ASSIST = 10.0  # seconds until another's compaction is taken to have been left half done
-_AT_ONCE = 16  # removals under way: the server does one after the other, and a start reads beside them
-_PATIENCE = 30.0  # seconds for each step of a compaction to be answered
+_BETWEEN = 0.5  # seconds between attempts to connect
+_POLL = 1.0  # seconds without a hint after which kine polls
+_HINT_LASTS = 1.0  # seconds within which a published message should be stored
+_ASSIST = 10.0  # seconds until another instance's compaction is taken for abandoned
+_AT_ONCE = 16  # concurrent purges: the server runs them one by one, and a starting instance reads meanwhile
+_PATIENCE = 30.0  # seconds for each step of a compaction
 _OWN = (HEALTH_KEY, COMPACT_REV_KEY)  # in every bucket from the start
 
 
 class NatsLog:
-    """See `kine.drivers.base.Log`."""
+    """Implements `kine.drivers.base.Log`."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class NatsLog:
         self._reader = RowReader(self._stream, self._state)
         self._appender = Appender(self._stream, self._reader)
         self._hint = asyncio.Event()
-        self._known = 0  # a sequence the stream has reached
-        self._lost = 0  # older than this a value was asked for that is no more
+        self._known = 0  # the highest sequence the stream is known to have reached
+        self._lost = 0  # history before this is incomplete: a value was missing
         self._closed = False
         self.on_wait: Callable[[str], None] = lambda why: None
 
@@ -123,7 +123,7 @@ class NatsLog:
             async with asyncio.timeout(1.0):
                 await self._appender.disallow_batches()
         except (DriverError, TimeoutError):
-            pass  # Go kine will say that the bucket exists with other settings
+            pass  # Go kine will then refuse the bucket, as its settings differ
         await self._client.close()
         if self._server is not None:
             await self._server.stop()
@@ -178,13 +178,13 @@ class NatsLog:
         return newest
 
     async def tail(self, after: int, limit: int) -> LogTail:
-        # Before the rows: what was there then must be among them.
+        # Read before the rows: everything up to `known` must then be among them.
         known, compaction = await asyncio.gather(self.newest(), self._state.compaction())
         rows, head, missing = await self._timed("Tail", self._reader.after(after, limit, known))
         self._known = max(self._known, head)
         compacted = max(compaction.revision, self._reader.floor, self._lost)
         if missing:
-            # Whatever was dropped has been replaced by now.
+            # The dropped messages have been replaced by newer ones up to now.
             compacted = max(compacted, await self.newest())
         return LogTail(rows, head, compacted)
 
@@ -199,7 +199,7 @@ class NatsLog:
                     await self._hint.wait()
             except TimeoutError:
                 continue
-            # Told when it was published; it is stored a moment later, or refused.
+            # The hint comes when a message is published; it is stored a moment later, or refused.
             pause = 0.001
             until = loop.time() + _HINT_LASTS
             while loop.time() < until:
@@ -216,7 +216,7 @@ class NatsLog:
         if len(found) < len(ids):
             compacted = (await self._state.compaction()).revision
             if any(row_id > compacted for row_id in ids if row_id not in found and row_id <= self._known):
-                # Dropped for newer revisions of its key; which ones cannot be told from what is left.
+                # Newer revisions of the key have replaced it; the rest does not show which ones.
                 self._lost = max(self._lost, self._known)
         return found
 
@@ -237,7 +237,7 @@ class NatsLog:
         return outcome
 
     async def _append(self, writes: Sequence[Write], head: int) -> Sequence[Outcome]:
-        """Deletions make room, so they use the reserve in a full store."""
+        """Appends; in a full store deletions use the reserve, as they free space."""
         deleting = [all(row.deleted for row in write.rows) for write in writes]
         try:
             outcome = list(await self._appender.append(writes, head))
@@ -275,7 +275,7 @@ class NatsLog:
                 await self._reader.counted(versions)
                 now = await self._state.record(intent)
             except NoSpaceError:
-                # Room first. Only what is superseded: that leaves every key as it is.
+                # Free space first, by removing superseded revisions only: no key changes.
                 await self._remove(doomed, revision, deletions=False)
                 await self._reader.counted(versions)
                 now = await self._state.record(intent)
@@ -306,10 +306,10 @@ class NatsLog:
                     elif older:
                         group.create_task(remove(subject, last))
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # they have one cause
+            raise failed.exceptions[0] from None  # all have the same cause
 
     async def _settled(self) -> Compaction:
-        """The compaction recorded, all that it removes being gone. One left half done is finished here."""
+        """The recorded compaction, once complete. An abandoned one is finished here."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _ASSIST
         while not (found := await self._state.compaction()).done:
@@ -352,7 +352,7 @@ class NatsLog:
             raise UnavailableError("another client writes to this bucket: stop it, and begin again")
 
     async def compacted(self) -> None:
-        """The server reclaims space by itself."""
+        """Does nothing: the server reclaims space automatically."""
 
     # ---- leases
 
@@ -375,14 +375,14 @@ class NatsLog:
     async def forget(self, lease_id: int) -> None:
         await self._state.forget(lease_id)
 
-    # ---- keeping house
+    # ---- maintenance
 
     async def size(self) -> Size:
         size = int((await self._stream.info())["state"]["bytes"])
         return Size(size, size)
 
     async def defragment(self) -> None:
-        """The server compacts its files by itself."""
+        """Does nothing: the server compacts its files automatically."""
 
     def folder(self) -> str | None:
         return str(self._server.directory) if self._server is not None else None

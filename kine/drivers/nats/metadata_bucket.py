@@ -1,9 +1,11 @@
-"""What Go kine has no place for: a second bucket, `<bucket>-kine`, that takes no revisions of the first.
+"""The bucket `<bucket>-kine`: compact revision, leases and versions, which Go kine's format has no place for.
 
-compact          {"revision": R, "removed": P}: compacted to R; what that supersedes is gone up to P
+A second bucket, as a record in the first one would take a revision. Its keys:
+
+compact          {"revision": R, "removed": P}: compacted to R; superseded revisions are removed up to P
 lease.<id>       {"ttl": seconds, "renewals": n}
 version.<id>     the version of a row that Go kine wrote, once it cannot be counted any more
-reserve          zeros: room for deletions and compactions, given up when the account or the server is full
+reserve          zeros: space for deletions and compactions, released when the account or the server is full
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds for a record to be written, others writing it too
-_PAUSE = 0.2
-_RESERVE = 256 * 1024  # bytes: as much as a thousand deletions take
-_RESERVE_EVERY = 60.0  # seconds between attempts to have it again
+_PATIENCE = 10.0  # seconds to write a record that others may be writing too
+_PAUSE = 0.2  # seconds between attempts
+_RESERVE = 256 * 1024  # bytes: the size of a thousand deletions
+_RESERVE_EVERY = 60.0  # seconds between attempts to create the reserve
 _DESCRIPTION = "Leases and the compact revision of kine"
 
 
 class Compaction(NamedTuple):
     revision: int
     removed: int
-    sequence: int  # of the record; 0: there is none
+    sequence: int  # of the record; 0: no record
 
     @property
     def done(self) -> bool:
@@ -44,17 +46,20 @@ class Compaction(NamedTuple):
 class MetadataBucket:
     def __init__(self, client: NatsClient, bucket: str) -> None:
         self.stream = JetStreamStream(client, f"{bucket}-kine")
-        self._reserved = False  # that a reserve was seen
+        self._reserved = False  # whether the reserve is known to exist
         self._reserve_again = 0.0  # event-loop time
 
     async def open(self, replicas: int) -> None:
         await self.stream.ensure(1, replicas, _DESCRIPTION)
         await self.keep_reserve()
 
-    # ---- room for what makes room
+    # ---- the reserve
 
     async def keep_reserve(self) -> None:
-        """Makes the reserve, if there is none and room for it. Asked after each write, mostly for nothing."""
+        """Creates the reserve if it does not exist and there is space for it.
+
+        Called after each write; mostly it has nothing to do.
+        """
         now = asyncio.get_running_loop().time()
         if self._reserved or now < self._reserve_again:
             return
@@ -69,7 +74,7 @@ class MetadataBucket:
             log.debug("there is no room for a reserve: %s", error)
 
     async def release_reserve(self) -> bool:
-        """Whether there is a little more room now."""
+        """Removes the reserve. Returns whether that has freed space."""
         self._reserve_again = asyncio.get_running_loop().time() + _RESERVE_EVERY
         self._reserved = False
         if not await answered(self.stream.purge("reserve")):
@@ -87,18 +92,18 @@ class MetadataBucket:
         return Compaction(record["revision"], record["removed"], message.sequence)
 
     async def compaction_now(self) -> Compaction:
-        """As a leader tells it who leads still."""
+        """The compaction, from a leader that is confirmed to lead. Raises DriverError."""
         found = await self.compaction()
         await self._confirm()
         return found
 
     async def _confirm(self) -> None:
-        """Whoever has answered before was the leader: see `JetStreamStream.last_sequence`."""
+        """Confirms that the last response came from the leader: see `JetStreamStream.last_sequence`."""
         if int(self.stream.config.get("num_replicas", 1)) > 1:
             await self.stream.last_sequence()
 
     async def record(self, now: Compaction) -> Compaction | None:
-        """Replaces the record with sequence `now.sequence`; None if another instance did so first."""
+        """Replaces the record that has sequence `now.sequence`; None if another instance has replaced it."""
         body = {"revision": now.revision, "removed": now.removed}
         sequence = await self._put("compact", body, now.sequence)
         return None if sequence is None else now._replace(sequence=sequence)
@@ -178,11 +183,12 @@ class MetadataBucket:
     async def _put(
         self, subject: str, body: object, expected: int | None, *, vital: bool = True
     ) -> int | None:
-        """The record's sequence, None on a conflict. Raises DriverError.
+        """Writes a record; its sequence, or None on a conflict. Raises DriverError.
 
-        What is `vital` uses the reserve in a full store.
+        In a full store, a `vital` record uses the reserve.
 
-        An answer that is lost is asked for by writing again: that conflicts with ourselves, if it landed.
+        After a lost acknowledgement the record is written again. If the first copy was stored, the second
+        conflicts with it.
         """
         payload = json.dumps(body).encode()
         headers = {EXPECTED: str(expected)} if expected is not None else None

@@ -1,8 +1,8 @@
-"""From messages to rows: the whole bucket at the start, what is new, and values; and what is missing.
+"""Reading rows from the stream's messages: a full load, new rows, values, and the detection of lost ones.
 
-A bucket keeps a bounded number of a key's revisions, and drops the oldest as new ones come. What was dropped
-before it was read shows: sequences are dense, and each row names the one it replaces. Reads and watches
-that would need it are answered `compacted`; see docs/nats.md for the rule.
+A bucket keeps a bounded number of a key's revisions, and drops the oldest as new ones come. Revisions that
+were dropped before kine read them are detected: sequences are dense, and each row names the row it replaces.
+Reads and watches that need them fail as compacted; see docs/nats.md for the rule.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from kine.drivers.nats.subjects import decode
 if TYPE_CHECKING:
     from kine.drivers.nats.metadata_bucket import MetadataBucket
 
-_BATCHES = (2, 11)  # the first server that answers one question with many messages
+_BATCHES = (2, 11)  # the first nats-server with batched direct gets
 
 
 class RowReader:
     def __init__(self, stream: JetStreamStream, state: MetadataBucket) -> None:
         self._stream = stream
         self._state = state
-        # The last message of a key where that is not its row: Go kine's marker after its tombstone.
+        # By row id, the key's last message if that is not the row: Go kine's marker after its tombstone.
         self.last_of: dict[int, int] = {}
         self._unmarked: dict[bytes, int] = {}  # Go kine's tombstones whose marker has not been seen
         self._versions: dict[int, int] = {}
-        self.uncounted: set[int] = set()  # rows that say no version themselves
-        self._loaded = (0, 0)  # the last row of the last whole load, and how far that went
-        self.floor = 0  # older than this the bucket did not have at load what it takes to answer
+        self.uncounted: set[int] = set()  # rows without a version of their own
+        self._loaded = (0, 0)  # the last row of the last full load, and the sequence it reached
+        self.floor = 0  # the history before this was incomplete at the last load
 
-    # ---- everything
+    # ---- the full load
 
     async def load(self, after: int) -> AsyncIterator[list[Row]]:
         self._versions = await self._state.versions()
         history = int(self._stream.config.get("max_msgs_per_subject", 0))
         newest: dict[bytes, tuple[int, bool]] = {}
-        told: dict[bytes, int] = {}  # messages of keys whose first row does not say what it replaced
+        told: dict[bytes, int] = {}  # by key: messages, if the first row may have replaced another
         firsts: dict[bytes, int] = {}
         floor = 0
         present = set()
@@ -65,7 +65,7 @@ class RowReader:
                     elif row_messages.OURS not in message.headers:
                         told[name], firsts[name] = 1, row.id
                 elif row.prev_revision != before[0] and not (not row.prev_revision and before[1]):
-                    floor = max(floor, row.id)  # dropped while it was read
+                    floor = max(floor, row.id)  # a revision was dropped during this load
                 newest[name] = row.id, row.deleted
                 if row.id in self._versions:
                     present.add(row.id)
@@ -84,10 +84,10 @@ class RowReader:
                 del self._versions[row_id]
             await self._state.drop_versions(sorted(gone))
 
-    # ---- what is new
+    # ---- new rows
 
     async def after(self, after: int, limit: int, known: int) -> tuple[list[Row], int, bool]:
-        """Rows after a sequence, how far that goes, and whether any had been dropped before they were read.
+        """Rows after a sequence, the sequence read up to, and whether any row was dropped before it was read.
 
         `known` is a sequence the stream is known to have reached.
         """
@@ -97,7 +97,7 @@ class RowReader:
             if len(messages) >= limit or position >= known:
                 head = position
                 break
-            # Removed at the end of the stream, or a replica is behind: its leader tells.
+            # The last messages were removed, or a replica lags: the leader knows which.
             next_one = await answered(self._stream.get(seq=position + 1, next_by_subj=">"))
             if next_one is None:
                 head = max(position, known)
@@ -114,7 +114,7 @@ class RowReader:
         position = upto if last <= after < upto else after
         for message in messages:
             if message.sequence <= position:
-                continue  # no row, or it would be the last of that load: Go kine's marker at the stream's end
+                continue  # no row, else the load would have returned it: Go kine's marker at the end
             missing = missing or message.sequence != position + 1
             position = message.sequence
             name = decode(message.subject)
@@ -122,7 +122,7 @@ class RowReader:
                 rows.append(row)
         if head > position:
             missing = True
-            rows.clear()  # a gap at the end shows by nothing but that there are none
+            rows.clear()  # a gap at the end shows only by returning no rows
         return rows, head, missing
 
     async def _messages(self, after: int, limit: int) -> list[RowMessage]:
@@ -151,7 +151,7 @@ class RowReader:
         kind = row_messages.message_kind(message)
         if kind is MessageKind.MARKER:
             tombstone = self._unmarked.pop(name, None)
-            if tombstone is None:  # deleted by another KV client: no kine's row tells of it
+            if tombstone is None:  # a deletion by another KV client, without a row of kine's
                 return Row(message.sequence, name, False, True, 0, 0, 0, b"", 0, 0)
             self.last_of[tombstone] = message.sequence
             return None
@@ -167,11 +167,13 @@ class RowReader:
             row = row._replace(version=self._versions.get(row.id, 0))
         return row
 
-    # ---- what compaction may remove
+    # ---- compaction
 
     async def superseded(self, after: int, revision: int) -> dict[str, tuple[int, bool, bool]]:
-        """By subject, of the messages after `after` up to `revision`: the last one, whether it is a
-        deletion, and whether anything may come before it."""
+        """Subjects that have messages after `after` up to `revision`.
+
+        For each: the last such sequence, whether it is a deletion, and whether older ones may exist.
+        """
         found: dict[str, tuple[int, bool, bool]] = {}
         source = self._stream.read(after, headers_only=True, upto=revision)
         while (block := await answered(anext(source, None))) is not None:
@@ -181,7 +183,7 @@ class RowReader:
         return found
 
     async def counted(self, versions: Sequence[tuple[int, int]]) -> None:
-        """Keeps the versions of rows that do not say theirs."""
+        """Stores the versions of rows that have none of their own."""
         kept = [(row_id, version) for row_id, version in versions if row_id in self.uncounted]
         self._versions.update(kept)
         await self._state.keep_versions(kept)

@@ -1,11 +1,11 @@
-"""Rows as messages, the way Go kine writes them: JSON in an S2 or Snappy stream.
+"""The message format of rows, as in Go kine: JSON in an S2 or Snappy stream.
 
     {"KV": {Key, Value (base64), Version, CreateRevision, ModRevision, Lease (seconds)},
      "PrevRevision", "Create", "Delete"}
 
-Ours add `LeaseID`, and count `Version`, which Go kine leaves at 0. Go kine deletes with two messages: a
-row with `Delete`, and a delete marker after it, without which it could not create the key again. Ours
-are both at once: the header `Nats-Marker-Reason` makes the row a marker to NATS clients, Go kine's included.
+This kine adds `LeaseID`, and counts `Version`, which Go kine leaves at 0. Go kine deletes with two messages:
+a row with `Delete`, and a delete marker after it, without which it could not create the key again. This kine
+writes one: the header `Nats-Marker-Reason` makes the row a marker to NATS clients, including Go kine's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from kine.drivers.base import NewRow, Row
 from kine.drivers.nats import s2
 
-OURS = "Kine-Row"  # the write's name, and the revision it replaces
+OURS = "Kine-Row"  # the write's name and the revision it replaces; Go kine does not set it
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 MARKER = "Nats-Marker-Reason"
 BATCH = "Nats-Batch-Id"
@@ -30,11 +30,11 @@ _OPERATION = "KV-Operation"
 class MessageKind(Enum):
     ROW = "row"
     MARKER = "marker"  # Go kine's second message of a deletion, or a deletion by another KV client
-    FOREIGN = "foreign"  # nothing that a kine wrote
+    FOREIGN = "foreign"  # written neither by kine nor by Go kine
 
 
 class RowMessage(NamedTuple):
-    """A message of the stream."""
+    """A message of the bucket's stream."""
 
     sequence: int
     subject: str  # without the bucket's prefix
@@ -65,17 +65,17 @@ def headers(row: NewRow, write: str, expected: int) -> dict[str, str]:
 
 
 def written_by(message: RowMessage) -> str:
-    """The name of the write, if it is one of ours."""
+    """The name of the write; empty for a message that this kine did not write."""
     return message.headers.get(OURS, "").partition(" ")[0]
 
 
 def replaces_nothing(message: RowMessage) -> bool:
-    """Told by the headers alone; False where they do not tell."""
+    """Whether the row replaces no other, by the headers; False if they do not say."""
     return message.headers.get(OURS, "").endswith(" 0")
 
 
 def is_deletion(message: RowMessage) -> bool:
-    """Told by the headers alone: the row of Go kine's is none, the marker after it is."""
+    """Whether the headers mark a deletion. Go kine's tombstone row has none; the marker after it has."""
     return MARKER in message.headers or _OPERATION in message.headers
 
 
@@ -88,7 +88,7 @@ def message_kind(message: RowMessage) -> MessageKind:
 
 
 def decode(message: RowMessage, name: bytes, *, with_value: bool) -> Row | None:
-    """None for what no kine wrote."""
+    """The row; None for a message that is not in the format of kine and Go kine."""
     try:
         record = json.loads(s2.decompress(message.data))
         kv = record["KV"]

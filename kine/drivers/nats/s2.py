@@ -1,8 +1,8 @@
-"""Streams of S2, and of Snappy which it extends: read both, write the one that every reader knows.
+"""S2 and Snappy streams: reads both, and writes Snappy, which S2 extends and every reader supports.
 
-Formats: google/snappy's framing_format.txt and format_description.txt; what S2 adds to a block is a copy
-with offset 0, which repeats the last offset and may be longer, and blocks over 64 KiB (klauspost/compress,
-s2/README.md). A block's checksum is not looked at: JetStream keeps one of its own over each message.
+Formats: google/snappy's framing_format.txt and format_description.txt. S2 adds two things to a block
+(klauspost/compress, s2/README.md): a copy with offset 0, which repeats the last offset and may be longer, and
+blocks over 64 KiB. Checksums of blocks are not verified, as JetStream has a checksum of each message.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _COMPRESSED = 0x00
 _PLAIN = 0x01
 _FIRST_SKIPPABLE = 0x80
 _CHECKSUM = 4  # bytes
-_LARGEST = 1 << 28  # bytes in a block: far above S2's 4 MiB, so that a length that lies takes no memory
+_LARGEST = 1 << 28  # bytes in a block: far above S2's 4 MiB, bounds the memory for a corrupt length
 
 
 class CorruptError(ValueError):
-    """These bytes are no such stream."""
+    """The bytes are not a valid S2 or Snappy stream."""
 
 
 def compress(data: bytes) -> bytes:
@@ -26,7 +26,7 @@ def compress(data: bytes) -> bytes:
 
 
 def decompress(stream: bytes) -> bytes:
-    """Raises CorruptError."""
+    """The uncompressed data; empty for an empty stream. Raises CorruptError."""
     if not stream:
         return b""
     if stream[:10] not in _IDENTIFIERS:
@@ -55,11 +55,11 @@ def _block(block: bytes) -> bytes:
     try:
         return bytes(cramjam.snappy.decompress_raw(block))
     except cramjam.DecompressionError:
-        return decode_block(block)  # it has what only S2 knows, or is corrupt
+        return decode_block(block)  # it uses S2's extensions, or is corrupt
 
 
 def decode_block(block: bytes) -> bytes:
-    """One S2 block. Raises CorruptError."""
+    """The uncompressed data of one S2 block. Raises CorruptError."""
     try:
         return _decode_block(block)
     except IndexError:
@@ -96,7 +96,7 @@ def _decode_block(block: bytes) -> bytes:
             if new:
                 offset = new
                 length += 4
-            else:  # S2: the last offset again; 5, 6, 7 announce a longer length
+            else:  # S2 repeats the last offset; 5, 6, 7 mean that the length follows
                 if length > 4:
                     more = length - 4
                     extra = int.from_bytes(block[position : position + more], "little")
@@ -117,7 +117,7 @@ def _decode_block(block: bytes) -> bytes:
         start = len(out) - offset
         if offset >= length:
             out += out[start : start + length]
-        else:  # it overlaps what it makes
+        else:  # the copy overlaps its own output
             pattern = bytes(out[start:])
             out += (pattern * (length // offset + 1))[:length]
     if len(out) != size:

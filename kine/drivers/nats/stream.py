@@ -1,4 +1,4 @@
-"""One JetStream stream: its messages, in order, by sequence and by subject, and what may be removed."""
+"""A KV bucket's JetStream stream: configuration, reads by sequence and by subject, and purges."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PULL = 500  # messages asked for at a time
+_PULL = 500  # messages per pull request
 _PULL_BYTES = 8 * 1024 * 1024
 _SILENCE = 10.0  # seconds a consumer may take for the next message
-_AT_ONCE = 256  # requests under way
-_CATCHING_UP = 5.0  # seconds without a message for a consumer to become known, or its replica to go on
-_BELIEVED = 3 * 10**9  # nanoseconds since a follower's last answer; heartbeats go out each second
-_ASKED, _UNTIL_FOLLOWED = 5, 0.2  # times, and seconds between: a new leader has yet to be answered
-# A quotation mark within a string is escaped, so these are names.
+_AT_ONCE = 256  # concurrent requests
+_CATCHING_UP = 5.0  # seconds for a new consumer to be found, or for its replica to catch up
+_BELIEVED = 3 * 10**9  # nanoseconds since a follower's last response; heartbeats are sent each second
+_ASKED, _UNTIL_FOLLOWED = 5, 0.2  # attempts, and seconds between: followers answer a new leader soon
+# Quotation marks within JSON strings are escaped, so these only match names.
 _LAST_SEQUENCE = re.compile(rb'"last_seq":\s*(\d+)')
 _REPLICAS = b'"replicas":'
-_AGAIN = 0.2  # seconds until what was not answered is asked again
-LAGGING = 0.02  # seconds until what is not there yet is asked for again
+_AGAIN = 0.2  # seconds between retries of a request without an answer
+LAGGING = 0.02  # seconds between retries while a replica lags
 
 
 class JetStreamStream:
-    """A KV bucket's stream."""
+    """The stream of a KV bucket."""
 
     def __init__(self, client: NatsClient, bucket: str) -> None:
         self.client = client
@@ -59,7 +59,10 @@ class JetStreamStream:
         return await answered(self.client.api(f"STREAM.INFO.{self.name}"))
 
     async def ensure(self, history: int, replicas: int, description: str) -> None:
-        """Creates the bucket if there is none, with Go kine's settings."""
+        """Creates the bucket, with Go kine's settings, if it does not exist.
+
+        Raises NatsRefusedError, UnavailableError, LostError, NoRespondersError.
+        """
         try:
             self.config = (await self.client.api(f"STREAM.INFO.{self.name}"))["config"]
         except NatsRefusedError as error:
@@ -94,7 +97,10 @@ class JetStreamStream:
             await self.configure(allow_direct=True)
 
     async def configure(self, **changes: object) -> None:
-        """Raises RefusedError, UnavailableError, LostError, NobodyError."""
+        """Changes settings of the stream where they differ.
+
+        Raises NatsRefusedError, UnavailableError, LostError, NoRespondersError.
+        """
         current = (await self.client.api(f"STREAM.INFO.{self.name}"))["config"]
         if any(current.get(name, False) != value for name, value in changes.items()):
             answer = await self.client.api(f"STREAM.UPDATE.{self.name}", **{**current, **changes})
@@ -102,10 +108,10 @@ class JetStreamStream:
         self.config = current
 
     async def last_sequence(self) -> int:
-        """As the leader has it, when no other can have been chosen. Raises DriverError.
+        """The last sequence, from a leader that cannot have been replaced. Raises DriverError.
 
-        JetStream lets a leader that is cut off answer until it notices, ten seconds later or more; the others
-        choose a new one after four at the earliest (nats-server, server/raft.go).
+        A leader that is cut off answers until it notices, ten seconds later or more. The others elect a new
+        one after four seconds at the earliest (nats-server, server/raft.go).
         """
         for _ in range(_ASKED):
             if (newest := _believed(await self.info())) is not None:
@@ -114,13 +120,17 @@ class JetStreamStream:
         raise UnavailableError("the NATS stream's leader has lost touch with the others: it may be cut off")
 
     def ask_last_sequence(self, told: Callable[[Answer], None]) -> bool:
-        """Likewise by `NatsClient.put`; `last_sequence_of` reads the answer."""
+        """Requests the last sequence by `NatsClient.put`; `last_sequence_of` parses the reply."""
         return self.client.put(self._info, b"", told)
 
     # ---- reading
 
     async def get(self, **which: object) -> RowMessage | None:
-        """One message as its leader has it: `seq`, `last_by_subj`, or `seq` and `next_by_subj`."""
+        """One message from the leader, by `seq`, `last_by_subj`, or `seq` and `next_by_subj`.
+
+        Returns None if there is none. Raises NatsRefusedError, UnavailableError, LostError,
+        NoRespondersError.
+        """
         for name in ("last_by_subj", "next_by_subj"):
             if name in which:
                 which[name] = f"{self.prefix}{which[name]}"
@@ -139,7 +149,10 @@ class JetStreamStream:
         )
 
     async def subjects(self) -> set[str]:
-        """All that have a message. Raises RefusedError, UnavailableError, LostError, NobodyError."""
+        """All subjects that have a message, without the bucket's prefix.
+
+        Raises NatsRefusedError, UnavailableError, LostError, NoRespondersError.
+        """
         found: set[str] = set()
         offset = 0
         while True:
@@ -153,7 +166,7 @@ class JetStreamStream:
                 return found
 
     async def direct(self, sequences: Sequence[int]) -> dict[int, RowMessage]:
-        """Messages by sequence; one that is no more is left out. Answers may come from any replica."""
+        """Messages by sequence, without those that do not exist. Any replica may answer."""
         found: dict[int, RowMessage] = {}
         for start in range(0, len(sequences), _AT_ONCE):
             block = sequences[start : start + _AT_ONCE]
@@ -166,7 +179,7 @@ class JetStreamStream:
             for sequence, answer in zip(block, answers, strict=True):
                 if not _status(answer):
                     found[sequence] = self._direct_message(answer)
-        # A replica that is behind lacks what its leader has.
+        # A lagging replica may lack a message that the leader has.
         if int(self.config.get("num_replicas", 1)) > 1:
             for sequence in sequences:
                 if sequence not in found:
@@ -194,9 +207,9 @@ class JetStreamStream:
     async def read(
         self, after: int, *, filtered: str = ">", headers_only: bool = False, upto: int = 0
     ) -> AsyncIterator[list[RowMessage]]:
-        """All messages after a sequence, in blocks, by a consumer of its own: any server can do that.
+        """All messages after a sequence, in blocks, by an ephemeral consumer: any server version has these.
 
-        Ends with what was the newest message when it was called, or later, or at `upto`.
+        Reads up to `upto`, or at least up to the message that is the newest at the start.
         """
         client = self.client
         goal = upto or await self.last_sequence()
@@ -237,7 +250,7 @@ class JetStreamStream:
                     if not isinstance(answer, Msg):
                         raise answer
                     if status := _status(answer):
-                        # 503: its server has not told the others of it yet. 404: what was to come is gone.
+                        # 503: the consumer is not known in the cluster yet. 404: no more messages exist.
                         if loop.time() > deadline:
                             raise NoRespondersError if status == "503" else LostError
                         if status == "404":
@@ -265,7 +278,7 @@ class JetStreamStream:
             await end()
 
     async def _has_more(self, position: int, goal: int, filtered: str) -> bool:
-        """A consumer may live beside a replica that is behind and know of no more; the leader does."""
+        """Asks the leader whether more messages exist: a consumer on a lagging replica does not know."""
         if position >= goal or int(self.config.get("num_replicas", 1)) == 1:
             return False
         found = await self.get(seq=position + 1, next_by_subj=filtered)
@@ -274,21 +287,21 @@ class JetStreamStream:
     # ---- removing
 
     async def purge(self, subject: str, before: int = 0) -> int:
-        """Removes a subject's messages, or those before a sequence; returns how many there were."""
+        """Removes a subject's messages, or those before a sequence; returns the number removed."""
         body: dict[str, object] = {"filter": f"{self.prefix}{subject}"}
         if before:
             body["seq"] = before
         return int((await self.client.api(f"STREAM.PURGE.{self.name}", **body)).get("purged", 0))
 
     async def purge_before(self, sequence: int) -> None:
-        """Removes everything before a sequence, which may be one that is yet to come: the next one, then."""
+        """Removes everything before a sequence; a future one becomes the next message's sequence."""
         await self.client.api(f"STREAM.PURGE.{self.name}", seq=sequence)
 
 
 def last_sequence_of(answer: Msg) -> int | None:
-    """From a stream's info; None where it tells of an error, or of a leader who may be none any more.
+    """The last sequence of a STREAM.INFO response; None for an error, or if its leader may be replaced.
 
-    Without replicas there is only one to believe, and the rest need not be parsed, which takes 5 us.
+    Without replicas there is no leader to check. A regular expression then saves the parsing, 5 us.
     """
     if _REPLICAS in answer.data:
         try:
@@ -300,7 +313,10 @@ def last_sequence_of(answer: Msg) -> int | None:
 
 
 async def answered(work: Awaitable[T]) -> T:
-    """For what changes nothing, or may be done twice. Raises DriverError."""
+    """Awaits a request, and translates its errors to DriverError.
+
+    For requests that are read-only or may be repeated: a lost reply becomes UnavailableError.
+    """
     try:
         return await work
     except NatsRefusedError as error:
@@ -312,7 +328,7 @@ async def answered(work: Awaitable[T]) -> T:
 
 
 async def answered_in(seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
-    """Likewise, asked again while there is no answer, for that long: the server may be busy with others."""
+    """As `answered`, with retries for `seconds` while there is no answer: the server may be busy."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while True:
@@ -325,15 +341,15 @@ async def answered_in(seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
 
 
 def _believed(info: dict[str, Any]) -> int | None:
-    """The last sequence; None if whoever told of it may lead no more."""
+    """The last sequence; None if the server that sent `info` may not be the leader any more."""
     return int(info["state"]["last_seq"]) if _leads(info.get("cluster") or {}) else None
 
 
 def _leads(cluster: dict[str, Any]) -> bool:
-    """Whether whoever told of it leads still, and a majority, itself included, has answered it of late."""
+    """Whether the responding server still leads, and a majority including itself has answered it recently."""
     others = cluster.get("replicas") or ()
     if others and cluster.get("leader") in ("", None, *(other["name"] for other in others)):
-        return False  # it has heard of another, and is about to step down
+        return False  # it has heard of another leader, and is about to step down
     following = sum(0 < other["active"] < _BELIEVED and not other.get("offline") for other in others)
     return bool((following + 1) * 2 > len(others) + 1)
 
@@ -343,7 +359,7 @@ def _status(answer: Msg) -> str:
 
 
 def _numbers(reply: str) -> tuple[int, int]:
-    """Stream sequence, and how many messages come after, from a delivery's reply subject."""
+    """The stream sequence and the number of pending messages, from a delivery's reply subject."""
     tokens = reply.split(".")
     return (int(tokens[5]), int(tokens[8])) if len(tokens) == 9 else (int(tokens[7]), int(tokens[10]))
 

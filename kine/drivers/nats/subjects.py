@@ -1,7 +1,7 @@
-"""Keys as subjects, the way Go kine writes them.
+"""The encoding of keys as NATS subjects, as in Go kine.
 
-A key's parts between slashes are each base58 (Bitcoin's alphabet), joined with dots; an empty part stands
-as the encoded slash, and a key without a leading slash gets the first token `meta`.
+The parts of a key between slashes are each encoded in base58 (Bitcoin's alphabet) and joined with dots. An
+empty part becomes an encoded slash, and a key without a leading slash gets the first token `meta`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ALPHABET = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGITS = {letter: digit for digit, letter in enumerate(_ALPHABET)}
 _SEVERAL = 58**10
 _NO_ROOT = "meta"
-# A server closes the connection on a control line over 4 KiB; there the subject shares it with a reply's.
+# A server closes the connection on a control line over 4 KiB, which holds the subject and the reply subject.
 _LONGEST = 3_500
 
 
@@ -25,7 +25,7 @@ def _encode_part(part: bytes) -> str:
     number = int.from_bytes(part, "big")
     digits = bytearray()
     while number:
-        number, several = divmod(number, _SEVERAL)  # a division of a long number costs its length
+        number, several = divmod(number, _SEVERAL)  # dividing a long number takes time by its length
         for _ in range(10):
             several, digit = divmod(several, 58)
             digits.append(_ALPHABET[digit])
@@ -43,8 +43,8 @@ def _decode_part(token: str) -> bytes:
 
 
 def encode(key: bytes) -> str:
-    """Raises InvalidKeyError."""
-    if len(key) > _LONGEST:  # for a subject is no shorter, and to write a long part costs its length squared
+    """The key's subject, without the bucket's prefix. Raises InvalidKeyError."""
+    if len(key) > _LONGEST:  # first: a subject is no shorter, and encoding takes quadratic time
         raise _too_long(key)
     rooted = key.startswith(b"/")
     tokens = [_encode_part(part) for part in key.removeprefix(b"/").split(b"/")]
@@ -63,7 +63,7 @@ def _too_long(key: bytes) -> InvalidKeyError:
 
 
 def decode(subject: str) -> bytes | None:
-    """None for a subject that no kine has written."""
+    """The subject's key; None for a subject that is not in this encoding."""
     first, *rest = subject.split(".")
     try:
         if first == _NO_ROOT and rest:
