@@ -1,4 +1,4 @@
-"""Databases by the scheme of their endpoint. Adding one is a line here and a module of its own."""
+"""Registry of database drivers by endpoint scheme. A new driver is a line in `MODULES` and a module."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from kine.drivers.base import Log, Options
     from kine.drivers.sql.read_only_view import Inspector
 
-# A module has `connect(endpoint, options) -> Log`, which parses and checks and touches nothing.
-# Imported when asked for: a server on SQLite does not load a PostgreSQL client.
+# A module has `connect(endpoint, options) -> Log`, which parses and checks the endpoint, without I/O.
+# Modules are imported on demand: a server on SQLite does not load a PostgreSQL client.
 MODULES = {
     "sqlite": "kine.drivers.sqlite",
     "litestream": "kine.drivers.sqlite",
@@ -32,12 +32,12 @@ NO_T4 = (
 # Their modules also have `of_one_process(endpoint, options) -> bool`.
 _MAY_BE_OF_ONE_PROCESS = ("memory", "nats", "sqlite")
 _DEFAULT = "sqlite://"
-# No log of ours behind these but a real etcd: `kine.remote` passes calls on to it.
+# Endpoints of a real etcd, not of a database: `kine.remote` forwards calls to it.
 REMOTE = ("http", "https", "unix")
 
 
 def connect(endpoint: str, options: Options) -> Log:
-    """The log behind an endpoint, not yet opened; an empty endpoint means the default SQLite file.
+    """Returns the log of an endpoint, not yet opened; an empty endpoint means the default SQLite file.
 
     Raises ValueError with a text that never repeats the endpoint, which may hold a password.
     """
@@ -45,7 +45,7 @@ def connect(endpoint: str, options: Options) -> Log:
 
 
 def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[Inspector]:
-    """The database behind an endpoint, to be looked at only. Raises ValueError, as `connect` does."""
+    """Returns a read-only view of an endpoint's database. Raises ValueError, as `connect` does."""
     if not can_view(endpoint):
         raise ValueError(
             "only SQLite, PostgreSQL and MySQL can be looked into; this endpoint has no table kine"
@@ -56,19 +56,19 @@ def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[Inspect
 
 
 def can_view(endpoint: str) -> bool:
-    """Raises ValueError for a scheme that is not known."""
+    """Whether `view` supports the endpoint. Raises ValueError for an unknown scheme."""
     return endpoint.partition("://")[0] not in REMOTE and hasattr(_module(endpoint), "inspect")
 
 
 def of_one_process(endpoint: str, options: Options) -> bool:
-    """No second process can serve this database: it lives in the first. Raises as `connect` does."""
+    """Whether the database lives in one process, so that no other can serve it. Raises as `connect` does."""
     if endpoint.partition("://")[0] not in _MAY_BE_OF_ONE_PROCESS:
-        return False  # without a look at the module, which may load much
+        return False  # without importing the module, which may be large
     return bool(_module(endpoint).of_one_process(endpoint, options))
 
 
 def is_new(endpoint: str, options: Options) -> bool:
-    """It is a file that is not there yet: opening it makes it. Raises as `connect` does."""
+    """Whether the endpoint is a file that opening will create, as it does not exist. Raises as `connect`."""
     module = _module(endpoint)
     return bool(module.is_new(endpoint, options)) if hasattr(module, "is_new") else False
 
@@ -76,7 +76,7 @@ def is_new(endpoint: str, options: Options) -> bool:
 def _module(endpoint: str) -> ModuleType:
     scheme, separator, _ = (endpoint or _DEFAULT).partition("://")
     known = ", ".join(sorted(f"{name}://" for name in (*MODULES, *REMOTE)))
-    if not separator:  # never a file's name: it may be a URL that was mistyped, password included
+    if not separator:  # never taken for a file's name: it may be a mistyped URL, password included
         raise ValueError(f"the endpoint has no scheme; write sqlite://PATH for a file; known are {known}")
     if scheme == "t4":
         raise ValueError(NO_T4)

@@ -1,7 +1,7 @@
-"""`memory://`: the log as rows in memory, for tests and throwaway control planes. Nothing survives.
+"""In-memory driver (`memory://`), for tests and throwaway control planes: nothing is persisted.
 
-`memory://` is a log of its own; `memory://NAME` is shared by all who name it in one process and event
-loop, as several instances share a database, and is gone when the last of them has closed.
+`memory://` is a private log. `memory://NAME` is shared by all instances that name it in one process and event
+loop, as several instances share a database; it is gone when the last of them has closed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kine.drivers.base import (
 from kine.futures import wait_among
 
 _BLOCK = 5_000  # rows
-_OVERHEAD = 400  # bytes a row costs beside its name and value, roughly
+_OVERHEAD = 400  # bytes a row costs in addition to its name and value, roughly
 
 _named: WeakValueDictionary[str, _Rows] = WeakValueDictionary()
 
@@ -47,7 +47,7 @@ def connect(endpoint: str, options: Options) -> Log:
 
 
 class _Rows:
-    """What instances on one log share."""
+    """The data that the instances on one log share."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}  # in order of id
@@ -60,7 +60,7 @@ class _Rows:
 
     def conflicts(self, row: NewRow) -> bool:
         newest = self.newest.get(row.name)
-        if newest is None:  # compacted: a tombstone then, so only a creation can follow
+        if newest is None:  # compacted, so it was a tombstone, which only a creation can follow
             return not row.created
         if row.created and not row.prev_revision and newest <= self.compact_revision:
             return not self.rows[newest].deleted  # a tombstone about to go: the store has forgotten it
@@ -168,14 +168,14 @@ class MemoryLog:
         return outcome
 
     def check(self, row: NewRow) -> None:
-        """Any row will do."""
+        """Accepts any row."""
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
         log = self._open
         recorded = log.compact_revision
         if recorded >= revision:
             return recorded
-        # As in SQL: what was replaced since the last compaction, and tombstones before this one.
+        # As in SQL: removes rows replaced since the last compaction, and tombstones before this one.
         for row_id in range(max(1, recorded), revision + 1):
             row = log.rows.get(row_id)
             if row is None:
@@ -191,7 +191,7 @@ class MemoryLog:
         return revision
 
     async def compacted(self) -> None:
-        pass  # what is removed is free already
+        pass  # removed rows take no memory
 
     # ---- leases
 
@@ -235,5 +235,5 @@ class MemoryLog:
 
     async def close(self) -> None:
         if self._rows is not None:
-            self._rows.tell()  # whoever waits for changes here learns that it is closed
+            self._rows.tell()  # wakes `changed`, which then raises that the log is closed
             self._rows = None

@@ -1,4 +1,4 @@
-"""Waiting for a database that is not there yet, as at the start of a whole cluster."""
+"""Waiting for a database that is not available yet, as at the start of a whole cluster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 _BETWEEN = 1.0
 _TELL_EVERY = 10.0
 _OPENING = ("kine.drivers.", "kine.store.")  # loggers whose lines an attempt repeats
-_SECONDS = re.compile(r"\d+\.\d+ s\b")  # a duration is another one each time
+_SECONDS = re.compile(r"\d+\.\d+ s\b")  # durations, which differ from one attempt to the next
 
 
 class _Once(logging.Filter):
-    """Passes each text once. One for each handler."""
+    """A filter that passes each text once. Every handler needs its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Once(logging.Filter):
 
 @contextmanager
 def _each_text_once() -> Iterator[None]:
-    """While it lasts, a line that the attempts log is logged again only when its text has changed."""
+    """Suppresses repeated log lines of the attempts: a line is logged again only if its text has changed."""
     filters = [(handler, _Once()) for handler in logging.getLogger().handlers]
     for handler, once in filters:
         handler.addFilter(once)
@@ -56,10 +56,10 @@ async def until_open(
     patience: float = PATIENCE,
     on_wait: Callable[[str], None] = lambda why: None,
 ) -> None:
-    """Repeats `attempt` until it no longer raises what `away` says, for `patience` seconds.
+    """Repeats `attempt` until it no longer raises `away`, for up to `patience` seconds.
 
-    A reason is logged when it is new, and every ten seconds; `on_wait` hears it each time. What the attempts
-    themselves log is logged once. Raises DriverError with the last reason.
+    A reason is logged when it is new, and every ten seconds; `on_wait` is called with it at each attempt. Log
+    lines of the attempts themselves appear once. Raises DriverError with the last reason.
     """
     with _each_text_once():
         await _until_open(attempt, away, name, advice, between, patience, on_wait)
@@ -76,7 +76,7 @@ async def _until_open(
 ) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
-    told: dict[str, float] = {}  # when, by reason
+    told: dict[str, float] = {}  # seconds from the start when it was logged last, by reason
     while True:
         try:
             await attempt()
@@ -85,7 +85,7 @@ async def _until_open(
             on_wait(f"waiting for {name}: {error}")
             if waited >= patience:
                 within = f" within {waited:.0f} s" if patience else ""
-                known = ";" in str(error)  # what to do, which is more than the general advice
+                known = ";" in str(error)  # it has advice of its own, better than the general one
                 raise DriverError(
                     f"could not connect to {name}{within}: {error}{'' if known else advice}"
                 ) from None
