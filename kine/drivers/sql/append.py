@@ -1,4 +1,4 @@
-"""Appending a group of writes: one short transaction mostly, a careful one if one of them is special."""
+"""Appending a group of writes: mostly one short transaction; a longer one for guarded or multi-row writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds for finding out what became of a commit, and for repeating what was rolled back
+_PATIENCE = 10.0  # seconds for learning the outcome of a commit, and for retrying after a rollback
 _PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 _INT32 = (1 << 31) - 1  # the table's lease column; whole TTLs are kept with the lease
@@ -42,11 +42,11 @@ class Appender:
     ) -> None:
         self._database = database
         self._writer = writer
-        self._register = register  # makes the row in kine_writer anew
-        self._leapt = leapt  # is told of ids that were passed as nobody's
+        self._register = register  # creates the row in kine_writer again
+        self._leapt = leapt  # called with ids that were passed as never allotted
         self._number = 0
-        self.floor = 0  # the highest id seen: no new one may be below, even if that is lost
-        self._full = False  # there was no room for the last write that adds something
+        self.floor = 0  # the highest id seen: no new one may be below, even if that one is lost
+        self._full = False  # whether the last write that adds something found no space
 
     async def append(self, writes: Sequence[Write], head: int) -> list[Sequence[int] | None]:
         """See `kine.drivers.base.Log.append`."""
@@ -58,7 +58,7 @@ class Appender:
         deletions = all(row.deleted for row in rows)
         while True:
             self._number += 1
-            # With a copy of what it deletes, a deletion would need as much room as that took.
+            # With a copy of the old values, a deletion needs as much space as those take.
             brief = deletions and self._full
             batch = Batch(rows, self._writer, self._number, head, self.floor, brief)
             try:
@@ -66,8 +66,8 @@ class Appender:
                 self._full = self._full and deletions
                 return outcome
             except FencedError:
-                # Its row was removed, for being there a month. With a new one it cannot be told any more
-                # what became of earlier groups; but those have been settled.
+                # This instance's row was removed, as it was a month old. A new row does not show the outcome
+                # of earlier groups, but those have been settled.
                 failure = StatementError(Kind.REFUSED, "", "this instance's row in kine_writer is missing")
                 try:
                     await self._register()
@@ -78,7 +78,7 @@ class Appender:
                 if error.kind is Kind.LOST:
                     if await self._settle(batch, error, deadline):
                         return await self._landed(writes, batch)
-                elif error.kind is Kind.CONFLICT:  # a gap was filled under us, or Go kine came between
+                elif error.kind is Kind.CONFLICT:  # another filled the id as a gap, or Go kine came first
                     insert_errors.inc("true")
                 elif error.kind is Kind.REUSED:
                     await self._advance_allocator()
@@ -120,14 +120,15 @@ class Appender:
             if error.kind is Kind.CONFLICT:
                 await self._explain(batch.rows)
             raise
-        if not any(ids):  # else what has landed must be told, and the others are decided again
+        if not any(ids):  # else some rows are committed and must be reported; the others are decided again
             await self._explain(batch.rows)
         return [None if row_id is None else (row_id,) for row_id in ids]
 
     async def _explain(self, left_out: Iterable[NewRow]) -> None:
-        """Why rows conflict, where that would look like a race lost for ever.
+        """Raises the reason why rows conflict, if a retry would conflict for ever.
 
-        Some databases take two keys for one. And it may be an id that is taken, not a row's place.
+        Some databases treat two different keys as equal. Or the id was taken, not the row's place in the
+        unique index.
         """
         names: set[bytes] = set()
         for row in left_out:
@@ -150,7 +151,7 @@ class Appender:
             await query("Taken", statements.EXISTS, (row.prev_revision, row.name))
         )
 
-    # ---- writes that hang together, or on what was there before
+    # ---- writes of several rows, or guarded by the state before them
 
     async def _carefully(
         self, writes: Sequence[Write], batch: Batch, head: int
@@ -159,14 +160,14 @@ class Appender:
         try:
             async with self._database.transaction("Insert", batch=batch) as session:
                 if session.newest < head:
-                    raise WentBackError  # what the writes rest on was lost in a failover
+                    raise WentBackError  # the state that the writes rest on was lost in a failover
                 if session.newest == head:
                     return await self._unopposed(session, writes, batch.rows, head)
                 if guarded:
                     raise BehindError
                 return await self._one_by_one(session, writes)
         except StatementError as error:
-            # Nobody of ours has written; so Go kine just has.
+            # No instance of this kine wrote, as it held the lock: so Go kine just did.
             if error.kind is not Kind.CONFLICT:
                 raise
             if guarded:
@@ -186,8 +187,8 @@ class Appender:
             outcome.append(its)
             if write.guarded:
                 last = its[-1]
-        # Go kine takes no turns: any id before a guarded row that is neither ours nor vacant is a row that
-        # the decision has not seen.
+        # Go kine does not take the write lock: any id before a guarded row that is neither this group's nor
+        # vacant is a row that the decision has not seen.
         runs = id_gaps.between([row_id for row_id in ids if row_id <= last], head)
         fillers = [filler for run in runs for filler in id_gaps.fillers(run)]
         if fillers and await session.fill(fillers) != {row_id for row_id, _ in fillers}:
@@ -200,7 +201,7 @@ class Appender:
         return outcome
 
     async def _one_by_one(self, session: Session, writes: Sequence[Write]) -> list[Sequence[int] | None]:
-        """Others have appended: let the unique index judge each write, as it does for Go kine."""
+        """Inserts each write in a savepoint, as others have appended: the unique index shows conflicts."""
         outcome: list[Sequence[int] | None] = []
         for write in writes:
             if not await _possible(session, write):
@@ -217,7 +218,7 @@ class Appender:
             await session.run("RELEASE SAVEPOINT one")
         return outcome
 
-    # ---- when the connection went in a commit
+    # ---- when the connection was lost in a commit
 
     async def _settle(self, batch: Batch, lost: StatementError, deadline: float) -> bool:
         """Whether the batch was committed; if not, it never will be. Raises UnknownOutcomeError."""
@@ -231,7 +232,7 @@ class Appender:
                         raise lost.undecided()
                     if rows[0][0] >= batch.number:
                         return True
-                    # Should its statements still reach the server, they find the batch claimed.
+                    # If its statements still reach the server later, they find the batch claimed.
                     await session.run(statements.FENCE, (batch.number, batch.writer))
                 return False
             except StatementError as error:
@@ -255,12 +256,12 @@ class Appender:
                         "Settle", statements.LANDED, (row.name, row.prev_revision, head)
                     )
                     ours = bool(found) and _same(found[0], row)
-                    # A creation that is further on may be another's, after ours was deleted and compacted.
+                    # A creation with a later id may be another's, after this one was deleted and compacted.
                     if compacted is None and not (ours and found[0][0] <= head + len(batch.rows)):
                         [(compacted,)] = await self._database.query("Settle", statements.COMPACT_REVISION)
                         if (compacted or 0) > head:
-                            # Landed, replaced and compacted, perhaps: taken for a conflict it would be
-                            # written once more.
+                            # It may have been committed, replaced and compacted: treated as a conflict, it
+                            # would be written a second time.
                             raise UnknownOutcomeError("the write took place or not: compaction went over it")
                     if ours:
                         ids.append(found[0][0])
@@ -273,10 +274,10 @@ class Appender:
 
 
 async def _possible(session: Session, write: Write) -> bool:
-    """Whether the rows that a write replaces are there, and not replaced yet; and what it creates is not.
+    """Whether the rows that a write replaces exist and are not replaced yet, and the keys it creates do not.
 
-    What was compacted meanwhile leaves no trace in the unique index. Asked before inserting, as an insert
-    that fails uses up an id, and so leaves a gap.
+    The unique index does not show rows that were compacted meanwhile. Checked before inserting, as a failed
+    insert uses up an id, and so leaves a gap.
     """
     for row in write.rows:
         if row.created:
@@ -295,5 +296,5 @@ def _same(found: tuple[int, int, int, bytes | None], row: NewRow) -> bool:
 
 
 def clipped(row: NewRow) -> NewRow:
-    """Its TTL as far as the column goes."""
+    """The row with its TTL limited to the range of the column."""
     return row._replace(ttl=_INT32) if row.ttl > _INT32 else row

@@ -1,4 +1,4 @@
-"""When to look at what others have committed."""
+"""Polling for other writers' commits: at adaptive intervals, and at once on a notification."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kine.drivers.sql.database import Database
 
-_QUICK = 0.02  # seconds between looks while others' rows arrive unannounced
-_SLOW = 0.1  # while they do not
-_HINTED = 0.25  # while others announce what they commit; Go kine does not
-_EASING = 1.1  # from quick to slow
+_QUICK = 0.02  # seconds between polls while others' rows arrive without a notification
+_SLOW = 0.1  # while none arrive
+_HINTED = 0.25  # while other instances notify of their commits, which Go kine does not
+_EASING = 1.1  # factor by which the interval grows from quick to slow
 _IDLE_AFTER = 60.0
 
 
 class CommitPolling:
-    """Looks by itself from time to time, and at once on a hint."""
+    """Polls the newest id at intervals, and returns at once on a hint of another instance's commit."""
 
     def __init__(self, database: Database, newest: Callable[[], Awaitable[int]], longest: float) -> None:
         self._database = database
         self._newest = newest
         self._seen = 0
         self._again = asyncio.Event()
-        self._longest = longest  # seconds between looks, where it is less than ours
+        self._longest = longest  # upper bound on the seconds between polls
         self._every = _QUICK
-        self._unannounced = 0.0  # when a row was last found by looking
+        self._unannounced = 0.0  # when polling last found a row
 
     def saw(self, head: int) -> None:
-        """Somebody has asked for the newest id, and this is it."""
+        """Records the newest id that another query has returned."""
         if head > self._seen:
             self._seen = head
             self._again.set()
@@ -61,7 +61,7 @@ class CommitPolling:
                 if not done:
                     head = await self._newest()
                     if head < after:
-                        return  # the database has gone back: whoever follows it looks into that
+                        return  # the database has gone back, which the caller checks
                     if head > after:
                         self._unannounced = loop.time()
                         self._every = _QUICK

@@ -1,4 +1,4 @@
-"""How a statement can fail, whatever the database: what the log above needs to know, and no more."""
+"""Errors of a statement, the same for every database: only the distinctions that the log needs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class StatementError(Exception):
         super().__init__(text)
         self.kind = kind
         self.code = code  # SQLSTATE or error number, for metrics
-        self.permanent = permanent  # no change of the database's mends it: a start ends at once
+        self.permanent = permanent  # waiting for the database cannot help: a start fails at once
 
     def translated(self) -> DriverError:
-        """What the store is told, of a statement that was no commit."""
+        """Returns the error for the store. The statement must not have been a commit."""
         if self.kind is Kind.FULL:
             return NoSpaceError(str(self))
         if self.kind is Kind.KEY:

@@ -1,13 +1,13 @@
-"""Ids that are missing from the log, which a database allots before it commits.
+"""Id gaps: ids missing from the log, as a database allots them before the transaction commits.
 
 A missing id belongs to a transaction that is still under way, or to one that was rolled back. Only the
-database knows: who inserts a row of that id waits for the first kind, and succeeds at once for the second.
-Such a filler, `gap-<id>`, marked deleted, is what Go kine writes too; no client sees it. A client may have
-a key of that very name, which the unique index holds against the filler: it then gets one nobody can guess.
+database knows which: an insert with that id waits for the first, and succeeds at once after the second. Such
+a filler row, `gap-<id>`, marked deleted, is what Go kine writes too; no client sees it. A client may have a
+key of that very name, which makes the filler conflict in the unique index: it then gets an unguessable name.
 
 A run of many missing ids is a leap of the allocator. Transactions under way can hold only the ids at its
 two ends: those are filled one by one, and one row stands for all between, with the last of them as its
-create revision. So a leap costs the same whatever its length, for whoever reads the log later, too.
+create revision. So a leap costs the same whatever its length, also for every later read of the log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Filler(NamedTuple):
     """A row to insert where ids are missing."""
 
     id: int
-    last: int = 0  # of the ids it stands for; 0: its own only
+    last: int = 0  # the last of the ids it stands for; 0: it stands for its own only
 
 
 def name(row_id: int) -> str:
@@ -36,17 +36,17 @@ def name(row_id: int) -> str:
 
 
 def unguessable() -> str:
-    """What follows a filler's name, where a client has the name."""
+    """A random suffix for a filler's name that a client's key has, too."""
     return f"-{secrets.token_hex(8)}"
 
 
 def is_filler(name: bytes, deleted: object, prev_revision: int) -> bool:
-    """Of a row: a client's deletion always replaces something."""
+    """Whether a row is a filler. It replaces no row, as a client's deletion always does."""
     return bool(deleted) and not prev_revision and name.startswith(_PREFIX)
 
 
 def filler_sql(alias: str = "") -> str:
-    """`is_filler` in SQL, the name as a range, which an index finds."""
+    """`is_filler` as an SQL condition, with the name as a range, for which an index is used."""
     row = f"{alias}." if alias else ""
     after = PREFIX[:-1] + chr(ord(PREFIX[-1]) + 1)
     return (
@@ -62,7 +62,7 @@ def end(row: Row) -> int:
 
 
 class PassedGaps:
-    """Missing ids that are waited for no more."""
+    """Missing ids that readers no longer wait for."""
 
     def __init__(self) -> None:
         self.runs: list[range] = []
@@ -85,7 +85,7 @@ class PassedGaps:
 
 
 def unbroken(rows: Sequence[Row], after: int, compacted: int, passed: PassedGaps) -> int:
-    """How many of the rows follow on `after` with nothing missing but what is compacted or given up."""
+    """How many of the rows follow `after` with no id missing, except those compacted or given up."""
     expected = after + 1
     for count, row in enumerate(rows):
         if row.id > expected:
@@ -99,12 +99,12 @@ def unbroken(rows: Sequence[Row], after: int, compacted: int, passed: PassedGaps
 
 
 def missing(rows: Sequence[Row], after: int, compacted: int, passed: PassedGaps) -> range:
-    """The first run of missing ids, given that there is one in front of the first row."""
+    """The run of missing ids before the first row; there must be one."""
     return range(passed.beyond(max(after, compacted) + 1), rows[0].id)
 
 
 def between(ids: Sequence[int], after: int) -> list[range]:
-    """The runs of ids after `after` that are missing among these, which are in order."""
+    """The runs of ids after `after` that are missing from `ids`, which are in order."""
     runs = []
     for row_id in ids:
         if row_id > after + 1:

@@ -1,8 +1,8 @@
-"""Ids that are 32-bit numbers, as Go kine once made its table: how many are left."""
+"""Exhaustion of 32-bit ids, in tables created by old releases of Go kine."""
 
 from __future__ import annotations
 
-# The highest id that the table can hold, and the newest, by dialect; SQLite's has always had 64 bits.
+# The query for the highest id that the table can hold, and the newest, by dialect. SQLite's has 64 bits.
 QUESTION = {
     "postgresql": (
         "SELECT (SELECT least("
@@ -23,11 +23,11 @@ USED_UP = (
     "the table's ids are 32-bit numbers and the last one is used: restart kine with KINE_SCHEMA_MIGRATION=1,"
     " which makes them 64 bits wide"
 )
-_SHARE = 0.5  # used, from which on the user is warned
+_SHARE = 0.5  # the share of used ids from which on the user is warned
 
 
 def warning(highest: int | None, newest: int | None) -> str:
-    """What to tell the user; empty while there are plenty."""
+    """The warning for the user; empty while plenty of ids are left."""
     if not highest or not newest or newest < highest * _SHARE:
         return ""
     if newest >= highest:

@@ -1,7 +1,8 @@
-"""Revisions that were given up because a transaction held them too long, and what becomes of those.
+"""Late commits: rows committed at a revision that readers have passed, as it was held for too long.
 
-Mostly that transaction is rolled back in the end. If it is committed instead, its row lies at a revision
-that readers have passed. It is then moved to a new one, so that its change is seen by everybody, later.
+A transaction that holds a revision for longer than the lock timeout is no longer waited for. Mostly it is
+rolled back in the end. If it commits instead, its row is moved to a new revision, so that every reader sees
+the change, only later.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY = 1.0  # seconds
-_LOOKS = (1.0, 10.0, 60.0)  # seconds between looks into a leap: nobody should have held an id within
+_LOOKS = (1.0, 10.0, 60.0)  # seconds between looks into a leap: no transaction should hold an id within
 _FOUND = 100  # rows at once
 
 
 class LateCommits:
     def __init__(self, database: Database, look: Callable[[], None]) -> None:
         self._database = database
-        self._look = look  # there is a new row to be seen
+        self._look = look  # called when there is a new row to read
         self.passed = id_gaps.PassedGaps()
         self._waiting: asyncio.Task[None] | None = None
         self._ids: list[int] = []
         self._looking = BackgroundTasks()
 
     def give_up(self, run: range) -> None:
-        """These ids could not be filled: somebody holds one of them."""
+        """Passes ids that could not be filled, as a transaction holds one of them."""
         self.passed.add(run)
         for row_id, last in id_gaps.fillers(run):
             if last:
@@ -47,7 +48,7 @@ class LateCommits:
             self._waiting = self._looking.start(self._wait(), "late rows")
 
     def look_into(self, leap: range) -> None:
-        """These ids are passed as never given to anyone. Should a row come there after all, it is moved."""
+        """Watches ids that were passed as never allotted: a row committed there after all is moved."""
         self._looking.start(self._look_into(leap), "leap")
 
     async def close(self) -> None:
@@ -92,7 +93,7 @@ class LateCommits:
             if id_gaps.is_filler(name, deleted, prev_revision):
                 return
             if await session.run(statements.FOLLOWED, (row_id,)):
-                return  # what came after it has been seen, and tells more
+                return  # a later change of the key has been read already
             await session.run(statements.DELETE, (row_id,))
             row = NewRow(name, bool(created), bool(deleted), create_revision, prev_revision, ttl, value, 0)
             [moved] = await session.insert([row])

@@ -1,7 +1,7 @@
-"""The log in a database server that several instances share: what is the same on PostgreSQL and MySQL.
+"""The log in a database server that several instances share: the part common to PostgreSQL and MySQL.
 
-Ours take turns at writing, by a lock that ends with the transaction, so among them ids are committed in
-order. Go kine takes no turns: what it commits beside us is judged by the unique index and by the ids.
+Instances take turns at writing, by a lock that ends with the transaction, so among them ids are committed in
+order. Go kine does not take that lock: its concurrent commits are detected by the unique index and the ids.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement
 _ADVICE = "; check that it runs, and the endpoint's host and port"
 _PATIENCE = 0.003  # seconds a missing id is waited for before it is filled: Go kine's inserts take less
-_AGES = 30 * 24 * 3600  # seconds, after which an instance's row in kine_writer is taken to be left over
-_PERSISTENCE = 10.0  # seconds for which a transaction is repeated that others' keep rolling back
-_VERSION_BLOCK = 64  # recorded by two statements, not by two a row: a compaction holds locks meanwhile
+_AGES = 30 * 24 * 3600  # seconds, after which an instance's row in kine_writer counts as left over
+_PERSISTENCE = 10.0  # seconds of retries for a transaction that other transactions keep rolling back
+_VERSION_BLOCK = 64  # versions in two statements, not two for each: a compaction holds locks meanwhile
 _DOOMED_BLOCK = 500
 
 
@@ -64,8 +64,8 @@ class SqlLog:
         self._appender = Appender(database, self._id, self._register, self._late.look_into)
         self._missing: range | None = None
         self._missing_since = 0.0
-        self._compacted = -1  # where our last compaction ended
-        self._unsafe = ""  # why no write is taken
+        self._compacted = -1  # where this instance's last compaction ended
+        self._unsafe = ""  # why no write is accepted
         self._look_again = 0.0  # event-loop time
         self._closed = False
         self.on_wait: Callable[[str], None] = lambda why: None
@@ -118,10 +118,10 @@ class SqlLog:
     def exhausted(self, revision: int) -> str:
         return USED_UP if revision == self._database.max_storable_id else self._unsafe
 
-    # ---- what may be done to the tables meanwhile
+    # ---- changes of the tables under a running server
 
     async def _look_at_tables(self) -> None:
-        """They can be altered under a running server, which no write tells. Raises StatementError."""
+        """Checks the tables: altering them under a running server fails no write. Raises StatementError."""
         now = asyncio.get_running_loop().time()
         if now < self._look_again:
             return
@@ -143,8 +143,8 @@ class SqlLog:
     async def load(self, after: int = 0) -> AsyncIterator[list[Row]]:
         compacted: int | None = None
         while True:
-            # In one snapshot, up to a revision that is missing in it; on from there in another, once it is
-            # filled. Had others compacted between the two, keys would show whose deletions are gone.
+            # Load in one snapshot, up to a revision that is missing in it; once that is filled, continue in
+            # another. If others compact between the two, keys would appear whose deletions are gone.
             rest: list[Row] = []
             try:
                 async with self._database.snapshot() as session:
@@ -176,11 +176,11 @@ class SqlLog:
         return _rows(await self._query("AfterAllOldVal", statement, (after, limit)))
 
     def _settled(self, rows: list[Row], after: int, compacted: int) -> int:
-        """How many of the rows nothing can come between any more."""
+        """How many of the rows are settled: no row can be committed between them any more."""
         return id_gaps.unbroken(rows, after, compacted, self._late.passed)
 
     async def _final(self, rows: list[Row], after: int, compacted: int) -> list[Row]:
-        """Those of the rows that are settled; with none, waits and fills a gap."""
+        """Returns the rows that are settled; if none is, waits and fills a gap."""
         if count := self._settled(rows, after, compacted):
             return rows if count == len(rows) else rows[:count]
         await self._close_gap(id_gaps.missing(rows, after, compacted, self._late.passed))
@@ -284,7 +284,7 @@ class SqlLog:
             recorded = await self._answered(
                 self._retried(self._compact, revision, versions, True, twice=True)
             )
-        except NoSpaceError:  # what it cuts is written anew first; what it removes is not
+        except NoSpaceError:  # clearing old values writes the rows again first; removing rows does not
             recorded = await self._answered(
                 self._retried(self._compact, revision, versions, False, twice=True)
             )
@@ -294,7 +294,7 @@ class SqlLog:
 
     async def _compact(self, revision: int, versions: Sequence[tuple[int, int]], cut: bool) -> int:
         async with self._database.transaction("Compact") as session:
-            # Locking this row, whoever compacts waits for whoever does: ours and Go kine alike.
+            # This row lock serializes the compactions of all instances, Go kine's included.
             rows = await session.run(statements.COMPACT_ROWS)
             recorded = max((row[1] for row in rows), default=0)
             if recorded >= revision:
@@ -313,7 +313,7 @@ class SqlLog:
             return revision
 
     async def compacted(self) -> None:
-        """Both kinds of server reclaim space by themselves."""
+        """Does nothing: both kinds of server reclaim space automatically."""
 
     async def advance(self, revision: int) -> None:
         await self._answered(self._retried(self._advance, revision))
@@ -390,7 +390,7 @@ class SqlLog:
         await self._answered(self._database.defragment())
 
     def folder(self) -> None:
-        """The data are the server's."""
+        """Returns None: the data are on the server."""
 
     async def close(self) -> None:
         if self._closed:
@@ -404,7 +404,7 @@ class SqlLog:
             pass  # left over for another instance to remove, in a month
         await self._database.close()
 
-    # ---- asking
+    # ---- queries
 
     async def _query(self, name: str, statement: str, parameters: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
         return await self._answered(self._database.query(name, statement, parameters))
@@ -418,7 +418,10 @@ class SqlLog:
             raise error.translated() from error
 
     async def _retried(self, work: Callable[..., Awaitable[T]], *args: object, twice: bool = False) -> T:
-        """What is rolled back for others' sake is done again; and what may be done `twice`, when lost."""
+        """Retries work rolled back by a deadlock or serialization failure; if `twice`, also when lost.
+
+        `twice` is for work that may run a second time after a commit whose outcome is unknown.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + _PERSISTENCE
         pause = 0.01
@@ -434,7 +437,7 @@ class SqlLog:
 
 
 def _rows(found: list[Any]) -> tuple[list[Row], int]:
-    """What `TAIL_COMPACTED` and `LOAD_COMPACTED` return."""
+    """Converts the result of `TAIL_COMPACTED` or `LOAD_COMPACTED` to rows and the compact revision."""
     rows = [
         Row(
             row[0], row[1], bool(row[2]), bool(row[3]), row[4] or 0, row[5] or 0, row[6] or 0, row[7],

@@ -1,4 +1,4 @@
-"""Connections kept for the next statement, by the rules of the four pool flags."""
+"""Connection pool, configured by the four pool flags."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kine.drivers.base import Options
 from kine.drivers.sql.failures import Kind, StatementError
 
 _TRIAL = 1.0  # seconds in which new connections are not suspected
-_WAIT = 10.0  # seconds, where waits for locks have no end
+_WAIT = 10.0  # seconds to wait for a connection if waits for locks have no limit
 
 
 class PooledResource(Protocol):
-    """What the pool keeps: room for a connection, which is made when it is first needed."""
+    """A pooled slot for a connection, which is made when it is first needed."""
 
     generation: int
     made: float  # by `monotonic`
@@ -37,7 +37,7 @@ P = TypeVar("P", bound=PooledResource)
 
 
 class Pool(Generic[P]):
-    """Connections that nobody uses; the one used last is taken first, so that those not needed grow old.
+    """Idle connections; the one used last is taken first, so that surplus ones reach their idle time.
 
     `ConnectionSlots` bounds how many are in use. SQLAlchemy's pool, used before with its limits, resets and
     waiting turned off, costs each kine 0.25 s of its start and 25 MB.
@@ -54,9 +54,10 @@ class Pool(Generic[P]):
         self._closed = False
 
     def take(self, generation: Generation) -> P:
-        """The place used last that has a fit connection; an empty one if none has.
+        """Returns the slot used last that has a fit connection, or an empty slot.
 
-        A connection that was lost is passed over: the server may take no new one, while others are idle.
+        A lost connection is skipped rather than replaced: the server may accept no new one while others are
+        idle.
         """
         now = monotonic()
         while self._idle:
@@ -68,7 +69,7 @@ class Pool(Generic[P]):
         return self._create()
 
     def give(self, place: P) -> None:
-        """Whoever hands one back has ended its transaction, or its connection."""
+        """Takes a slot back. The caller has ended its transaction, or closed its connection."""
         if not place.usable:
             return
         if self._closed or len(self._idle) >= self._kept:
@@ -79,7 +80,7 @@ class Pool(Generic[P]):
             self._wait(self._idle_time)
 
     def close(self) -> None:
-        """May be called in a thread of its own, once nobody takes any more."""
+        """Closes the idle connections. May run in a thread of its own, once `take` is not called any more."""
         self._closed = True
         while self._idle:
             self._idle.popleft()[0].close()
@@ -98,7 +99,7 @@ class Pool(Generic[P]):
 
 
 class ConnectionSlots:
-    """How many connections may be in use; the wait for one is as long as that for a lock, and no longer."""
+    """Limit on connections in use. If all are, a request waits up to the lock timeout, and then fails."""
 
     def __init__(self, limit: int, wait: float) -> None:
         self._limit = limit
@@ -107,7 +108,7 @@ class ConnectionSlots:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """Raises StatementError: nothing has been sent."""
+        """Holds a slot. Raises StatementError if none gets free: nothing has been sent then."""
         if self._free is None:
             yield
             return
@@ -131,7 +132,7 @@ class ConnectionSlots:
 
 
 class Generation:
-    """Connections made before one of them was found lost have most likely gone with it, later ones not."""
+    """Generation of connections: when one is found lost, those made before that are most likely lost too."""
 
     __slots__ = ("_suspected", "number")
 
@@ -140,15 +141,15 @@ class Generation:
         self._suspected = 0.0
 
     def end(self, number: int) -> None:
-        """One of generation `number` was found to be of no more use."""
+        """Ends generation `number`, as one of its connections was lost."""
         if number == self.number:
             self.number += 1
 
     def suspect(self, number: int) -> bool:
-        """One of generation `number` was refused a statement: whether it is to be put to another connection.
+        """Whether to retry, on another connection, a statement refused on one of generation `number`.
 
         A connection carries state that others do not have: plans, a role, a search path, a server that was
-        made a replica. What is refused on a new one as well is not its fault.
+        made a replica. A statement that is refused on a new connection as well is not the connection's fault.
         """
         if number == self.number:
             now = monotonic()

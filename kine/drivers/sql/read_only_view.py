@@ -1,4 +1,4 @@
-"""A database looked at without being touched: one moment of it, for `kine check` and `kine status`."""
+"""Read-only inspection of a database, in one snapshot, for `kine check` and `kine status`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ class Inspector(Protocol):
     dialect: str  # "sqlite", "postgresql", "mysql"
 
     async def ask(self, statement: str) -> list[tuple[Any, ...]]:
-        """Its rows, names as bytes; all statements see the same moment. Raises DriverError."""
+        """Returns the statement's rows, names as bytes; all statements share one snapshot.
+
+        Raises DriverError.
+        """
 
     async def names(self) -> set[str]:
-        """Of all tables and indexes."""
+        """Returns the names of all tables and indexes."""
 
     async def next_id(self) -> int:
-        """What the allocator of the table's ids gives next. Raises DriverError."""
+        """Returns the next id of the table's allocator. Raises DriverError."""
 
     async def damage(self) -> list[str]:
-        """What the database itself finds wrong with its storage, where it can be asked."""
+        """Returns the faults that the database's own integrity check finds, if it has one."""
 
     def stale_log(self) -> str:
-        """Of a damaged database, what a log beside it may mean; empty where there is none."""
+        """Explains what a log file next to a damaged database may mean; empty if there is none."""
 
     async def size(self) -> int:
         """Bytes."""

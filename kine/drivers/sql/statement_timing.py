@@ -1,4 +1,4 @@
-"""What every statement reports: its time to the metrics, and to the log if it was slow."""
+"""Timing of SQL statements: each goes to the metrics, and to the log if it was slow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class StatementOutcome:
-    """Filled in by whoever runs the statement."""
+    """The error code of a statement, set by the caller that runs it."""
 
     __slots__ = ("code",)
 

@@ -1,4 +1,4 @@
-"""The statements that read the same in every dialect, with `?` for a parameter."""
+"""SQL statements common to all dialects, with `?` for a parameter."""
 
 # ruff: noqa: S608 - made of constants only
 
@@ -25,29 +25,29 @@ _ROW_OR_0 = (  # for SQLite: MySQL would make decimal numbers of them
 LOAD = "SELECT " + _ROW_OR_0.format(value="NULL") + _FROM
 TAIL = "SELECT " + _ROW_OR_0.format(value="k.value") + _FROM + " LIMIT ?"
 
-# The compact revision along with each row: of the same moment, which tells a row compacted away from one that
-# is not committed yet.
+# The compact revision with each row, of the same snapshot: it distinguishes a row compacted away from one
+# that is not committed yet.
 _COMPACTED = f"SELECT max(prev_revision) FROM kine WHERE name = '{_COMPACT_REV}'"
 _ROW_COMPACTED = f"{ROW}, ({_COMPACTED})"
 LOAD_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="NULL") + _FROM + " LIMIT ?"
 TAIL_COMPACTED = "SELECT " + _ROW_COMPACTED.format(value="k.value") + _FROM + " LIMIT ?"
 NEWEST = "SELECT max(id) FROM kine"
-# What lies within a leap, which is marked by the row before these ids: see `gaps`.
+# Rows within a leap, which the row before these ids marks: see `id_gaps`.
 WITHIN = "SELECT id FROM kine WHERE id > ? AND id <= ? AND prev_revision + created > 0 ORDER BY id LIMIT ?"
 EXISTS = "SELECT 1 FROM kine WHERE id = ? AND name = ?"
-# A creation may be gone from the unique index, compacted, while what replaced it is there.
+# A creation may be gone from the unique index, compacted, while the row that replaced it exists.
 SINCE = "SELECT 1 FROM kine WHERE name = ? AND id > ? AND deleted = 0 LIMIT 1"
 TAKEN = "SELECT name FROM kine WHERE name = ? AND prev_revision = ?"
 
 COMPACT_REVISION = _COMPACTED
 SET_COMPACT_REVISION = f"UPDATE kine SET prev_revision = ? WHERE name = '{_COMPACT_REV}'"
 
-# What a compaction from one revision to another removes: rows replaced since the first, up to the second,
-# and tombstones before it. A tombstone at the compact revision itself stays until the next compaction, as
-# in etcd: a watch may start there and must see the delete. What came earlier was dealt with earlier, if by
-# the same instance: a Go kine's compaction passes over a tombstone where ours has ended. And a Go kine that
-# reads behind a compaction fills the ids that are gone as if they were gaps: those are looked for by name.
-# Parameters: from, to, from or 0 for the tombstones, to, to.
+# Rows that a compaction from one revision to another removes: rows replaced since the first, up to the
+# second, and tombstones before it. A tombstone at the compact revision itself stays until the next
+# compaction, as in etcd: a watch may start there and must see the delete. Earlier tombstones were removed
+# earlier, but only if by the same instance: Go kine's compaction skips a tombstone at the revision where this
+# kine's has ended. And a Go kine that reads behind a compaction fills the removed ids as if they were gaps:
+# those rows are found by name. Parameters: from, to, from or 0 for the tombstones, to, to.
 _SUPERSEDED = (
     "SELECT prev_revision FROM kine"
     f" WHERE name != '{_COMPACT_REV}' AND prev_revision != 0 AND id > ? AND id <= ?"
@@ -58,8 +58,8 @@ DOOMED = _SUPERSEDED
 COMPACT_EXTRA = f"DELETE FROM kine_extra WHERE id IN ({_SUPERSEDED})"
 COMPACT = f"DELETE FROM kine WHERE id IN ({_SUPERSEDED})"
 
-# What a row replaced is asked for, by Go kine only, where a watch starts before it, which none can any more.
-# Left there, the plaintext of a secret that was encrypted since would outlive its row. Parameters: from, to.
+# Old values are read by Go kine only, for a watch that starts before the row, which compaction rules out.
+# Kept, the plaintext of a secret that was encrypted since would outlive its row. Parameters: from, to.
 CLEAR_OLD_VALUES = "UPDATE kine SET old_value = NULL WHERE id > ? AND id <= ? AND old_value IS NOT NULL"
 
 LEASES = "SELECT id, ttl, renewals FROM kine_lease"
@@ -75,7 +75,7 @@ EXPIRE = "UPDATE kine_lease SET renewals = -1 WHERE id = ? AND renewals = ?"
 INSERT_EXTRA = "INSERT INTO kine_extra (id, lease, version) VALUES (?, ?, ?)"
 MORE = -1  # as a version: the write goes on with the next row
 
-# An instance's own row: see `schema.writer`.
+# An instance's own row: see `table_definitions.writer`.
 REGISTER = "INSERT INTO kine_writer (id, batch, head, started) VALUES (?, 0, 0, ?)"
 UNREGISTER = "DELETE FROM kine_writer WHERE id = ? OR started < ?"
 CLAIM = (
@@ -86,7 +86,7 @@ CLAIMED = "SELECT batch, head FROM kine_writer WHERE id = ? FOR UPDATE"
 FENCE = "UPDATE kine_writer SET batch = ? WHERE id = ?"
 LANDED = "SELECT id, created, deleted, value FROM kine WHERE name = ? AND prev_revision = ? AND id > ?"
 
-# A row that was committed after its id had been given up: it is appended anew, as it can only be seen so.
+# A row committed after its id had been given up: it is appended again, as readers have passed its id.
 LATE = (
     "SELECT name, created, deleted, create_revision, prev_revision, lease, value FROM kine"
     " WHERE id = ? FOR UPDATE"
@@ -106,7 +106,7 @@ ANY_ROW = "SELECT 1 FROM kine LIMIT 1"
 
 
 def ungap(count: int) -> str:
-    """Removes gap rows, the only deletions of nothing, from so many ids."""
+    """The statement that removes gap rows, the only deletions that replace no row, from `count` ids."""
     marks = ", ".join("?" * count)
     return f"DELETE FROM kine WHERE deleted != 0 AND prev_revision = 0 AND id IN ({marks})"
 
@@ -124,7 +124,7 @@ def version_records(versions: Sequence[tuple[int, int]]) -> tuple[str, str]:
 
 
 def as_new(row: Row) -> NewRow:
-    """A row that keeps its id, as the table has it: a creating one does not name itself."""
+    """Converts a row to insert it at its own id: in the table, a creation has no create revision."""
     create = 0 if row.created else row.create_revision
     return NewRow(
         row.name, row.created, row.deleted, create, row.prev_revision,

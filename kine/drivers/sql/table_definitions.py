@@ -1,12 +1,12 @@
-"""The tables, defined once for all SQL databases; dialects differ in column types only.
+"""Table definitions, once for all SQL databases; dialects differ in column types only.
 
 `kine` is Go kine's table, column by column, with all its indexes or, on SQLite, those that a query of either
-uses; so either server opens the other's database. The two side tables hold what an etcd server knows and that
-table has no column for; Go kine never looks at them, and rows without an entry there are served as Go kine
-would.
+server uses; so either server opens the other's database. `kine_extra` and `kine_lease` hold the state of an
+etcd server that `kine` has no column for. Go kine never reads them, and rows without an entry there are
+served as Go kine would.
 
-A running server never imports this, which would cost it 0.2 s and 20 MB: it has the statements of `ddl.py`,
-which `make tables` writes from here.
+A running server never imports this module, which would cost it 0.2 s and 20 MB: it has the statements of
+`ddl.py`, which `make tables` writes from here.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ Index(
     sqlite_where=text(f"name != '{COMPACT_REV_KEY.decode()}' AND prev_revision != 0"),
 ).ddl_if(dialect="sqlite")
 
-# What a row of `kine` cannot say of itself: the lease's id (its own column holds the TTL), and the count
-# of changes once the rows below it are compacted away (0: count from the rows; -1: that, too, and the next
-# row belongs to the same write).
+# Data that a row of `kine` has no column for: the lease's id (its own column holds the TTL), and the version
+# once the rows below it are compacted away (0: count from the rows; -1: likewise, and the next row belongs to
+# the same write).
 extra = Table(
     "kine_extra",
     metadata,
@@ -100,8 +100,8 @@ lease = Table(
     mysql_engine=_ENGINE,
 )
 
-# One row a running instance: the last group of rows it has committed, and the newest id before them. When a
-# connection is lost in a commit, this tells exactly whether it took place, and forbids it from then on.
+# One row per running instance: the last group of rows it has committed, and the newest id before them. When a
+# connection is lost in a commit, this row shows whether the commit took place, and prevents it from then on.
 writer = Table(
     "kine_writer",
     metadata,
@@ -143,7 +143,7 @@ def table_statements() -> Statements:
 
 
 def index_statements() -> Statements:
-    """Of the table `kine`."""
+    """The statements for the indexes of the table `kine`, by dialect and name."""
     return {
         name: {
             str(index.name): str(
