@@ -1,4 +1,4 @@
-"""The commands: `python -m bench run|report|...`."""
+"""The bench commands: `python -m bench run|report|...`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ app.command("all")(whole)
 
 @app.callback()
 def _commands() -> None:
-    """Keeps the command's name in the command line, however few there are."""
+    """Makes typer require the command's name even with a single command."""
 
 
 Endpoints = Annotated[
@@ -82,7 +82,7 @@ def _run_all(comparison: Comparison, scenarios: list[Scenario], results: Results
 def _servers(
     given_urls: list[str] | None, start: list[str] | None, *, allow_remote: bool, tls: TlsFiles
 ) -> tuple[list[Endpoint], list[Recipe]]:
-    """The servers named on the command line; at least one, none twice."""
+    """The servers named on the command line; at least one, without duplicates."""
     try:
         endpoints = [parse(text, allow_remote=allow_remote, tls=tls) for text in given_urls or []]
         starting = [recipe(text) for text in start or []]
@@ -342,7 +342,7 @@ def peers_command(
 
 
 def sound(series: Series) -> bool:
-    """Whether the server was measured and gave no wrong answer."""
+    """Whether the server was measured and returned no wrong answer."""
     wrong = any(
         error.startswith("wrong answer") for one in series.rounds for error in (*one.errors, *one.outside)
     )

@@ -18,9 +18,9 @@ SETTLE = 2.0  # seconds between the last write and reading the memory
 
 
 def cold_start(running: Running, prefix: bytes, keys: int, size: int) -> Round:
-    """Stops the server and starts it again; the latency is from the start of the process to the first get.
+    """Restarts the server; the latency is the time from the start of the process to the first answered get.
 
-    The data is in the operating system's cache, as after a restart of the process, not of the machine.
+    The data is in the operating system's page cache, as after a restart of the process, not of the machine.
     Raises PeerError.
     """
     stopped = running.stop()
@@ -44,7 +44,7 @@ def cold_start(running: Running, prefix: bytes, keys: int, size: int) -> Round:
 
 
 def memory(running: Running, load: Callable[[Running], None], keys: int) -> Round:
-    """Memory of a fresh server, then with the keys that `load` puts in, then after a restart with them."""
+    """Memory of a fresh server, then with the keys that `load` writes, then after a restart with them."""
     empty = Server(running.pids).usage().rss
     began = monotonic()
     load(running)

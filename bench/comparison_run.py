@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = b"/registry/bench/"
 PAGE = 1000  # keys deleted at once
-POLL = 0.05  # seconds between two looks at the server's memory
+POLL = 0.05  # seconds between two samples of the server's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class RunSettings:
 
 
 class Comparison:
-    """Runs scenarios with some worker processes and gathers what they saw."""
+    """Runs scenarios with several worker processes and collects their outcomes."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Comparison:
 
     @property
     def rounds(self) -> int:
-        """How many a scenario has, over all servers."""
+        """The number of rounds of a scenario, over all servers."""
         return self._settings.rounds * len(self._targets)
 
     def run(
@@ -69,7 +69,7 @@ class Comparison:
         before: Callable[[str], None] = lambda _: None,
         after: Callable[[], None] = lambda: None,
     ) -> list[Series]:
-        """All rounds of a scenario; `before` hears of each one, `after` is called when it is done."""
+        """All rounds of a scenario; calls `before` before each round, and `after` at the end."""
         shown = {
             k: v
             for k, v in asdict(scenario).items()
@@ -118,7 +118,7 @@ class Comparison:
             fresh.stop()
 
     def load(self, target: Target, scenario: Scenario) -> None:
-        """Makes sure that the data set a scenario reads is there. Raises WorkerError, CallError."""
+        """Writes the data set that a scenario reads, if it is missing. Raises WorkerError, CallError."""
         prefix = data_prefix(scenario)
         if prefix in target.loaded:
             return
@@ -156,7 +156,7 @@ class Comparison:
         ]
 
     def round(self, target: Target, scenario: Scenario, number: int) -> Round:
-        """One scenario once. Raises WorkerError."""
+        """Runs a scenario once. Raises WorkerError."""
         prefix = ROOT + b"%b/%b-%d/" % (self.run_name, scenario.name.encode(), number)
         usage = Watch(target.server, scenario)
         outcomes = self._workers.run(self._tasks(target, scenario, scenario.kind, prefix), during=usage)
@@ -183,14 +183,14 @@ class Comparison:
         return made
 
     def clean(self, target: Target) -> None:
-        """Deletes what the run wrote, a page at a time: NATS refuses more at once. Raises CallError."""
+        """Deletes the keys of the run, a page at a time: NATS refuses more at once. Raises CallError."""
         with SyncClient(target.endpoint) as client:
             for prefix in (ROOT + self.run_name + b"/", *target.loaded):
                 delete_pages(client, prefix)
 
 
 def delete_pages(client: SyncClient, prefix: bytes) -> None:
-    """Deletes every key with this prefix. Raises CallError."""
+    """Deletes every key with this prefix, page by page. Raises CallError."""
     page = rpc_pb2.RangeRequest(
         key=prefix, range_end=etcd_requests.prefix_end(prefix), limit=PAGE, keys_only=True
     ).SerializeToString()
@@ -205,9 +205,9 @@ def delete_pages(client: SyncClient, prefix: bytes) -> None:
 
 
 def roles(kind: str, loading: int, most: int) -> list[tuple[str, int]]:
-    """How many workers do what: watchers never share a process with the writers they follow.
+    """The number of workers for each role: watchers never share a process with the writers they follow.
 
-    `loading` is how many could load, `most` how many there are, at least 2.
+    `loading` is the number of workers that could load, `most` the number that exist, at least 2.
     """
     match kind:
         case "fanout":
@@ -235,7 +235,7 @@ def count(endpoint: Endpoint, prefix: bytes) -> int:
 
 
 class Watch:
-    """Follows a server's CPU and memory through the measured time of a round."""
+    """Samples a server's CPU and memory during the measured time of a round."""
 
     def __init__(self, server: Server | None, scenario: Scenario) -> None:
         self._server = server
@@ -262,7 +262,7 @@ class Watch:
 
 
 def summarize(outcomes: Sequence[TaskOutcome]) -> Round:
-    """The workers' figures as one round's."""
+    """One round from the outcomes of all workers."""
     made = Round()
     for outcome in outcomes:
         made.completed += outcome.completed

@@ -1,6 +1,6 @@
-"""A correctness run: Kubernetes-shaped objects through every call that an API server makes.
+"""A conformance run: Kubernetes-shaped objects through every call that an API server makes.
 
-Every answer is compared with what this run wrote; nothing else may write under its root meanwhile.
+Every answer is compared with the writes of this run, so nothing else may write under its root meanwhile.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from bench.epoll_loop import Link
 
 PAGE = 50
-EVENT_SECONDS = 30.0  # that the last event may take to arrive
+EVENT_SECONDS = 30.0  # limit for the arrival of the last event
 SHORT_TTL = 2  # seconds
-EXPIRY_SECONDS = 30.0  # that a key may outlive it
+EXPIRY_SECONDS = 30.0  # limit by which a key may outlive its lease
 OUT_OF_RANGE = 11
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
-RETAINED = 1_100  # more revisions than kine keeps whatever compaction asks (--compact-min-retain 1000)
+RETAINED = 1_100  # more revisions than kine keeps at any compaction (--compact-min-retain 1000)
 FUTURE = "etcdserver: mvcc: required revision is a future revision"
 
 
 @dataclass(slots=True)
 class ConformanceStep:
-    """One part of the run: how many answers were compared, and what was wrong."""
+    """One part of the run: the number of answers compared, and the errors found."""
 
     name: str
     checks: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def same(self, found: object, expected: object, what: str) -> None:
-        """Compares; the values themselves are shortened in what is reported."""
+        """Compares two values; long values are shortened in the report."""
         self.checks += 1
         if found != expected:
             self.wrong.append(f"{what}: {_short(found)} instead of {_short(expected)}")
@@ -56,7 +56,7 @@ def _short(value: object) -> str:
 
 
 class Events:
-    """A watch that keeps its events whole."""
+    """A watch that stores its events in full."""
 
     passed = None
 
@@ -82,7 +82,7 @@ class Events:
 
 @dataclass(slots=True)
 class Live:
-    """What a key must hold now."""
+    """The expected content of a key."""
 
     stored: StoredObject
     value: bytes
@@ -92,7 +92,7 @@ class Live:
     lease: int = 0
 
     def differs(self, kv: kv_pb2.KeyValue) -> str:
-        """The first field in which a kv of an answer is another; empty: none."""
+        """The first field in which a kv of an answer differs; empty if none does."""
         pairs = {
             "key": (kv.key, self.stored.key),
             "value": (kv.value, self.value),
@@ -110,7 +110,7 @@ Change = tuple[str, bytes, int, bytes, bytes]  # PUT or DELETE, key, revision, v
 
 
 class ObjectRun:
-    """The run against one server. `steps` tells how it went; an unexpected CallError ends it."""
+    """The run against one server. `steps` holds the results; an unexpected CallError ends the run."""
 
     def __init__(self, client: SyncClient, root: bytes, count: int, seed: int) -> None:
         self.steps: list[ConformanceStep] = []
@@ -125,7 +125,7 @@ class ObjectRun:
         self._lease = 0
 
     def run(self, told: Callable[[str], None] = lambda _: None) -> bool:
-        """Does all steps in order; whether every answer was right."""
+        """Runs all steps in order. Returns whether every answer was right."""
         parts = (
             self._begin, self._create, self._get, self._list, self._pages_while_updating, self._update,
             self._delete, self._expire, self._follow, self._again, self._compact, self._clean,

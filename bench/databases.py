@@ -1,7 +1,7 @@
 """Databases that bench starts for a server: on a free port of 127.0.0.1, with their default settings.
 
-A recipe's command names one as `{postgres}`, `{mysql}` or `{nats}`; the endpoint of a new one stands there
-when the command runs. Their CPU and memory count as the server's.
+A recipe's command names one as `{postgres}`, `{mysql}` or `{nats}`, which is replaced by the endpoint of a
+new database. Their CPU and memory count as the server's.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import pymysql
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
-_PASSWORD = "bench"  # of servers that only this machine reaches, and only while bench runs
+_PASSWORD = "bench"  # for databases that only this machine can reach, and only while bench runs
 
 
 class DatabaseError(Exception):
-    """A database that did not start; the text says why, and what to install."""
+    """A database that did not start; the text gives the reason, and the package to install."""
 
 
 @dataclass(slots=True)
 class Database:
-    """A running one."""
+    """A running database."""
 
-    endpoint: str  # as the recipe's command names it
+    endpoint: str  # in the form that the recipe's command needs
     processes: Sequence[subprocess.Popen[bytes]]
     stop_signal: signal.Signals = signal.SIGTERM
 
@@ -80,7 +80,7 @@ def _postgres(directory: Path, port: int) -> Database:
         psycopg.connect(host="127.0.0.1", port=port, user="postgres", password=_PASSWORD).close()
 
     process = _run(command, directory, user, answers, psycopg.OperationalError)
-    # SIGTERM would wait for its clients to go.
+    # SIGTERM would wait for its clients to disconnect.
     return Database(f"postgres://postgres:{_PASSWORD}@127.0.0.1:{port}/kine", [process], signal.SIGINT)
 
 
@@ -153,7 +153,7 @@ KINDS: dict[str, Callable[[Path, int], Database]] = {
     "nats": _nats,
     "nats-cluster": _nats_cluster,
 }
-# What makes a write safe there, as these servers are by default.
+# When a write is durable with the default settings of these databases.
 DURABILITY = {
     "postgres": "PostgreSQL's default: fsync of the WAL before a write is answered",
     "mysql": "MariaDB's default: fsync of the redo log before a write is answered",
@@ -170,7 +170,8 @@ def _program(name: str, package: str) -> Path:
 
 
 def _give(directory: Path, user: str) -> str | None:
-    """The user the database runs as, who then owns the directory: root is refused. None: whoever we are."""
+    """The user for the database, after giving it the directory, because databases refuse to run as root.
+    None: the current user."""
     if os.geteuid() != 0:
         return None
     try:
@@ -178,7 +179,7 @@ def _give(directory: Path, user: str) -> str | None:
     except KeyError:
         user = "nobody"
     shutil.chown(directory, user)
-    for above in directory.parents[:2]:  # temporary directories of ours, closed to others at first
+    for above in directory.parents[:2]:  # bench's temporary directories, closed to other users at first
         above.chmod(above.stat().st_mode & 0o7777 | 0o055)
     return user
 

@@ -1,4 +1,4 @@
-"""Writes the figures that README.md and docs/performance.md quote: `python -m bench figures`."""
+"""The figures quoted in README.md and docs/performance.md, written by `python -m bench figures`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _p99(stored: Stored, scenario: str, servers: Sequence[str]) -> list[str]:
 
 
 def reasons(stored: Stored) -> list[str]:
-    """README's five reasons."""
+    """The five reasons in README."""
     calls: dict[str, bool] = {}
     for name, answer in re.findall(
         r"^\| `(\w+/\w+)` \|[^|]*\| ([^|]*)\|", (ROOT / "docs/compatibility.md").read_text(), re.MULTILINE
@@ -86,7 +86,7 @@ def reasons(stored: Stored) -> list[str]:
 
 
 def front(stored: Stored) -> list[str]:
-    """README's table: one figure a cell, what a write survives a column."""
+    """The table in README: a column per server, and a first row with what an acknowledged write survives."""
     servers = [server for _, server in _FRONT]
     lines = [
         _row("64 clients, 1 kB values, 2 cores", [name for name, _ in _FRONT]),
@@ -103,7 +103,7 @@ def front(stored: Stored) -> list[str]:
 
 
 def behind(stored: Stored) -> list[str]:
-    """Where kine does not lead, by more than a tenth."""
+    """The scenarios in which another server leads kine by more than a tenth."""
     found = []
     for name, backend in _DATABASES:
         kine, go = f"kine-{backend}", f"go-kine-{backend}"
@@ -175,7 +175,7 @@ def watched(stored: Stored) -> list[str]:
 
 
 def alone(stored: Stored) -> list[str]:
-    """docs/performance.md: a start and memory with 100,000 keys; and no database at all."""
+    """docs/performance.md: start time and memory with 100,000 keys; and the server without a database."""
     servers = ("kine-sqlite", "go-kine-sqlite", "etcd")
     lines = [
         _row("100,000 keys of 1 kB", ["kine on SQLite", "Go kine on SQLite", "etcd"]),
@@ -201,7 +201,7 @@ BLOCKS: dict[str, Callable[[Stored], list[str]]] = {
 
 
 def page(text: str, stored: Stored) -> str:
-    """A page's text with its figures as the reports have them now."""
+    """A page's text with the figures of the current reports."""
 
     def current(block: re.Match[str]) -> str:
         return f"{block[1]}\n{chr(10).join(BLOCKS[block[2]](stored))}\n\n{block[3]}"
@@ -210,7 +210,7 @@ def page(text: str, stored: Stored) -> str:
 
 
 def write() -> list[str]:
-    """The pages that have changed."""
+    """Updates the pages. Returns those that changed."""
     stored, changed = read(), []
     for name in PAGES:
         path = ROOT / name
@@ -227,7 +227,7 @@ def _record(name: str) -> str:
 
 def plots(directory: Path) -> list[Path]:
     """README's chart from the stored reports, for light pages and for dark ones."""
-    from bench.plots import front as draw  # matplotlib takes a second that nothing else here needs
+    from bench.plots import front as draw  # importing matplotlib takes a second, needed only here
 
     stored = read()
     groups = ("create", "update", "get")

@@ -1,4 +1,4 @@
-"""The driver's own cost: the same load against a server that does nothing."""
+"""The driver's own cost, measured with the same load against a server that does nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _START = 60.0  # seconds, on a busy machine
 
 @contextmanager
 def running_echo_server() -> Iterator[tuple[str, int]]:
-    """A running echo server; gives its URL and process id."""
+    """Runs an echo server; yields its URL and process id."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=echo_server.serve, args=(theirs,), daemon=True)

@@ -1,6 +1,6 @@
-"""A server that answers every Txn with the same few bytes: what remains is the driver's own cost.
+"""A server that answers every Txn with the same few bytes, to measure the driver's own cost.
 
-It understands just enough HTTP/2 for the driver's client and is no etcd: use it for `bench calibrate` only.
+It implements just enough HTTP/2 for the driver's client and is no etcd: use it for `bench calibrate` only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TRAILERS = b"\x00\x0bgrpc-status\x010"
 
 
 def canned_txn() -> bytes:
-    """The answer of a create that succeeded, as etcd words it."""
+    """etcd's answer to a successful create."""
     header = rpc_pb2.ResponseHeader(
         cluster_id=14841639068965178418, member_id=10276657743932975437, revision=7_654_321, raft_term=2
     )
@@ -62,7 +62,7 @@ class _Client:
         sock.sendall(frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, grow))
 
     def read(self) -> bool:
-        """Answers what has arrived; False when the peer is gone."""
+        """Answers the requests received; False when the peer has disconnected."""
         try:
             got = self.sock.recv(256 << 10)
         except OSError:
@@ -112,7 +112,7 @@ class _Client:
 
 
 def serve(pipe: Pipe) -> None:
-    """Listens on a free port of this machine, tells it through the pipe, serves until the pipe is closed."""
+    """Listens on a free port of this machine, sends it through the pipe, serves until the pipe is closed."""
     listener = socket.create_server(("127.0.0.1", 0))
     pipe.send(listener.getsockname()[1])
     poll = select.epoll()

@@ -1,4 +1,4 @@
-"""Where a server listens, and how to reach it."""
+"""Addresses of servers under test, and connections to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONNECT_TIMEOUT = 5.0
 
 
 class EndpointError(ValueError):
-    """The endpoint cannot be used; the text says why and what to do."""
+    """An endpoint that cannot be used; the text gives the reason and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Endpoint:
 
     @property
     def target(self) -> str:
-        """As grpcio names it."""
+        """The address in grpcio's form."""
         return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
 
@@ -82,7 +82,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def connect(endpoint: Endpoint, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
-    """A connected socket, TLS done with ALPN `h2`, still blocking. Raises OSError."""
+    """A connected, blocking socket, after the TLS handshake with ALPN `h2` if it uses TLS. Raises OSError."""
     if endpoint.path:
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         plain.settimeout(timeout)

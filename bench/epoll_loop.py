@@ -1,6 +1,6 @@
-"""One process's connections and the loop that drives them: sockets under `http2.Connection`.
+"""The connections of one process and their event loop: sockets under `http2.Connection`.
 
-A plain epoll loop instead of asyncio: no task, future or callback object is made for a request.
+A plain epoll loop instead of asyncio, so that a request creates no task, future or callback object.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_SIZE = 256 << 10
-VIEW_SIZE = 64 << 10  # from here on what has arrived is looked at where it is, not copied first
-TICK = 0.05  # seconds between two looks at timeouts and lost connections
-RECONNECTS = 100  # a link gives up after so many
+VIEW_SIZE = 64 << 10  # a read of at least this size is parsed in place instead of being copied
+TICK = 0.05  # seconds between two checks for timeouts and lost connections
+RECONNECTS = 100  # the limit for one link
 
 
 class Timed(Protocol):
@@ -31,12 +31,12 @@ class Timed(Protocol):
 
 
 class Link:
-    """A connection with its socket, made anew after a loss."""
+    """A connection with its socket; both are replaced after a loss."""
 
     def __init__(self, loop: Loop, endpoint: Endpoint) -> None:
         self.loop = loop
         self.endpoint = endpoint
-        self.arrived = 0.0  # when the data being handed on was read, on the monotonic clock
+        self.arrived = 0.0  # when the data under way to the receivers was read, on the monotonic clock
         self.reconnects = 0
         self.starting: list[Timed] = []  # calls whose clock starts when they are handed to the socket
         self._unsent = b""
@@ -68,7 +68,7 @@ class Link:
         return self._sock is None
 
     def call(self, receiver: Receiver, path: str, message: bytes, *, last: bool = True) -> None:
-        """Starts a call; it leaves when the loop flushes. A lost connection ends it with UNAVAILABLE."""
+        """Starts a call; it is sent when the loop flushes. A lost connection ends it with UNAVAILABLE."""
         connection = self.connection
         if self._sock is None:
             receiver.stream = receiver.received = 0
@@ -90,7 +90,7 @@ class Link:
         self.connection.cancel(receiver)
 
     def flush(self) -> None:
-        """Sends what is due, as far as the socket takes it."""
+        """Sends the pending data, as far as the socket accepts it."""
         sock, out = self._sock, self.connection.out
         if sock is None:
             out.clear()
@@ -117,7 +117,7 @@ class Link:
             self.loop.want_write(sock, want=not waited)
 
     def read(self) -> None:
-        """Takes what has arrived and hands it on, and sends what that calls for."""
+        """Reads from the socket, passes the data to the receivers, and sends the resulting frames."""
         sock = self._sock
         if sock is None:
             return
@@ -149,7 +149,8 @@ class Link:
             self.lose(self.connection.goaway)
 
     def _received(self, sock: socket.socket) -> bytes | memoryview:
-        """What has arrived, into the same memory again and again: bench: list."""
+        """Reads into a reused buffer. Returns a view of it if the data is large, which bench's `list`
+        needs."""
         rest = self.connection.take_rest()
         kept = len(rest)
         buffer = self._buffer
@@ -177,7 +178,7 @@ class Link:
         self.connection.fail(reason)
 
     def reopen(self) -> None:
-        """Tries to connect again, up to RECONNECTS times in all."""
+        """Reconnects, up to RECONNECTS times in all."""
         if self.reconnects < RECONNECTS:
             self.reconnects += 1
             with contextlib.suppress(OSError, ProtocolError, HPACKError):
@@ -185,10 +186,10 @@ class Link:
 
 
 class Loop:
-    """Runs the links of one process until told to stop or a time is reached."""
+    """Runs the links of one process until `stop` is called or a time is reached."""
 
     def __init__(self) -> None:
-        self.dirty: list[Link] = []  # links with something to flush
+        self.dirty: list[Link] = []  # links with data to flush
         self.failed: list[Receiver] = []  # calls made on a lost link
         self.links: list[Link] = []
         self.on_tick: Callable[[float], None] | None = None  # every TICK seconds, with the time
@@ -199,7 +200,7 @@ class Loop:
         self._next_tick = 0.0
 
     def open(self, endpoint: Endpoint, links: int) -> list[Link]:
-        """Opens so many connections. Raises OSError, ProtocolError."""
+        """Opens `links` connections. Raises OSError, ProtocolError."""
         made = [Link(self, endpoint) for _ in range(links)]
         self.links += made
         return made
@@ -217,13 +218,14 @@ class Loop:
         self._epoll.modify(sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if want else 0))
 
     def stop(self) -> None:
-        """Makes `run` return after the current turn."""
+        """Makes `run` return after the current iteration."""
         self._stop = True
 
     def run(self, until: float, due: Callable[[float], float] | None = None) -> None:
-        """Turns until the monotonic time `until` or `stop`.
+        """Iterates until the monotonic time `until` or `stop`.
 
-        `due`, called each turn with the time, starts what is due and returns when it wants to be called next.
+        `due` is called with the time in each iteration; it starts the requests that are due and returns the
+        time for its next call.
         """
         self._stop = False
         wake = until
@@ -241,7 +243,8 @@ class Loop:
             self._turn(min(wake, self._next_tick) - monotonic())
 
     def _turn(self, timeout: float) -> None:
-        # epoll rounds up to milliseconds; select waits for microseconds, and an epoll is selectable.
+        # epoll's timeout is in milliseconds; select's has microseconds, and an epoll descriptor is
+        # selectable.
         if timeout > 0 and not select.select([self._epoll], [], [], timeout)[0]:
             return
         for fd, event in self._epoll.poll(0):
@@ -255,7 +258,7 @@ class Loop:
                 self.flush()
 
     def flush(self) -> None:
-        """Sends everything that waits on any link."""
+        """Sends the pending data of all links."""
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for link in dirty:

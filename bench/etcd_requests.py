@@ -1,7 +1,8 @@
-"""The requests kube-apiserver's storage sends, byte for byte as its Go client encodes them.
+"""The requests of kube-apiserver's storage, byte for byte as its Go client encodes them.
 
-Encoded here rather than through message objects: it is twice as fast, and the driver's time counts. Shapes
-after k8s.io/apiserver/pkg/storage/etcd3/store.go and go.etcd.io/etcd/client/v3/kubernetes/client.go.
+They are encoded here rather than through message objects, which takes half the time, and the driver's time
+counts. Shapes after k8s.io/apiserver/pkg/storage/etcd3/store.go and
+go.etcd.io/etcd/client/v3/kubernetes/client.go.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _put(key: bytes, value: bytes, lease: int) -> bytes:
 
 
 def _mod_is(key: bytes, revision: int) -> bytes:
-    """`MOD(key) = revision`; Go writes the revision even when it is 0, as a oneof."""
+    """`MOD(key) = revision`; Go encodes the revision even when it is 0, because it is a oneof."""
     return sized(b"\x0a", b"\x10\x02\x1a" + varint(len(key)) + key + b"\x30" + varint(revision))
 
 

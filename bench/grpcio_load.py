@@ -1,7 +1,7 @@
 """The same load through grpcio, to cross-check the driver's own client.
 
-A thread for each client, as grpcio's fastest way of making calls from Python. It costs about ten times the
-CPU a request, so it measures itself as soon as the server is quick; at low rates both must agree.
+Each client has a thread, grpcio's fastest way of making calls from Python. That costs about ten times the CPU
+per request, so with a fast server it measures itself; at low rates both clients must agree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = [
 
 
 def channel(endpoint: Endpoint) -> grpc.Channel:
-    """A channel of its own connection. Raises OSError when a certificate cannot be read."""
+    """A channel with its own connection. Raises OSError when a certificate cannot be read."""
     if not endpoint.secure:
         return grpc.insecure_channel(endpoint.target, OPTIONS)
     files = endpoint.tls
@@ -39,14 +39,14 @@ def channel(endpoint: Endpoint) -> grpc.Channel:
 
 
 class _Arrival:
-    """Stands in for the link whose arrival time an operation may read."""
+    """A substitute for the link, for operations that read an arrival time."""
 
     def __init__(self) -> None:
         self.arrived = 0.0
 
 
 class GrpcioLoad:
-    """A run like `Load`'s, with the same figures."""
+    """A run with the interface and figures of `Load`."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class GrpcioLoad:
             self.slots.append(slot)
 
     def run(self, start: float, warmup: float, duration: float) -> None:
-        """Measures for `duration` seconds from `start + warmup` on."""
+        """Measures for `duration` seconds, beginning at `start + warmup`."""
         self.begin = start + warmup
         self.finish = self.begin + duration
         self._due = start
@@ -138,5 +138,5 @@ class GrpcioLoad:
 
 
 def supported(kinds: Sequence[str]) -> bool:
-    """Whether scenarios of these kinds can be run through grpcio: those of calls only."""
+    """Whether grpcio can run scenarios of these kinds: only those that consist of calls."""
     return not set(kinds) & {"mixed", "fanout", "churn"}

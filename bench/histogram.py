@@ -1,7 +1,7 @@
 """A log-bucketed histogram of latencies, after HdrHistogram (http://hdrhistogram.org).
 
-Values are whole nanoseconds. Each power of two is cut into 128 buckets, so that a percentile is off by at
-most 1/128 (0.8%) of itself whatever the range; minimum, maximum and mean are exact.
+Values are whole nanoseconds. Each power of two is divided into 128 buckets, so the error of a percentile is
+at most 1/128 (0.8%) of its value over the whole range; minimum, maximum and mean are exact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 class HistogramJson(TypedDict):
-    """Counts by bucket, as JSON can hold them. Times in nanoseconds."""
+    """Counts by bucket in JSON types. Times in nanoseconds."""
 
     count: int
     total: int
@@ -27,13 +27,13 @@ class HistogramJson(TypedDict):
 
 
 def bucket_of(value: int) -> int:
-    """The bucket a value of `value` nanoseconds (>= 0) falls in; ascending with the value."""
+    """The bucket of a value of `value` nanoseconds (>= 0); ascending with the value."""
     shift = value.bit_length() - SUB_BITS - 1
     return value if shift <= 0 else (shift << SUB_BITS) + (value >> shift)
 
 
 def bucket_top(bucket: int) -> int:
-    """The highest value that falls in the bucket."""
+    """The highest value of the bucket."""
     if bucket < 2 << SUB_BITS:
         return bucket
     shift = (bucket >> SUB_BITS) - 1
@@ -110,7 +110,7 @@ class Histogram:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object] | HistogramJson) -> Histogram:
-        """The histogram `to_json` described."""
+        """The histogram that `to_json` encoded."""
         made = cls()
         fields: HistogramJson = data  # type: ignore[assignment]
         made.count, made.total = fields["count"], fields["total"]

@@ -1,7 +1,7 @@
-"""Header compression for the load client (RFC 7541): request blocks made once, answers decoded once.
+"""HPACK for the load client (RFC 7541): request blocks are encoded once, answer blocks decoded once.
 
-A gRPC client sends the same few headers for ever, so a request's block soon is a handful of indexes; an
-answer's block is the same bytes again and again, so it is looked up by those bytes.
+A gRPC client sends the same few headers in every request, so its header block soon consists of a few indexes.
+An answer's block repeats byte for byte, so its headers are looked up by those bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RequestBlocks:
     """Header blocks of the requests of one connection, by method path.
 
     Indexes every header as other gRPC clients do, unless the server announced a table too small for that.
-    `block` must be called in the order in which the blocks are sent: it adds to the shared table.
+    `block` must be called in the order in which the blocks are sent, because it adds to the shared table.
     """
 
     def __init__(self, authority: str, *, secure: bool, table_size: int = DEFAULT_TABLE_SIZE) -> None:
@@ -40,7 +40,7 @@ class RequestBlocks:
         self._table: list[tuple[str, str]] = []  # newest last
 
     def block(self, path: str) -> tuple[bytes, bool]:
-        """The block for a call of `path`, and whether the same bytes will do for the next one too."""
+        """The block for a call of `path`, and whether the next call can use the same bytes."""
         size_before, announced = len(self._table), self._announce_empty
         parts = [b"\x20" if announced else b"", self._start]
         self._announce_empty = False
@@ -49,7 +49,7 @@ class RequestBlocks:
 
     @property
     def entries(self) -> int:
-        """How many headers the table holds."""
+        """The number of headers in the table."""
         return len(self._table)
 
     def _field(self, name: str, value: str) -> bytes:
@@ -63,7 +63,7 @@ class RequestBlocks:
             if sum(len(n) + len(v) + 32 for n, v in self._table) > DEFAULT_TABLE_SIZE:
                 raise ValueError("more headers than the compression table holds")
             return bytes([0x40 | known]) + named + _string(value)
-        if known >= 15:  # a 4-bit prefix: the rest in a second byte
+        if known >= 15:  # larger than a 4-bit prefix: the rest is in a second byte
             return bytes([0x0F, known - 15]) + _string(value)
         return bytes([known]) + named + _string(value)
 
@@ -72,10 +72,10 @@ Headers = dict[str, str]
 
 
 class AnswerBlocks:
-    """Decodes the header blocks of one connection, in the order received.
+    """Decoder for the header blocks of one connection, in the order received.
 
-    A block that left the table as it was decodes to the same headers until the table changes; those are
-    remembered. Raises hpack.HPACKError for a malformed block.
+    A block that did not change the table decodes to the same headers until the table changes; those headers
+    are cached. Raises hpack.HPACKError for a malformed block.
     """
 
     def __init__(self) -> None:

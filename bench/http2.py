@@ -1,8 +1,9 @@
-"""The client's side of HTTP/2 (RFC 9113) as far as gRPC calls need it: bytes in, bytes out, no socket.
+"""The client side of HTTP/2 (RFC 9113), as far as gRPC calls need it: sans-I/O, bytes in and bytes out.
 
-Lean on purpose: a load driver must cost less than what it measures. A call's HEADERS and DATA leave as one
-packed string, an answer's three frames are walked in one loop. Flow control is kept both ways: our windows
-are wide and given back at half, the server's are never overrun.
+It does little on purpose, because a load driver must cost less than the server it measures. The HEADERS and
+DATA of a call are sent as one packed string, and the three frames of an answer are parsed in one loop. Flow
+control is kept both ways: the client's windows are wide and refilled at half, the server's are never
+exceeded.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ END_HEADERS = 4
 PADDED = 8
 PRIORITY = 32
 
-STREAM_WINDOW = 32 << 20  # of a list of 10 MB, none waits for us
+STREAM_WINDOW = 32 << 20  # wide enough that no list of 10 MB waits for a WINDOW_UPDATE
 CONNECTION_WINDOW = 256 << 20
-MAX_FRAME = 1 << 14  # ours: we do not raise SETTINGS_MAX_FRAME_SIZE
+MAX_FRAME = 1 << 14  # for received frames: the client does not raise SETTINGS_MAX_FRAME_SIZE
 MAX_WINDOW = (1 << 31) - 1
 DEFAULT_WINDOW = 65_535
 
@@ -40,11 +41,11 @@ _UINT32 = struct.Struct(">I")
 
 
 class ProtocolError(Exception):
-    """The server broke HTTP/2 or gRPC framing; the connection is of no more use."""
+    """The server broke HTTP/2 or gRPC framing; the connection cannot be used any more."""
 
 
 class Receiver(Protocol):
-    """Gets what arrives on one stream. The connection sets both counters."""
+    """Receives the data of one stream. The connection sets both counters."""
 
     stream: int
     """The stream's id; 0 while the call waits for one."""
@@ -53,9 +54,9 @@ class Receiver(Protocol):
 
     @property
     def passed(self) -> Callable[[bytes | memoryview, int, int], None] | None:
-        """Where megabytes are expected of which little is wanted, called instead of `data`.
+        """A function called instead of `data`, for streams with megabytes of which little is needed.
 
-        A piece lies between two places in memory that is used again.
+        It gets a buffer that is reused, and the start and end of the piece in it.
         """
 
     def data(self, payload: bytes) -> None:
@@ -66,7 +67,7 @@ class Receiver(Protocol):
 
 
 class _Upload:
-    """The open request side of a stream: what it may send still, and what waits for that."""
+    """The open request side of a stream: its send window, and the data waiting for that."""
 
     __slots__ = ("parts", "window")
 
@@ -81,7 +82,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 class Connection:
-    """One connection. `out` is what the caller must send; `receive` takes what arrived.
+    """One connection. `out` is the data for the caller to send; `receive` takes received data.
 
     Send nothing but `out` until `ready`: the server's SETTINGS decide how requests are compressed.
     """
@@ -90,7 +91,7 @@ class Connection:
         self.out: list[bytes] = []
         self.streams: dict[int, Receiver] = {}
         self.ready = False
-        self.goaway = ""  # why the server wants no more calls here; empty: it takes them
+        self.goaway = ""  # the reason why the server refuses new calls here; empty: it accepts them
         self._authority, self._secure = authority, secure
         self._requests: RequestBlocks | None = None
         self._packed: dict[str, tuple[struct.Struct, bytes]] = {}
@@ -98,22 +99,22 @@ class Connection:
         self._next_stream = 1
         self._max_streams = MAX_WINDOW
         self._max_frame = MAX_FRAME
-        self._window = DEFAULT_WINDOW  # what we may still send on the connection
-        self._stream_window = DEFAULT_WINDOW  # what a new stream may send
-        self._uploads: dict[int, _Upload] = {}  # streams whose request did not leave at once
-        self._blocked: dict[int, _Upload] = {}  # those of them with parts left
+        self._window = DEFAULT_WINDOW  # bytes that may still be sent on the connection
+        self._stream_window = DEFAULT_WINDOW  # bytes that a new stream may send
+        self._uploads: dict[int, _Upload] = {}  # streams whose request was not sent at once
+        self._blocked: dict[int, _Upload] = {}  # those of `_uploads` with parts left
         self._waiting: deque[tuple[Receiver, str, bytes, bool]] = deque()  # over the server's stream limit
         self._received = 0
         self._rest = b""
         self._open_block: tuple[int, int, bytearray] | None = None  # stream, flags, HEADERS so far
-        settings = struct.pack(">HIHI", 0x2, 0, 0x4, STREAM_WINDOW)  # no push; our stream window
+        settings = struct.pack(">HIHI", 0x2, 0, 0x4, STREAM_WINDOW)  # no push; the client's stream window
         grow = _UINT32.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)
         self.out += [PREFACE, frame(SETTINGS, 0, 0, settings), frame(WINDOW_UPDATE, 0, 0, grow)]
 
     # ---- calls
 
     def request(self, receiver: Receiver, path: str, message: bytes, *, last: bool = True) -> None:
-        """Starts a call and sends its first message; with `last`, no other follows.
+        """Starts a call and sends its first message; with `last`, it is the only one.
 
         A call over the server's limit of streams waits for one to end.
         """
@@ -151,7 +152,7 @@ class Connection:
         self.send(stream, message, last=last)
 
     def send(self, stream: int, message: bytes, *, last: bool = False) -> None:
-        """Sends one more message of an open request, as far as the windows let it go."""
+        """Sends one more message of an open request, as far as the windows allow."""
         self._queue(stream, b"\0" + _UINT32.pack(len(message)) + message, last)
 
     def half_close(self, stream: int) -> None:
@@ -159,7 +160,7 @@ class Connection:
         self._queue(stream, b"", True)
 
     def cancel(self, receiver: Receiver) -> None:
-        """Gives up a call; its receiver hears no more of it."""
+        """Cancels a call; its receiver is not called again."""
         if receiver.stream == 0:
             self._waiting = deque(entry for entry in self._waiting if entry[0] is not receiver)
         elif self.streams.get(receiver.stream) is receiver:
@@ -174,7 +175,7 @@ class Connection:
         entries = self._requests.entries
         block, stable = self._requests.block(path)
         if self._requests.entries != entries:
-            self._packed.clear()  # every index moved
+            self._packed.clear()  # the change moved every index
         if stable:
             self._packed[path] = (struct.Struct(f">BHBBI{len(block)}sBHBBIBI"), block)
         return block
@@ -187,7 +188,7 @@ class Connection:
             self._pump()
 
     def _pump(self) -> None:
-        """Sends of what waits as much as the windows allow, the longest waiting stream first."""
+        """Sends as much pending data as the windows allow, the longest waiting stream first."""
         for stream, upload in list(self._blocked.items()):
             while upload.parts:
                 rest, last = upload.parts[0]
@@ -209,7 +210,7 @@ class Connection:
                 del self._blocked[stream]
 
     def _forget(self, stream: int) -> bool:
-        """Drops what was left to send on a stream; whether its request was still open."""
+        """Drops the pending data of a stream. Returns whether its request was still open."""
         self._blocked.pop(stream, None)
         return self._uploads.pop(stream, None) is not None
 
@@ -221,12 +222,13 @@ class Connection:
     # ---- answers
 
     def take_rest(self) -> bytes:
-        """The beginning of a frame whose end has not arrived: to be given again, with what follows."""
+        """The beginning of an incomplete frame, to be passed to `receive` again with the data that
+        follows."""
         rest, self._rest = self._rest, b""
         return rest
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Takes what arrived and hands it on. Raises ProtocolError, hpack.HPACKError."""
+        """Parses received data and calls the receivers. Raises ProtocolError, hpack.HPACKError."""
         if self._rest:
             data = self._rest + data
         position, size = 0, len(data)
@@ -255,7 +257,7 @@ class Connection:
                     else:
                         receiver.passed(data, start, stop)
                     if streams.get(stream) is not receiver:
-                        continue  # it gave up its call
+                        continue  # the receiver cancelled its call
                     if flags & END_STREAM:
                         self._end(stream, INTERNAL, "server ended the stream without trailers")
                     elif receiver.received >= STREAM_WINDOW // 2:
@@ -285,7 +287,7 @@ class Connection:
             self.cancel_with(stream, _STATUS_OF_HTTP.get(http, UNKNOWN), f"HTTP status {http}")
 
     def cancel_with(self, stream: int, status: int, message: str) -> None:
-        """Gives up a call and tells its receiver so."""
+        """Cancels a call and passes the status to its receiver."""
         receiver = self.streams.get(stream)
         if receiver is not None:
             self.cancel(receiver)
@@ -295,7 +297,7 @@ class Connection:
         receiver = self.streams.pop(stream, None)
         if receiver is None:
             return
-        if self._forget(stream):  # answered before the request had ended: nothing more to send
+        if self._forget(stream):  # the answer came before the request's end: nothing more to send
             self.out.append(frame(RST_STREAM, 0, stream, _UINT32.pack(0x8)))
         receiver.end(status, message)
         if self._waiting:
@@ -382,7 +384,7 @@ class Connection:
 
 
 class Messages:
-    """Cuts a stream's DATA into gRPC messages. Raises ProtocolError for a compressed one."""
+    """Splits a stream's DATA into gRPC messages. Raises ProtocolError for a compressed one."""
 
     __slots__ = ("_rest",)
 

@@ -1,8 +1,8 @@
-"""Objects as Kubernetes stores them, made up: the key, and a value of 1 to 50 kB.
+"""Synthetic objects in the form Kubernetes stores them: the key, and a value of 1 to 50 kB.
 
 Built-in kinds are stored as the bytes `k8s\\0` and a protobuf message of the type and the object, custom ones
 as JSON (k8s.io/apimachinery, runtime/serializer). The inner message here has the nesting and the strings of
-the real one, not its field numbers: a store does not look inside.
+the real one, not its field numbers, because a store does not parse it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _metadata(rng: Random, name: str, namespace: str = "", managed: int = 1) -> 
 
 
 def pod(rng: Random, number: int) -> tuple[str, Object]:
-    """3 to 12 kB, as its containers."""
+    """3 to 12 kB, depending on its containers."""
     namespace, name = rng.choice(NAMESPACES), f"web-{rng.getrandbits(32):08x}-{number:05}"
     containers = [
         {
@@ -150,7 +150,7 @@ def custom_resource_definition(rng: Random, number: int) -> tuple[str, Object]:
 
 
 Maker = Callable[[Random, int], tuple[str, Object]]
-MAKERS: tuple[tuple[Maker, int], ...] = (  # with how many of a hundred
+MAKERS: tuple[tuple[Maker, int], ...] = (  # with their number in a hundred
     (pod, 30),
     (config_map, 20),
     (secret, 15),
@@ -161,7 +161,7 @@ MAKERS: tuple[tuple[Maker, int], ...] = (  # with how many of a hundred
 
 
 def objects(root: bytes, count: int, seed: int) -> list[StoredObject]:
-    """`count` objects under the root, in the order of their making; the same for the same seed."""
+    """`count` objects under the root, in the order of creation; the same for the same seed."""
     rng = Random(seed)
     makers = [maker for maker, share in MAKERS for _ in range(share)]
     made = []
@@ -184,7 +184,7 @@ def encode(content: Object) -> bytes:
 
 
 def _message(content: Object) -> bytes:
-    """Nested fields, numbered as they come."""
+    """Nested fields, numbered in order of appearance."""
     out = []
     for number, (key, value) in enumerate(content.items(), 1):
         for one in value if isinstance(value, list) else [value]:

@@ -1,4 +1,4 @@
-"""The machine a run was made on."""
+"""Description of the machine on which a run was made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYNCS = 64
 
 
 def describe(directory: Path | None = None) -> dict[str, Any]:
-    """CPU, memory, kernel, versions, load, and what an fsync costs in `directory`."""
+    """CPU, memory, kernel, versions, load, and the cost of an fsync in `directory`."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),

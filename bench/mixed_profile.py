@@ -1,6 +1,7 @@
-"""The mixed profile: what an API server asks of its store, in an assumed ratio.
+"""The mixed profile: the calls of an API server to its store, in an assumed ratio.
 
-The ratio is an assumption, worked out for a cluster of 1,000 nodes in which two pods a second come and go:
+The ratio is an assumption, derived for a cluster of 1,000 nodes in which two pods a second are created and
+deleted:
 
 - node Leases are renewed every 10 s by each kubelet, which makes 100 updates/s of small objects, about half
   of all calls; node status every 5 min, 3/s (Kubernetes enhancement 589, "Efficient Node Heartbeats");
@@ -9,8 +10,8 @@ The ratio is an assumption, worked out for a cluster of 1,000 nodes in which two
   Events are created for it, each under a lease: creates weigh more here than there;
 - one etcd lease serves up to 1,000 Events or 5% of their TTL (k8s.io/apiserver lease_manager.go): grants
   are rare;
-- most lists and watches are answered by the API server's watch cache; what is left are consistent reads of
-  single objects, pages of 500, counts for metrics, and watches that caches open and reopen.
+- most lists and watches are answered by the API server's watch cache; the rest are consistent reads of single
+  objects, pages of 500, counts for metrics, and watches that caches open and reopen.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ parse_grant = rpc_pb2.LeaseGrantResponse.FromString
 
 
 class Client:
-    """One slot's objects: the Leases it renews, the objects it updates, and those it made and may delete."""
+    """One slot's objects: the Leases it renews, the objects it updates, and those it created and may
+    delete."""
 
     __slots__ = ("created", "grant", "key", "leases", "made", "objects", "revision")
 
@@ -63,7 +65,7 @@ class Client:
         self.grant = 0
         self.made = 0
         self.key = b""
-        self.revision = 0  # the newest seen
+        self.revision = 0  # the newest one seen
 
 
 class Mixed(Operation):

@@ -1,4 +1,4 @@
-"""What each unary scenario sends, and how its answers are checked."""
+"""The requests of each unary scenario, and the checks of their answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def key_of(prefix: bytes, number: int) -> bytes:
 
 
 class KeyRevisions:
-    """A slot's own keys, each with the revision it is at."""
+    """A slot's own keys, each with its current revision."""
 
     __slots__ = ("at", "keys", "revisions", "turns", "unsure")
 
@@ -45,7 +45,7 @@ class KeyRevisions:
         self.revisions = revisions
         self.at = -1
         self.turns = 0
-        self.unsure: set[int] = set()  # keys with a write of unknown fate: a conflict there is no fault
+        self.unsure: set[int] = set()  # keys with a write of unknown outcome: a conflict there is no error
 
 
 class Create(Operation):
@@ -84,7 +84,7 @@ class Create(Operation):
 
 
 class Update(Operation):
-    """Updates the slot's own keys in turn, each at the revision its last write gave it."""
+    """Updates the slot's own keys in turn, each at the revision of its last write."""
 
     kinds = ("update",)
 
@@ -117,7 +117,7 @@ def check_update(state: KeyRevisions, body: bytes) -> str:
         kvs = answer.responses[0].response_range.kvs if answer.responses else ()
         if kvs:
             state.revisions[state.at] = kvs[0].mod_revision
-        if state.at in state.unsure:  # the write that seemed to fail was done
+        if state.at in state.unsure:  # the write of unknown outcome had succeeded
             state.unsure.discard(state.at)
             return ""
         return "conflict on a key of one writer"
@@ -191,8 +191,8 @@ class Get(Operation):
 class ListWhole(Operation):
     """Lists the whole data set in one answer.
 
-    Parsing each would take the driver longer than the servers take to make it: of most, only the size and the
-    end are looked at, where the count is and whether there is more.
+    Parsing every answer would take the driver longer than the servers take to make it. So for most answers
+    only the size and the end are checked; the end has the count and the `more` flag.
     """
 
     kinds: Sequence[str] = ("list",)
@@ -224,7 +224,7 @@ class ListWhole(Operation):
 
 
 class Relist(ListWhole):
-    """Puts a random key of the data set, then lists it all: no list is as the one before."""
+    """Updates a random key of the data set, then lists the whole set, so that no two lists are equal."""
 
     kinds = ("list", "put")
 
@@ -260,7 +260,7 @@ class ListPaged(Operation):
         self._end = etcd_requests.prefix_end(prefix)
         self._keys = keys
         self._limit = limit
-        self.passes = array("d")  # seconds that whole passes took
+        self.passes = array("d")  # seconds per complete pass
 
     def begin(self, slot: Slot) -> None:
         slot.state = Pages(self._prefix)
@@ -293,7 +293,7 @@ class ListPaged(Operation):
 
 
 class Pages:
-    """How far one paged list has come."""
+    """The progress of one paged list."""
 
     __slots__ = ("found", "key", "revision", "started")
 

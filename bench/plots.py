@@ -1,4 +1,4 @@
-"""The report's plots, with matplotlib, as SVG or PNG files."""
+"""Plots for the reports, made with matplotlib as SVG or PNG files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#edae49", "#7a5195", "#5c5c5c", "#00a6a6", "#a05a2c")
 _STYLE: Any = {
-    "svg.hashsalt": "bench",  # the same figures give the same file
+    "svg.hashsalt": "bench",  # makes the file reproducible
     "svg.fonttype": "none",
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -32,7 +32,7 @@ _STYLE: Any = {
     "grid.alpha": 0.3,
     "axes.axisbelow": True,
 }
-PERCENTS = [100 * (1 - 10 ** (-n / 25)) for n in range(101)]  # to 99.99%, even on the axis
+PERCENTS = [100 * (1 - 10 ** (-n / 25)) for n in range(101)]  # up to 99.99%, evenly spaced on the axis
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -66,7 +66,7 @@ def rates(path: Path, by_scenario: dict[str, list[Series]], names: Sequence[str]
 
 
 def latencies(path: Path, found: Sequence[Series], kind: str, names: Sequence[str], title: str) -> None:
-    """Latency by percentile, the HDR way: the axis stretches the slowest few."""
+    """Latency by percentile, in HdrHistogram's form: the axis stretches the slowest few."""
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.2))
         tint = colours(names)
@@ -94,7 +94,8 @@ def latencies(path: Path, found: Sequence[Series], kind: str, names: Sequence[st
 def by_count(
     path: Path, lines: dict[str, list[tuple[int, float, float]]], names: Sequence[str], title: str, unit: str
 ) -> None:
-    """p50 (full) and p99 (dotted) of a figure in seconds against a count, a line a server, both axes log."""
+    """p50 (full) and p99 (dotted) of a figure in seconds against a count, a line per server, both axes
+    log."""
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.2))
         tint = colours(names)
@@ -139,7 +140,7 @@ Panel = tuple[str, dict[str, list[float]], bool]  # unit, figures by name, wheth
 
 
 def over_time(path: Path, times: Sequence[float], panels: Sequence[Panel], unit: str) -> None:
-    """Figures over the same time, a panel under the other, in two columns."""
+    """Figures over the same time, panels in two columns."""
     with mpl.rc_context(_STYLE):
         rows = (len(panels) + 1) // 2
         figure, grid = plt.subplots(rows, 2, figsize=(10.0, 1.9 * rows), sharex=True, squeeze=False)
@@ -174,7 +175,7 @@ def _save(figure: Figure, path: Path) -> None:
 def front(
     path: Path, panels: Sequence[tuple[str, Sequence[str], dict[str, list[float]]]], *, dark: bool
 ) -> None:
-    """README's chart: bars by server in groups, a panel for each figure, on a page that is light or dark."""
+    """README's chart: bars by server in groups, a panel for each figure, on a light or dark page."""
     ink = "#e6edf3" if dark else "#1f2328"
     style = _STYLE | {
         "text.color": ink,

@@ -1,4 +1,4 @@
-"""The servers' processes: their CPU and memory, and which process listens on a port."""
+"""CPU and memory of the servers' processes, and the process that listens on a port."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of a server's processes together. CPU in seconds since they started, memory in bytes."""
+    """Usage of all processes of a server. CPU in seconds since they started, memory in bytes."""
 
     cpu: float
     rss: int
 
 
 class Server:
-    """The processes of one server: those named, and all their children."""
+    """The processes of one server: the given ones, and all their children."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self.roots = [psutil.Process(pid) for pid in pids]
 
     def usage(self) -> Usage:
-        """CPU and memory now. A process that has ended counts no more."""
+        """Current CPU and memory. An ended process is not included."""
         cpu, rss = 0.0, 0
         for process in self._all():
             with contextlib.suppress(psutil.Error):
@@ -40,7 +40,7 @@ class Server:
         return Usage(cpu, rss)
 
     def commands(self) -> list[str]:
-        """The command lines of the named processes; values after a scheme's `//` user part are hidden."""
+        """The command lines of the given processes; passwords in URLs are hidden."""
         found = []
         for process in self.roots:
             with contextlib.suppress(psutil.Error):
@@ -58,7 +58,7 @@ class Server:
 
 
 def hide_password(word: str) -> str:
-    """The word with what stands between `//user:` and `@` replaced."""
+    """The word with the password between `//user:` and `@` replaced."""
     head, slashes, rest = word.partition("//")
     user, at, host = rest.rpartition("@")
     if not slashes or not at or ":" not in user:
@@ -67,7 +67,7 @@ def hide_password(word: str) -> str:
 
 
 def listening_on(endpoint: Endpoint) -> int | None:
-    """The process that listens on the endpoint, None when it cannot be told (not ours, or remote)."""
+    """The process that listens on the endpoint; None when it is unknown (another user's, or remote)."""
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("unix" if endpoint.path else "tcp"):
             address: Any = connection.laddr  # a path, or host and port

@@ -1,4 +1,4 @@
-"""The reports kept in docs/performance, read back, so that no page quotes a figure that was typed by hand."""
+"""Parser for the reports in docs/performance, so that no page quotes a figure that was typed by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TITLES = {"Create": "create", "Update": "update", "Get": "get", "List, whole": 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of one scenario on one server: right answers a second, and latencies in milliseconds."""
+    """The rate of one scenario on one server: right answers a second, and latencies in milliseconds."""
 
     per_second: str
     p50: str
@@ -22,24 +22,24 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """All reports, by scenario and server."""
+    """The figures of all reports, by scenario and server."""
 
     rates: dict[tuple[str, str], Rate] = field(default_factory=dict)
-    cpu: dict[tuple[str, str], str] = field(default_factory=dict)  # microseconds of the server's CPU a call
+    cpu: dict[tuple[str, str], str] = field(default_factory=dict)  # microseconds of server CPU per call
     start: dict[str, str] = field(default_factory=dict)  # seconds until the first answer, 100,000 keys
     memory: dict[str, str] = field(default_factory=dict)  # MiB after that start
-    durability: dict[str, str] = field(default_factory=dict)  # what a server does before it answers a write
+    durability: dict[str, str] = field(default_factory=dict)  # a server's guarantee when it answers a write
 
     def rate(self, scenario: str, server: str) -> float:
         return number(self.rates[scenario, server].per_second)
 
     def times(self, scenario: str, server: str, other: str) -> str:
-        """How many times as fast as the other a server is; empty where that makes less than one a second."""
+        """The speed of a server as a multiple of the other's; empty if the other makes under one a second."""
         base = self.rate(scenario, other)
         return f"{self.rate(scenario, server) / base:.1f}" if base else ""
 
     def survives(self, server: str) -> str:
-        """What an acknowledged write survives."""
+        """The failures that an acknowledged write survives."""
         fsync = re.match(r".*fsync of the .* before a write is answered", self.durability[server])
         return "power loss" if fsync else "a killed process"
 

@@ -1,4 +1,4 @@
-"""Results files as a Markdown report with plots."""
+"""Markdown reports with plots, made from results files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ UNARY = ("create", "update", "delete", "get", "list", "relist", "page", "count",
 
 
 def join(runs: Sequence[Results]) -> Report:
-    """One report of several results. A later run of a server under the same name must be the same server.
+    """One report from several results. Results under one server name must be of the same server.
 
-    Raises ValueError when it is not.
+    Raises ValueError when they are not.
     """
     peers: dict[str, Peer] = {}
     series: list[Series] = []

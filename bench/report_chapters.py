@@ -1,4 +1,4 @@
-"""The whole report: which servers are measured in what, a Markdown file with plots for each chapter."""
+"""The chapters of the whole report: servers and scenarios of each, with a Markdown file and plots."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CALLS = ("create", "update", "get", "list", "page", "create-1", "get-1")
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One report. `{go-kine}` before a backend's name stands for Go kine on it, if there is its binary."""
+    """One chapter. `{go-kine}` before a backend's name means Go kine on it, if its binary is available."""
 
-    name: str  # of its files
+    name: str  # of the chapter's files
     title: str
     servers: tuple[str, ...]
     scenarios: tuple[str, ...]
@@ -51,11 +51,11 @@ CHAPTERS = (
 )  # fmt: skip
 
 _OPTIONS = "--listen-address 127.0.0.1:{port} --metrics-bind-address 0"
-# Of SQLite what its own default sets, plus what it needs not to fail when clients write at once.
+# For SQLite the values of its own default DSN, plus those needed for concurrent writers.
 _SQLITE = "sqlite://{dir}/state.db?_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate"
 _GO_KINE = {
     "sqlite": f"--endpoint {_SQLITE}",
-    # Without a bound it uses up the server's 100 connections, and fails.
+    # Without a limit it uses up the server's 100 connections, and fails.
     "postgres": "--endpoint {postgres} --datastore-max-open-connections 50",
     "mysql": "--endpoint {mysql} --datastore-max-open-connections 50",
     "nats": "--endpoint {nats}",
@@ -63,7 +63,7 @@ _GO_KINE = {
 
 
 def servers(chapter: Chapter, go_kine: Path | None, go_kine_nats: Path | None) -> list[Recipe]:
-    """How to start those of the chapter's servers that are on this machine."""
+    """The recipes of those servers of the chapter that this machine can start."""
     known = recipes()
     chosen = []
     for name in chapter.servers:

@@ -1,4 +1,4 @@
-"""The report's words and tables."""
+"""Text and tables of the report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from bench.results import Peer, Results, Series
 
-SATURATED = 0.85  # share of its time a driver process may compute before its figures are doubted
+SATURATED = 0.85  # share of CPU time from which a driver process's figures are doubtful
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Several results as one: the same scenario against the same server with the same settings is joined."""
+    """Several results as one: rounds of one scenario, server and settings are joined."""
 
     runs: list[Results]
     peers: list[Peer]
@@ -28,7 +28,7 @@ class Report:
         return [peer.name for peer in self.peers]
 
     def of(self, scenario: str) -> list[Series]:
-        """In the servers' order, those with at least one round."""
+        """The series of a scenario with at least one round, in the servers' order."""
         found = [s for s in self.series if s.scenario == scenario and s.rounds]
         return sorted(found, key=lambda s: self.names.index(s.endpoint))
 
@@ -57,7 +57,7 @@ def percent(share: float) -> str:
 
 
 def about(report: Report) -> list[str]:
-    """Machine, servers, commands."""
+    """The section on the machine, the servers and their commands."""
     lines = []
     for run in report.runs:
         machine = run.machine
@@ -82,7 +82,7 @@ def about(report: Report) -> list[str]:
 
 
 def overview(report: Report) -> list[str]:
-    """One row a scenario and server."""
+    """The table with one row per scenario and server."""
     rows = []
     for name in report.scenarios():
         if name in ("memory", "coldstart"):
@@ -119,7 +119,7 @@ def overview(report: Report) -> list[str]:
 
 
 def scenario(found: Sequence[Series]) -> list[str]:
-    """A scenario's heading, settings and full figures."""
+    """The section of one scenario: heading, settings and full figures."""
     first = found[0]
     used = {k: v for k, v in first.settings.items() if v and k != "note"}
     lines = [f"### {first.title}", ""]
@@ -182,7 +182,7 @@ def _delivery(found: Sequence[Series]) -> list[str]:
 
 
 def _faults(found: Sequence[Series]) -> list[str]:
-    """Errors, requests never sent, and driver processes that had no time left."""
+    """Errors, unsent requests, and saturated driver processes."""
     lines = []
     for series in found:
         counts: dict[str, int] = {}
@@ -240,7 +240,7 @@ def memory(found: Sequence[Series]) -> list[str]:
 
 
 def method(report: Report) -> list[str]:
-    """How to read the figures."""
+    """The section on how to read the figures."""
     costs = [
         one.driver_cpu_per_request
         for series in report.series

@@ -1,4 +1,4 @@
-"""What a comparison run found, as kept in a JSON file and read by the report."""
+"""Results of a comparison run, stored as a JSON file and read by the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = 1
 
 @dataclass(slots=True)
 class Round:
-    """One scenario once against one server. Times in seconds, sizes in bytes."""
+    """One run of a scenario against one server. Times in seconds, sizes in bytes."""
 
     rate: float = 0.0  # right answers per second
     latency: dict[str, HistogramJson] = field(default_factory=dict)  # by kind of request
@@ -26,12 +26,12 @@ class Round:
     errors: dict[str, int] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)
     unstarted: int = 0
-    server_cpu: float | None = None  # cores in use; None: the process is not known
+    server_cpu: float | None = None  # cores in use; None: the process is unknown
     server_cpu_per_request: float | None = None
     server_rss: int | None = None
     driver_cpu: float = 0.0  # cores in use by all workers
     driver_cpu_per_request: float = 0.0
-    driver_busiest: float = 0.0  # share of its time that the busiest worker spent computing
+    driver_busiest: float = 0.0  # share of CPU time of the busiest worker
     extra: dict[str, float] = field(default_factory=dict)  # figures of some scenarios only
 
     @property
@@ -50,7 +50,7 @@ class Series:
     endpoint: str
     settings: dict[str, Any]
     rounds: list[Round] = field(default_factory=list)
-    skipped: str = ""  # why there are no rounds
+    skipped: str = ""  # the reason if there are no rounds
 
     def rate(self) -> tuple[float, float, float]:
         """Median, lowest and highest of the rounds."""
@@ -58,7 +58,7 @@ class Series:
         return median(rates), min(rates), max(rates)
 
     def histogram(self, kind: str) -> Histogram:
-        """All rounds' latencies of one kind together."""
+        """The latencies of one kind in all rounds together."""
         total = Histogram()
         for one in self.rounds:
             if kind in one.latency:
@@ -80,7 +80,7 @@ class Series:
 
 @dataclass(slots=True)
 class Peer:
-    """A server of the comparison and how it runs."""
+    """A server of the comparison and how it was run."""
 
     name: str
     url: str
@@ -105,7 +105,7 @@ class Results:
 
 
 class ResultsError(ValueError):
-    """A file that holds no results; the text names it."""
+    """A file that is no results file; the text names it."""
 
 
 def read(path: Path) -> Results:

@@ -1,4 +1,4 @@
-"""The results as a table on standard output."""
+"""Table of the results on standard output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show(all_series: list[Series]) -> None:
-    """A table of the figures on standard output."""
+    """Prints a table of the figures to standard output."""
     table = Table(show_edge=False)
     for column in ("scenario", "server", "rate /s", "spread", "ratio"):
         table.add_column(column, justify="left" if column in ("scenario", "server") else "right")
@@ -45,13 +45,13 @@ def show(all_series: list[Series]) -> None:
                 *(tail if number == 0 else []),
             )
     console = Console()
-    if not console.is_terminal:  # piped or in a log, there is no width to keep to
+    if not console.is_terminal:  # a pipe or log has no width limit
         console.width = 200
     console.print(table)
 
 
 def errors(all_series: list[Series]) -> list[str]:
-    """What went wrong, a line each."""
+    """The errors of the run, one a line."""
     found: dict[str, int] = {}
     for series in all_series:
         for one in series.rounds:

@@ -84,7 +84,7 @@ def whole(
 
 
 def faults(found: list[Series]) -> list[str]:
-    """What our own servers did wrong: no request may fail, and no event go missing."""
+    """The errors of kine's own servers: no request may fail, and no event may be lost."""
     wrong = []
     for series in found:
         if not series.endpoint.startswith("kine-"):
@@ -163,12 +163,12 @@ def _run(
 
 
 def _report(chapter: Chapter, found: Results, out: Path) -> None:
-    from bench import report  # matplotlib takes a second
+    from bench import report  # importing matplotlib takes a second
 
     found.series = [series for series in found.series if series.scenario]
     plots = out / chapter.name
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(plots)  # of what was measured before, and is no more
+        shutil.rmtree(plots)  # removes plots of servers and scenarios that are no longer measured
     path = out / f"{chapter.name}.md"
     report.write(report.join([found]), path, plots, ".svg", title=chapter.title)
     err.print(f"report: {path}")

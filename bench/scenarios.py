@@ -1,4 +1,4 @@
-"""The scenarios by name, with the settings each runs with unless told otherwise."""
+"""The scenarios by name, with their default settings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 from bench.mixed_profile import ASSUMED, SOURCE
 
-EVENTS_A_SECOND = 5_000.0  # that a fan-out aims at: what one watching process can follow well
+EVENTS_A_SECOND = 5_000.0  # the target of a fan-out: what one watching process can keep up with
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Counts are of the whole run; times in seconds; `rate` 0 is a closed loop."""
+    """A scenario. Counts are of the whole run; times in seconds; `rate` 0 is a closed loop."""
 
     name: str
-    kind: str  # what the workers know it as
+    kind: str  # the name that the workers use
     title: str
     clients: int = 64
     watchers: int = 0
@@ -25,7 +25,7 @@ class Scenario:
     keys: int = 10_000
     page: int = 500
     data: bool = False  # reads the data set of `keys` x `size`
-    fixed_clients: bool = False  # its name says how many
+    fixed_clients: bool = False  # its name contains the number
     note: str = ""
 
 
@@ -79,13 +79,13 @@ SCENARIOS = {
         Scenario("memory", "memory", "Memory after loading keys", keys=100_000),
     )
 }
-NEEDS_START = ("coldstart", "memory")  # only for servers that bench starts itself
+NEEDS_START = ("coldstart", "memory")  # only for servers that bench starts
 
 
 def choose(names: list[str]) -> list[Scenario]:
-    """The scenarios of these names; `fanout` and `churn` stand for all of theirs, `all` for every one.
+    """The scenarios with these names; `fanout` and `churn` stand for their whole groups, `all` for every one.
 
-    Raises KeyError with a name that is none.
+    Raises KeyError with an unknown name.
     """
     found: dict[str, Scenario] = {}
     for name in names:
@@ -101,5 +101,5 @@ def choose(names: list[str]) -> list[Scenario]:
 
 
 def with_settings(scenario: Scenario, **settings: float | int | None) -> Scenario:
-    """The scenario with those of the settings that are not None."""
+    """The scenario with those settings replaced that are not None."""
     return replace(scenario, **{key: value for key, value in settings.items() if value is not None})  # type: ignore[arg-type]

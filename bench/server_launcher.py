@@ -1,4 +1,4 @@
-"""Servers that bench starts itself: how, where, and how to stop and start them again."""
+"""Servers that bench starts: their recipes, and starting, stopping and restarting them."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _LIBC = ctypes.CDLL(None)
 
 
 class PeerError(Exception):
-    """A server that did not start; the text says why and where its log is."""
+    """A server that did not start; the text gives the reason and the path of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to start a server.
 
-    `{port}`, `{peer_port}` and `{dir}` in the command are filled in, and so is the name of a kind of
-    `bench.databases` by the endpoint of a new one, as in `{postgres}`.
+    `{port}`, `{peer_port}` and `{dir}` in the command are replaced. The name of a kind of database in
+    `bench.databases`, such as `{postgres}`, is replaced by the endpoint of a new one.
     """
 
     name: str
@@ -104,7 +104,7 @@ def _kine(name: str, dsn: str, durability: str, *more: str) -> Recipe:
 
 
 def recipes() -> dict[str, Recipe]:
-    """The servers known by name."""
+    """The known servers by name."""
     known = (
         _etcd("etcd", "fsync of the write-ahead log before a write is answered (etcd's default)"),
         _etcd("etcd-nofsync", "no fsync (--unsafe-no-fsync): survives kill -9, not power loss",
@@ -124,7 +124,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(text: str) -> Recipe:
-    """The recipe of a known name, or of `NAME=COMMAND`. Raises PeerError."""
+    """The recipe of a known server, or one from `NAME=COMMAND`. Raises PeerError."""
     name, equals, command = text.partition("=")
     if equals:
         words = tuple(shlex.split(command))
@@ -142,14 +142,14 @@ def recipe(text: str) -> Recipe:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is free at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 class Running:
-    """A server process that bench started, its directory and its endpoint."""
+    """A server process started by bench, with its directory and endpoint."""
 
     def __init__(self, recipe: Recipe, directory: Path) -> None:
         self.recipe = recipe
@@ -158,18 +158,18 @@ class Running:
         self.port, self._peer_port = free_port(), free_port()
         self.endpoint: Endpoint = parse(f"{recipe.name}=http://127.0.0.1:{self.port}")
         self.log = directory / "server.log"
-        self.databases: dict[str, Database] = {}  # that stay while the server is stopped and started
+        self.databases: dict[str, Database] = {}  # these keep running when the server is restarted
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
 
     @property
     def pid(self) -> int:
-        """0 when it does not run."""
+        """The process id; 0 when the server is not running."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def pids(self) -> list[int]:
-        """The server's process and those of its databases."""
+        """The ids of the server's process and of its databases' processes."""
         return [
             self.pid,
             *(process.pid for database in self.databases.values() for process in database.processes),
@@ -177,13 +177,13 @@ class Running:
 
     @property
     def command(self) -> str:
-        """As the recipe has it, without paths of this machine and passwords."""
+        """The command as in the recipe, without this machine's paths and passwords."""
         first = Path(self.recipe.command[0]).name
         words = ["python" if first.startswith("python") else first, *self.recipe.command[1:]]
         return " ".join(hide_password(word) for word in words)
 
     def launch(self) -> float:
-        """Starts the process and gives the time at which it did; it may not answer yet. Raises PeerError."""
+        """Starts the process. Returns its start time; it may not answer yet. Raises PeerError."""
         for kind in self.recipe.databases:
             if kind not in self.databases:
                 try:
@@ -227,7 +227,7 @@ class Running:
         )
 
     def stop(self) -> float:
-        """Ends the process by SIGTERM, SIGKILL after STOP_SECONDS; gives the seconds it took."""
+        """Ends the process by SIGTERM, SIGKILL after STOP_SECONDS. Returns the seconds it took."""
         process, self._process = self._process, None
         if process is None:
             return 0.0
@@ -244,7 +244,7 @@ class Running:
         return monotonic() - started
 
     def disk_bytes(self) -> int:
-        """What its directory takes on disk."""
+        """The size of its directory on disk."""
         return sum(f.stat().st_blocks * 512 for f in self.directory.rglob("*") if f.is_file())
 
     def _last_words(self) -> str:
@@ -256,19 +256,19 @@ class Running:
 
 
 def _die_with_parent() -> None:
-    # Runs in the child: a killed driver must not leave servers behind.
+    # Runs in the child: servers must not outlive a killed driver.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Peers:
-    """Servers started for a run, in one directory; all are stopped and removed at the end. A context."""
+    """Context manager for servers started for a run in one directory; stops and removes all at the end."""
 
     def __init__(self, base: Path | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="bench-peers-", dir=base))
         self.running: list[Running] = []
 
     def start(self, recipe: Recipe) -> Running:
-        """Starts a server on an empty directory and waits until it answers. Raises PeerError."""
+        """Starts a server on an empty directory and waits for its first answer. Raises PeerError."""
         directory = self.directory / f"{recipe.name}-{len(self.running)}"
         running = Running(recipe, directory)
         self.running.append(running)

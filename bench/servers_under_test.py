@@ -1,4 +1,4 @@
-"""The servers of a run: those given by their address, and those that bench starts."""
+"""The servers of a run: given endpoints, and servers that bench starts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Target:
-    """A server under load; `server` is None when its process is not known."""
+    """A server under load; `server` is None when its process is unknown."""
 
     endpoint: Endpoint
     peer: Peer
     server: Server | None = None
-    running: Running | None = None  # when bench started it
-    followed: Endpoint | None = None  # another instance on its database, where the watchers are
-    fresh: Running | None = None  # another of its kind, with one scenario's data only
-    loaded: set[bytes] = field(default_factory=set)  # data sets known to be there
+    running: Running | None = None  # set if bench started it
+    followed: Endpoint | None = None  # another instance on the same database, which serves the watchers
+    fresh: Running | None = None  # another server of the same kind, with the data of one scenario only
+    loaded: set[bytes] = field(default_factory=set)  # data sets known to be complete
 
 
 def given(endpoint: Endpoint, pids: list[int], durability: str) -> Target:
-    """The target of an address; without `pids` the process that listens there counts, if it can be told.
+    """The target of an endpoint; without `pids` it uses the process that listens there, if it is known.
 
-    Raises OSError, ProtocolError, CallError when it does not answer, psutil.Error for a pid that is none.
+    Raises OSError, ProtocolError, CallError when the server does not answer, psutil.Error for an invalid pid.
     """
     if not pids:
         found = listening_on(endpoint)
@@ -43,7 +43,7 @@ def given(endpoint: Endpoint, pids: list[int], durability: str) -> Target:
 
 
 def started(running: Running, durability: str = "") -> Target:
-    """The target of a server that bench started. Raises as `given`."""
+    """The target of a server that bench started. Raises the same errors as `given`."""
     endpoint = running.endpoint
     safety = durability or running.recipe.safety
     peer = Peer(endpoint.name, endpoint.url, version(endpoint), running.command, safety)
@@ -51,6 +51,6 @@ def started(running: Running, durability: str = "") -> Target:
 
 
 def version(endpoint: Endpoint) -> str:
-    """What the server says it is. Raises OSError, ProtocolError, CallError."""
+    """The version that the server reports. Raises OSError, ProtocolError, CallError."""
     with SyncClient(endpoint) as client:
         return rpc_pb2.StatusResponse.FromString(client.call(STATUS, b"", 10.0)).version

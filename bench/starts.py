@@ -32,7 +32,7 @@ SERVING = b"Kine available at"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A program, and where it unpacks (the executable): a directory of its own each time if `first`."""
+    """One way to start: a program, and the executable's unpack directory, a new one each time if `first`."""
 
     name: str
     command: tuple[str, ...]
@@ -42,12 +42,12 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """Of each start in order: seconds until it served, seconds of processor time, and bytes."""
+    """The starts of one way, in order: seconds until it served, seconds of CPU time, and bytes of memory."""
 
     elapsed: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
-    private: list[int] = field(default_factory=list)  # not pages of files
+    private: list[int] = field(default_factory=list)  # without pages of files
 
 
 def measure(way: Way, unpacked: Path, found: Starts) -> None:
@@ -82,7 +82,7 @@ def measure(way: Way, unpacked: Path, found: Starts) -> None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Medians, as the page shows them."""
+    """The table of medians for the page."""
     names = list(results["ways"])
     rows = [
         ("elapsed time", "elapsed", 1, ".2f", "s"),
@@ -126,7 +126,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="kine-unpacked-", dir="/var/tmp") as unpacked:
         for way in ways:
-            measure(way, Path(unpacked), Starts())  # files are in the page cache, and unpacked
+            measure(way, Path(unpacked), Starts())  # warms the page cache, and unpacks
         for number in range(chosen.rounds):
             for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
                 measure(way, Path(unpacked), found[way.name])

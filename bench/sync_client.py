@@ -1,4 +1,4 @@
-"""One call at a time, for set-up and checks: blocking, on the same HTTP/2 client as the load."""
+"""Blocking client for set-up and checks: one call at a time, on the same HTTP/2 client as the load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class CallError(Exception):
-    """A call that ended with another status than OK."""
+    """A call that ended with a status other than OK."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"status {status}: {message}")
@@ -50,14 +50,14 @@ class SyncClient:
         self.link: Link = self.loop.open(endpoint, 1)[0]
 
     def call(self, path: str, message: bytes, timeout: float = 30.0) -> bytes:
-        """The answer of a unary call, waited for up to `timeout` seconds. Raises CallError."""
+        """The answer of a unary call; waits up to `timeout` seconds. Raises CallError."""
         answers = self.stream(path, message, timeout)
         if len(answers) != 1:
             raise CallError(13, f"{len(answers)} messages answer a unary call")
         return answers[0]
 
     def stream(self, path: str, message: bytes, timeout: float = 30.0) -> list[bytes]:
-        """All answers of a call to which the server may send several. Raises CallError."""
+        """All answers of a server-streaming call. Raises CallError."""
         call = _Call(self.loop)
         self.link.call(call, path, message)
         deadline = monotonic() + timeout

@@ -1,8 +1,8 @@
-"""Unary load from one process: slots that each keep one request in flight, closed or open loop.
+"""Unary load from one process: slots that each keep one request in flight, in a closed or open loop.
 
-Closed loop: a slot sends its next request when it has the answer to the last; its clock starts when the
-request is handed to the socket. Open loop: requests are due at a fixed rate whatever the server does, and a
-latency counts from when the request was due, so that a stall shows in all those it held up (no coordinated
+Closed loop: a slot sends its next request when it has the answer to the last; its latency starts when the
+request is written to the socket. Open loop: requests are due at a fixed rate independent of the server, and
+latency starts when the request was due. So a stall shows in all the requests that it delayed (no coordinated
 omission; G. Tene, "How NOT to Measure Latency").
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from bench.epoll_loop import Link, Loop
 
-TAIL = 16  # bytes of an answer's end that are looked at when it is not read whole
-DRAIN = 10.0  # seconds that requests in flight get after the end of a run
+TAIL = 16  # bytes at the end of an answer that are checked when it is not parsed
+DRAIN = 10.0  # seconds for requests in flight after the end of a run
 
 
 class Operation:
-    """What the slots send. One object serves all slots of a process."""
+    """Generator of the requests and checker of the answers. One object serves all slots of a process."""
 
     kinds: Sequence[str] = ()
     """Names of the requests told apart in the results."""
@@ -36,22 +36,22 @@ class Operation:
     """Of so many answers of the first kind one is read whole; of the others `skim` sees size and end."""
 
     def begin(self, slot: Slot) -> None:
-        """Sets `slot.state`."""
+        """Initializes `slot.state`."""
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
-        """The slot's next request, as path and message, setting `slot.kind`; None: it has no more."""
+        """The slot's next request, as path and message; sets `slot.kind`. None: it has no more."""
         raise NotImplementedError
 
     def check(self, slot: Slot, body: bytes) -> str:
-        """What is wrong with the answer; empty: nothing."""
+        """The error in the answer; empty if there is none."""
         raise NotImplementedError
 
     def skim(self, slot: Slot, tail: bytes, size: int) -> str:
-        """What is wrong with an answer of so many bytes that ends in `tail`; empty: nothing."""
+        """The error in an answer of `size` bytes that ends in `tail`; empty if there is none."""
         raise NotImplementedError
 
     def failed(self, slot: Slot) -> None:
-        """The request ended without an answer: whether a write was done is unknown."""
+        """Called when the request ended without an answer: the outcome of a write is unknown."""
 
 
 class Slot:
@@ -71,12 +71,12 @@ class Slot:
         self.start = 0.0
         self.kind = 0
         self.busy = False
-        self.call: Receiver = self  # what holds the stream of the request in flight
+        self.call: Receiver = self  # receives the stream of the request in flight
         self.chunks: list[bytes] = []
         self.state: Any = None
         self.turn = 0
         self.passed: Callable[[bytes | memoryview, int, int], None] | None = None
-        self.size = 0  # of an answer that is only skimmed
+        self.size = 0  # bytes of an answer that is not parsed
         self.tail = b""
 
     def data(self, payload: bytes) -> None:
@@ -109,7 +109,7 @@ class Slot:
             prefix = chunks[0] if chunks else b""
             if len(chunks) == 1:
                 body = prefix[5:]
-            else:  # cut before joining: a list's answer is megabytes
+            else:  # split before joining: a list's answer is megabytes
                 chunks[:1] = [prefix[5:]]
                 body = b"".join(chunks)
             chunks.clear()
@@ -136,7 +136,7 @@ class Slot:
 
 
 class WatchOpening:
-    """A slot's request that opens a watch and closes it as soon as the server has created it."""
+    """A slot's request that opens a watch and closes it once the server has created it."""
 
     passed = None
 
@@ -158,8 +158,8 @@ class WatchOpening:
 class Load:
     """One run of an operation over some links.
 
-    `rate` is in requests per second for this process; 0: closed loop. `limit` is the number of seconds one
-    request may take; then it is cancelled and counted as an error.
+    `rate` is in requests per second for this process; 0: closed loop. `limit` is the timeout of one request
+    in seconds; then it is cancelled and counted as an error.
     """
 
     def __init__(
@@ -181,8 +181,8 @@ class Load:
         self.finish = 0.0
         self.completed = 0  # right answers within the measured time
         self.answers = 0  # all answers and failures
-        self.ran_out = False  # of requests, before the time was over
-        self.last_end = 0.0  # when the last answer came
+        self.ran_out = False  # no requests were left before the end of the time
+        self.last_end = 0.0  # time of the last answer
         self.samples = [array("d") for _ in operation.kinds]
         self.errors: Counter[str] = Counter()
         self.outside: Counter[str] = Counter()  # errors before and after the measured time
@@ -200,7 +200,7 @@ class Load:
         self.begin = start + warmup
         self.finish = self.begin + duration
         self.loop.on_tick = self._expire
-        self.loop.run(start)  # nothing is due before: pings are answered while we wait
+        self.loop.run(start)  # nothing is due before; this answers pings
         give_up = self.finish + DRAIN
         if self.rate:
             self._next_due = start + self._random.random() / self.rate
@@ -216,11 +216,11 @@ class Load:
 
     @property
     def unstarted(self) -> int:
-        """Requests that were due but for which no slot became free in time."""
+        """The number of requests that were due but for which no slot became free in time."""
         return len(self._backlog)
 
     def released(self, slot: Slot, now: float) -> None:
-        """A slot has its answer: gives it the next request."""
+        """Gives the next request to a slot that has its answer."""
         self._outstanding -= 1
         self.last_end = now
         if self.rate:
@@ -287,7 +287,7 @@ class Load:
         slot.end(DEADLINE_EXCEEDED, f"no answer within {self.limit:g} s")
 
     def _abandon(self) -> None:
-        """Ends what is still in flight after the drain: each is an error of the measured time."""
+        """Ends the requests in flight after the drain: each counts as an error of the measured time."""
         self.finish = min(self.finish, monotonic())
         for slot in self.slots:
             if slot.busy:

@@ -1,4 +1,4 @@
-"""From what writers and followers noted to watch lag and share of events delivered."""
+"""Watch lag and event delivery, computed from the notes of writers and followers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Latencies are of the events of writes sent in the measured time, delivery is of all writes."""
+    """Watch lag. Latencies are of the events of writes sent in the measured time, delivery is of all
+    writes."""
 
     from_sending: Histogram
     from_answer: Histogram  # 0 where the event came before the write's answer
-    to_last_watcher: Histogram  # from sending until every watcher had it
+    to_last_watcher: Histogram  # from sending until the last watcher received it
     writes: int
     events: int  # that arrived, of acknowledged writes
     expected: int
-    unacknowledged: int  # events of writes whose answer was lost, or not ours
+    unacknowledged: int  # events of writes whose answer was lost, or of other writers
 
     @property
     def delivered(self) -> float:
@@ -62,7 +63,7 @@ def measure(outcomes: Sequence[TaskOutcome], begin: float, finish: float) -> Lag
         len(written),
         int(ours.sum()),
         len(written) * watches,
-        int(np.count_nonzero(~ours & (seen > written[0]))),  # before the first write, set-up was seen
+        int(np.count_nonzero(~ours & (seen > written[0]))),  # earlier events belong to the set-up
     )
 
 

@@ -1,7 +1,7 @@
 """Watch streams that follow writes, and writers that note when each write was sent and acknowledged.
 
-Events and writes meet by revision: a write's answer carries the revision that its event has. All times are
-of the machine's one monotonic clock, so writer and watcher may be different processes.
+An event is matched to its write by revision, which the write's answer contains. All times are of the
+machine's one monotonic clock, so writer and watcher may be different processes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PARSE_AT = 32 << 20  # bytes of answers kept before they are parsed
 class Follower:
     """One watch stream with several watches. Notes the arrival of every event of every watch.
 
-    Answers are kept as they came and parsed later, so that parsing one does not delay the arrival of the
-    next: with 10,000 watchers one put is 10,000 messages.
+    Answers are stored unparsed and parsed later, so that parsing one does not delay the noted arrival of the
+    next: with 10,000 watchers one put causes 10,000 messages.
     """
 
     passed = None
@@ -39,7 +39,7 @@ class Follower:
         self.stream = 0
         self.received = 0
         self.created = 0
-        self.ended = ""  # why the stream ended, if it did
+        self.ended = ""  # the reason if the stream ended
         self.revisions = array("q")
         self.arrivals = array("d")
         self.errors: Counter[str] = Counter()
@@ -50,14 +50,14 @@ class Follower:
         self._newest: dict[int, int] = {}  # by watch
 
     def open(self, requests: Sequence[bytes]) -> None:
-        """Asks for the watches, one request each, all on this stream."""
+        """Creates the watches, one request each, all on this stream."""
         self._link.call(self, etcd_requests.WATCH, requests[0], last=False)
         for request in requests[1:]:
             self._link.send(self, request)
 
     @property
     def oldest(self) -> int:
-        """The revision up to which every watch of the stream has its events."""
+        """The revision up to which every watch of the stream has received its events."""
         return min(self._newest.values(), default=0)
 
     def data(self, payload: bytes) -> None:
@@ -72,7 +72,7 @@ class Follower:
         self.errors[self.ended] += 1
 
     def parse(self) -> None:
-        """Takes the events out of what has arrived."""
+        """Extracts the events from the stored answers."""
         raw, self._raw, self._raw_bytes = self._raw, [], 0
         newest = self._newest
         for arrived, message in raw:
@@ -85,7 +85,7 @@ class Follower:
             seen = newest.get(watch, 0)
             for event in answer.events:
                 revision = event.kv.mod_revision
-                if revision <= seen:  # none of our writes shares a revision with another
+                if revision <= seen:  # no two writes of the run share a revision
                     self.errors["an event came twice or out of order"] += 1
                 seen = revision
                 self.revisions.append(revision)
@@ -122,7 +122,7 @@ def open_watches(
 
 
 class Writes:
-    """When each acknowledged write was sent and acknowledged, by its revision."""
+    """The times at which each acknowledged write was sent and acknowledged, by its revision."""
 
     def __init__(self) -> None:
         self.revisions = array("q")
@@ -136,7 +136,7 @@ class Writes:
 
 
 class NotedUpdate(Update):
-    """Updates whose writes are noted."""
+    """Updates that note the times of their writes."""
 
     def __init__(self, keys: Callable[[int], KeyRevisions], pool: list[bytes], writes: Writes) -> None:
         super().__init__(keys, pool)
@@ -154,7 +154,7 @@ CREATE, UPDATE, DELETE = 0, 1, 2
 
 
 class Churn(Operation):
-    """Each slot creates an object, updates it twice, deletes it, and begins again with a new one."""
+    """Each slot creates an object, updates it twice, deletes it, and repeats this with a new one."""
 
     kinds = ("create", "update", "delete")
     _steps = (CREATE, UPDATE, UPDATE, DELETE)

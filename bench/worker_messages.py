@@ -1,4 +1,4 @@
-"""What a worker process is told to do, and what it tells of it. Both cross a pipe."""
+"""Messages between the driver and its worker processes: tasks and outcomes. Both are sent through a pipe."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Task:
     seed: int = 1
 
     def share(self, total: int) -> int:
-        """This worker's part of a count that all workers share."""
+        """This worker's share of a count that all workers divide."""
         return total // self.workers + (self.worker < total % self.workers)
 
 
 @dataclass(slots=True)
 class TaskOutcome:
-    """What one worker saw. Times in seconds."""
+    """The result of one worker. Times in seconds."""
 
     latency: dict[str, Histogram] = field(default_factory=dict)  # by kind of request
     completed: int = 0  # right answers within the measured time
@@ -52,7 +52,7 @@ class TaskOutcome:
     elapsed: float = 0.0  # measured time, shorter if the work ran out
     errors: dict[str, int] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)  # errors before and after the measured time
-    unstarted: int = 0  # open loop: requests due that never found a free client
+    unstarted: int = 0  # open loop: requests due for which no client was free
     cpu: float = 0.0  # this process's, over `wall`
     wall: float = 0.0
     written: array[int] = field(default_factory=lambda: array("q"))  # revisions of acknowledged writes
@@ -60,21 +60,22 @@ class TaskOutcome:
     acked: array[float] = field(default_factory=lambda: array("d"))
     seen: array[int] = field(default_factory=lambda: array("q"))  # revisions of events that arrived
     arrived: array[float] = field(default_factory=lambda: array("d"))
-    watches: int = 0  # open watches that were to see every write
+    watches: int = 0  # open watches, each of which should receive every write
 
 
 class Exchange:
-    """What writers and followers tell each other during a run, through the driver."""
+    """Messages between writers and followers during a run, sent through the driver."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
     def wrote(self, last: int) -> None:
-        """This worker writes no more; `last` is its newest acknowledged revision, 0 if none."""
+        """Announces that this worker has finished writing; `last` is its newest acknowledged revision or
+        0."""
         self._pipe.send(("wrote", last))
 
     def newest(self) -> int | None:
-        """The newest revision of all writers, None until all are done. Does not wait."""
+        """The newest revision of all writers, None until all have finished. Does not wait."""
         if not self._pipe.poll():
             return None
         newest: int = self._pipe.recv()

@@ -1,4 +1,4 @@
-"""The driver's worker processes: started once, given one task after the other."""
+"""The driver's worker processes: started once, and given one task after the other."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-LEAD = 0.05  # seconds between the word to go and the start
+LEAD = 0.05  # seconds between the start message and the start
 
 
 class WorkerError(Exception):
-    """A worker could not do its task; the text says why."""
+    """A worker could not do its task; the text gives the reason."""
 
 
 def job_of(task: Task) -> Job:
-    """Sets up a worker's part."""
+    """Sets up a worker's job."""
     match task.role:
         case "follow":
             return FollowJob(task)
@@ -38,7 +38,8 @@ def job_of(task: Task) -> Job:
 
 
 def keep_memory() -> None:
-    """Has malloc keep what is freed: a list of 10 MB costs 14 ms of page faults otherwise, 2 ms with this."""
+    """Makes malloc keep freed memory: without this a list of 10 MB costs 14 ms of page faults, with it 2
+    ms."""
     with contextlib.suppress(AttributeError):  # glibc only
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
@@ -46,9 +47,9 @@ def keep_memory() -> None:
 
 
 def serve(pipe: Pipe) -> None:
-    """A worker process: does tasks until told to quit or the driver is gone."""
+    """The main function of a worker process: does tasks until it gets None or the driver ends."""
     keep_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver stops us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver stops its workers
     with contextlib.suppress(EOFError, OSError):
         while True:
             task = pipe.recv()
@@ -56,7 +57,7 @@ def serve(pipe: Pipe) -> None:
                 return
             try:
                 job = job_of(task)
-            except Exception as bad:  # whatever it was, the driver must hear of it
+            except Exception as bad:  # any error must be reported to the driver
                 pipe.send(("failed", f"{type(bad).__name__}: {bad}"))
                 continue
             gc.collect()
@@ -77,7 +78,7 @@ def serve(pipe: Pipe) -> None:
 
 
 class Workers:
-    """So many worker processes. Use as a context."""
+    """A pool of worker processes. Use as a context."""
 
     def __init__(self, count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -99,10 +100,10 @@ class Workers:
         set_up: float = 900.0,
         during: Callable[[float, Callable[[], bool]], None] = lambda _start, _ended: None,
     ) -> list[TaskOutcome]:
-        """Runs the tasks at the same time, one a worker, and gives what each saw. Raises WorkerError.
+        """Runs the tasks at the same time, one per worker. Returns their outcomes. Raises WorkerError.
 
         `set_up` is the number of seconds they get to prepare. `during` is called with the start time and a
-        function that tells whether all are done already; it should return when the measured time is over.
+        function that returns whether all are done; `during` should return at the end of the measured time.
         """
         pipes = self._pipes[: len(tasks)]
         for pipe, task in zip(pipes, tasks, strict=True):
@@ -122,7 +123,7 @@ class Workers:
         return self._collect(pipes, tasks, limit)
 
     def _collect(self, pipes: Sequence[Pipe], tasks: Sequence[Task], limit: float) -> list[TaskOutcome]:
-        """Tells the followers the last revision once all writers are done, then takes all outcomes."""
+        """Sends the followers the last revision once all writers are done, then collects all outcomes."""
         followers = [pipe for pipe, task in zip(pipes, tasks, strict=True) if task.role in ("follow", "both")]
         if followers:
             newest = 0
@@ -134,7 +135,7 @@ class Workers:
                     newest = max(newest, value)
             for pipe in followers:
                 pipe.send(newest)
-        # Everyone's, before one of them raises: what stays in a pipe would be taken for the next task's.
+        # All are read before any raises: a message left in a pipe would be taken for the next task's.
         answers = [self._answer(pipe, limit, "done") for pipe in pipes]
         outcomes = [value for _, value in answers if isinstance(value, TaskOutcome)]
         if len(outcomes) != len(answers):
@@ -143,7 +144,7 @@ class Workers:
         return outcomes
 
     def _answer(self, pipe: Pipe, limit: float, expected: str) -> tuple[str, object]:
-        """The worker's next word; ("failed", why) as such."""
+        """The worker's next message; ("failed", why) is returned unchanged."""
         if not pipe.poll(limit):
             raise WorkerError(f"a worker was not {expected} within {limit:g} s")
         try:

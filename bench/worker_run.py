@@ -1,4 +1,4 @@
-"""What a worker process does for a task: set up, run from an agreed time on, tell what it saw."""
+"""The run of one task in a worker process: set up, run from an agreed time on, report the outcome."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from bench.worker_messages import Exchange, Task, TaskOutcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILL_SECONDS = 600.0  # a load of data may take no longer
+FILL_SECONDS = 600.0  # timeout for loading the data set
 FILL_CLIENTS = 64
-KEYS_A_CLIENT = 16  # that an updating client owns
+KEYS_A_CLIENT = 16  # keys that an updating client owns
 WATCH_SET_UP = 60.0  # seconds until all watches must exist
-WATCH_STREAMS = 16  # at most, a process
+WATCH_STREAMS = 16  # at most, per process
 
 
 class SetUpError(Exception):
-    """The run cannot begin; the text says why."""
+    """The run cannot begin; the text gives the reason."""
 
 
 def fill(
     loop: Loop, links: list[Link], prefix: bytes, numbers: range, size: int, *, existing_ok: bool = False
 ) -> dict[int, int]:
-    """Creates the keys `numbers` of the prefix; their revisions by number, without those that existed."""
+    """Creates the keys `numbers` of the prefix. Returns the revisions of the new keys by number."""
     create = Create(prefix, numbers, values(size, 1), existing_ok=existing_ok)
     load = Load(loop, links, create, min(FILL_CLIENTS, len(numbers) or 1), limit=60.0)
     load.run(monotonic(), 0.0, FILL_SECONDS)
@@ -56,7 +56,7 @@ def fill(
 
 
 class Job:
-    """A task's work in this process: made (set up), then `run` once, then `outcome`."""
+    """A task's work in this process: construct it to set up, then call `run` once, then `outcome`."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -70,17 +70,17 @@ class Job:
     def run(self, start: float, exchange: Exchange) -> None:
         """Works from the monotonic time `start` on.
 
-        A following job goes on until `exchange` names the last revision to see, and has seen it.
+        A following job continues until `exchange` gives the last revision and all its watches have seen it.
         """
         raise NotImplementedError
 
     def outcome(self) -> TaskOutcome:
-        """Closes the connections and tells what happened."""
+        """Closes the connections and returns the outcome."""
         self.loop.close()
         return self.result
 
     def measure(self, load: Load | GrpcioLoad, start: float) -> None:
-        """Runs the load and notes its figures."""
+        """Runs the load and stores its figures."""
         task, result = self.task, self.result
         cpu, wall = process_time(), monotonic()
         load.run(start, task.warmup, task.duration)
@@ -102,7 +102,7 @@ class Job:
 
 
 class UnaryJob(Job):
-    """A scenario of calls only."""
+    """A scenario that consists of unary calls."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -159,7 +159,7 @@ class UnaryJob(Job):
         raise SetUpError(f"no scenario {task.scenario!r}")
 
     def own_keys(self, each: int) -> Callable[[int], KeyRevisions]:
-        """Creates `each` keys for every slot; gives a slot's keys by its number."""
+        """Creates `each` keys for every slot. Returns a function from a slot's number to its keys."""
         prefix = self.own_prefix
         made = fill(self.loop, self.links, prefix, range(self.slots * each), self.task.size)
 
@@ -171,7 +171,7 @@ class UnaryJob(Job):
 
 
 class FillJob(Job):
-    """Loads this worker's part of the data set; keys that exist are left alone."""
+    """Writes this worker's part of the data set; existing keys are left unchanged."""
 
     def run(self, start: float, exchange: Exchange) -> None:
         task = self.task
@@ -194,7 +194,7 @@ class FollowJob(Job):
         self.followers: list[Follower] = []
         if watches:
             self.connect(min(watches, WATCH_STREAMS))
-            self.loop.reconnect = False  # a lost watch stays lost, and shows
+            self.loop.reconnect = False  # a lost watch is not reopened, so that it shows in the results
             request = etcd_requests.watch(task.prefix, etcd_requests.prefix_end(task.prefix))
             self.followers = open_watches(self.loop, self.links, [request] * watches, WATCH_SET_UP)
 
@@ -232,7 +232,7 @@ def note_events(result: TaskOutcome, followers: list[Follower], watches: int) ->
 
 
 class WriteJob(UnaryJob):
-    """The writer of a watch scenario: notes each write."""
+    """The writer of a watch scenario: notes the times of each write."""
 
     def __init__(self, task: Task) -> None:
         self.writes = Writes()
@@ -256,7 +256,7 @@ def note_writes(result: TaskOutcome, writes: Writes, exchange: Exchange) -> None
 
 
 class MixedJob(UnaryJob):
-    """The Kubernetes profile: calls of every kind, and watches that follow what is written."""
+    """The Kubernetes profile: calls of every kind, and watches that follow the writes."""
 
     def __init__(self, task: Task) -> None:
         self.writes = Writes()
