@@ -41,7 +41,7 @@ def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def options(command: Any) -> Iterator[tuple[str, str]]:
-    """As --help shows them: names, and what they mean."""
+    """The options as --help shows them: names, and meanings."""
     for parameter in command.params:
         names = [*parameter.opts, *parameter.secondary_opts]
         about = " ".join((getattr(parameter, "help", None) or "").split())

@@ -1,4 +1,4 @@
-"""Writes the table of flags into docs/operations.md: `python docs/flags.py`. A test keeps the two alike."""
+"""Generator of the table of flags in docs/operations.md: `python docs/flags.py`. A test compares the two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page's text with the table as the flags have it now."""
+    """The page's text with the table of the current flags."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + table() + END + after

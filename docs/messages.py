@@ -1,7 +1,7 @@
-"""Writes the list of messages into docs/troubleshooting.md: `python docs/messages.py`. A test compares them.
+"""List of messages for docs/troubleshooting.md, written by `python docs/messages.py`. A test compares them.
 
-The messages are read from the code: the text of every exception that is raised, made or tabled, and of every
-log record from warning on. What is filled in at run time stands as `…`.
+The messages are read from the code: the texts of all exceptions that are raised, constructed or listed in a
+table, and of all log records from warning on. A part that is filled in at run time is shown as `…`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAGE = Path(__file__).with_name("troubleshooting.md")
 BEGIN, END = "<!-- messages: written by docs/messages.py -->\n", "<!-- end of messages -->\n"
 
 LEVELS = {"warning", "error", "exception", "critical"}
-# Modules whose tables map codes of a database, or kinds of errors, to texts.
+# Modules with tables that map error codes of a database, or kinds of errors, to texts.
 TABLES = {
     "connect_errors.py", "errors.py", "failures.py", "file_identity.py", "int32_ids.py", "safety_settings.py"
 }  # fmt: skip
@@ -27,12 +27,12 @@ _VERBS = (
     "look|lower|make|mount|move|name|put|raise|renew|report|restart|restore|revoke|run|serve|set|stop|try|turn|"
     "unset|use|write"
 )
-# A text that names its own fix has one of these.
+# A text that names its own fix contains one of these.
 FIX = re.compile(
     rf"(?:; |: |, |\. |, or |\()(?:please )?(?:{_VERBS})\b|\bmust (?:be|name|use)\b|\bcan only be\b"
     r"|deletes there|; 0: the server's|: the server's own"
 )
-# What takes bytes apart: these texts reach a client that breaks a protocol, or stand within another message.
+# Parsers: their texts reach a client that violates a protocol, or are part of another message.
 _RULES = (
     "Rules of HTTP/2 and gRPC that a client has broken; its stream or connection ends. Use a client library"
     " that keeps them."
@@ -53,18 +53,18 @@ PROTOCOLS = {
 
 class Message(NamedTuple):
     text: str
-    module: str  # its path
+    module: str  # the module's path
     logged: bool
 
 
 def shown(text: str) -> str:
-    """On one line, what is filled in at run time as an ellipsis."""
+    """The message on one line, with an ellipsis for each part that is filled in at run time."""
     text = re.sub(r"%(?:\.\d+f|[srd])", "…", text)
     return re.sub(r"\s+", " ", text).strip()
 
 
 def texts(node: ast.expr | None, names: dict[str, list[str]]) -> list[str]:
-    """What an expression may be as a text; empty where it holds none."""
+    """The texts that an expression can evaluate to; empty if it contains none."""
     match node:
         case ast.Constant(value=str(value)):
             return [value]
@@ -101,12 +101,12 @@ def _constants(tree: ast.Module) -> dict[str, list[str]]:
 
 
 def _tabled(tree: ast.Module) -> Iterator[ast.expr]:
-    """Values of the dicts and tuples at a module's top, and what its functions return."""
+    """The values of a module's dicts and tuples, and of the returns of its functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             yield from (value for value in node.values if value is not None)
         elif isinstance(node, ast.Tuple):
-            yield from node.elts[1:]  # the first is what is looked for
+            yield from node.elts[1:]  # the first element is the key
         elif isinstance(node, ast.Return) and node.value is not None:
             yield node.value
 
@@ -140,7 +140,7 @@ def of_module(path: Path) -> Iterator[Message]:
 
 @cache
 def messages() -> list[Message]:
-    """Each once, in the order of the code."""
+    """All messages without duplicates, in the order of the code."""
     found: dict[tuple[str, bool], Message] = {}
     for path in sorted((ROOT / "kine").rglob("*.py")):
         if "_pb2" not in path.name:
@@ -150,13 +150,13 @@ def messages() -> list[Message]:
 
 
 def quoted(text: str) -> set[str]:
-    """The messages that a page's tables quote in their first column."""
+    """The messages quoted in the first column of a page's tables."""
     rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
     return {message for row in rows for message in re.findall(r"`([^`]*)`", row.replace("\\|", "|"))}
 
 
 def listed(page_text: str) -> list[tuple[str, list[str]]]:
-    """What no table of the page quotes, by heading."""
+    """The messages that no table of the page quotes, by heading."""
     known = quoted(page_text)
     groups: dict[str, list[str]] = {}
     for message in messages():
@@ -168,7 +168,7 @@ def listed(page_text: str) -> list[tuple[str, list[str]]]:
 
 
 def page(text: str) -> str:
-    """The page's text with the list as the code has it now."""
+    """The page's text with the list from the current code."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links from docs/ to other files of the repository lead to GitHub. They must exist."""
+"""mkdocs hook: links from docs/ to other files of the repository lead to GitHub; the files must exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     def led(link: re.Match[str]) -> str:
         target = (folder / link[1]).resolve()
         inside = target.is_relative_to(DOCS) and target.suffix not in (".py", ".sh")
-        if inside or not target.exists():  # mkdocs itself finds what is not there
+        if inside or not target.exists():  # mkdocs itself reports missing files
             return link[0]
         return f"{REPOSITORY}{target.relative_to(ROOT)}{link[2] or ''}"
 

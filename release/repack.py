@@ -1,4 +1,4 @@
-"""Writes a source archive again so that it depends on its contents alone: repack.py ARCHIVE SECONDS."""
+"""Rewrites a source archive so that its bytes depend on its contents alone: repack.py ARCHIVE SECONDS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def repack(archive: Path, seconds: int) -> None:
-    """Members in the order of their names, of one time (`seconds` since 1970), nobody's, with plain modes."""
+    """Sorts members by name, and sets one time (`seconds` since 1970), no owner, and plain modes."""
     packed = io.BytesIO()
     with (
         tarfile.open(archive) as old,

@@ -1,4 +1,4 @@
-"""sbom.py TAG: the locked dependencies of a release as a CycloneDX 1.6 document."""
+"""CycloneDX 1.6 document of the locked dependencies of a release: sbom.py TAG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
 
 
 def sbom(tag: str, lock: str) -> dict[str, object]:
-    """The document; the same lock and tag give the same bytes."""
+    """The document; the same lock file and tag give the same bytes."""
     parts = [
         {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"}
         for name, version in _PIN.findall(lock)

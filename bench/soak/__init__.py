@@ -1,1 +1,1 @@
-"""An hour under an API server's load: does anything grow, slow down, or go missing?"""
+"""Soak test: an hour under an API server's load, watched for growth, slowdown and lost events."""

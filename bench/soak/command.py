@@ -1,4 +1,4 @@
-"""The command: `python -m bench soak`."""
+"""The `python -m bench soak` command."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def soak(
     except PeerError as bad:
         raise typer.BadParameter(str(bad), param_hint="--start") from bad
     duration = minutes * 60
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server's data would stay
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # runs the clean-up of the server's data
     with Peers(peer_dir) as peers:
         try:
             running = peers.start(chosen)
@@ -92,7 +92,7 @@ def soak(
 
 
 def _with_progress(one: Soak) -> None:
-    """Runs it with a bar on a terminal, and a line a sample elsewhere."""
+    """Runs it with a progress bar on a terminal, and one line per sample elsewhere."""
     columns = (BarColumn(20), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         bar = progress.add_task("", total=1.0)

@@ -1,6 +1,7 @@
-"""The soak's two driver processes: one makes the calls, one follows the watches. Both report as they go.
+"""The soak's two driver processes: one makes the calls, one follows the watches. Both report as they run.
 
-A process says `("failed", why)`, or in turn what its functions below name; it hears one word at a time.
+A process sends `("failed", why)` or, in order, the messages that its function below names; it receives one
+message at a time.
 """
 
 from __future__ import annotations
@@ -28,31 +29,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection as Pipe
 
-LOADING = 3600.0  # seconds the objects may take
+LOADING = 3600.0  # timeout in seconds for loading the objects
 LOADING_CLIENTS = 128
 SETTLE = 1.0  # seconds between finding the capacity and the soak
 
 
 class SoakError(Exception):
-    """The soak cannot go on; the text says why."""
+    """The soak cannot continue; the text gives the reason."""
 
 
 @dataclass(slots=True)
 class Window:
-    """What the calls of the last seconds took, in seconds: p50, p99 and the worst, by class of calls."""
+    """Latencies of the calls of the last seconds, in seconds: p50, p99 and the highest, by class of calls."""
 
     at: float  # when it ended, on the monotonic clock
     answers: int = 0
     latency: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    events: int = 0  # of puts, that watches must have had since they were opened
+    events: int = 0  # of puts, that the watches should have received since they were opened
     errors: dict[str, int] = field(default_factory=dict)  # since the start
-    waiting: int = 0  # calls due that no client is free for
+    waiting: int = 0  # calls that are due and wait for a free client
     cpu: float = 0.0  # of the process, seconds since its start
 
 
 @dataclass(slots=True)
 class Heard:
-    """What the watches saw in the last seconds."""
+    """The events that the watches received in the last seconds."""
 
     at: float
     events: int = 0  # of puts, since the watches were opened
@@ -63,7 +64,7 @@ class Heard:
 
 
 def figures(samples: array[float]) -> tuple[float, float, float]:
-    """p50, p99 and the highest; zeros of none."""
+    """p50, p99 and the highest; zeros if there are no samples."""
     if not samples:
         return 0.0, 0.0, 0.0
     found = np.frombuffer(samples)
@@ -72,7 +73,7 @@ def figures(samples: array[float]) -> tuple[float, float, float]:
 
 
 def window(load: Sampled, objects: Objects) -> Window:
-    """Takes the latencies out of a load."""
+    """Moves the latencies of a load into a window."""
     made = Window(monotonic(), load.answers, events=objects.events, waiting=load.unstarted)
     for name, kinds in CLASSES.items():
         together = array("d")
@@ -87,10 +88,10 @@ def window(load: Sampled, objects: Objects) -> Window:
 
 
 def make_calls(pipe: Pipe, settings: SoakSettings) -> None:
-    """Says `loading` with counts, `loaded`, `found`, then `window`s, and `wrote` with the counts.
+    """Sends `loading` with counts, `loaded`, `found`, then `window`s, and `wrote` with the counts.
 
-    Waits for a word after `loaded`, so that the watches are open before anything is counted, and for the rate
-    after `found`, which tells the calls a second of a closed loop.
+    Waits for a message after `loaded`, so that the watches are open before anything is counted, and for the
+    rate after `found`, which carries the calls per second of a closed loop.
     """
     loop = Loop()
     links = loop.open(settings.endpoint, settings.connections)
@@ -121,7 +122,7 @@ def make_calls(pipe: Pipe, settings: SoakSettings) -> None:
         rate = float(pipe.recv())
         loop.run(monotonic() + SETTLE)
     traffic.kept = settings.compact
-    # Clients enough to keep the rate over a stall; a call that finds none waits, and the wait counts.
+    # Enough clients to keep the rate during a stall; a call that finds none free waits, and the wait counts.
     load = Sampled(
         loop, links, traffic, settings.clients * 4, rate=rate, limit=settings.timeout, seed=settings.seed
     )
@@ -135,18 +136,18 @@ def make_calls(pipe: Pipe, settings: SoakSettings) -> None:
 
 
 def _wait(pipe: Pipe, loop: Loop) -> None:
-    """For the next word; the server's pings are answered meanwhile."""
+    """Waits for the next message; the server's pings are answered meanwhile."""
     while not pipe.poll():
         loop.run(monotonic() + 0.1)
 
 
 def follow(pipe: Pipe, settings: SoakSettings) -> None:
-    """Says `open`, `heard` every so often, and `arrived` with the counts once it hears the word to end."""
+    """Sends `open`, `heard` at intervals, and after the end message `arrived` with the counts."""
     plan = watches(settings)
     arrived, lags = Arrived.empty(len(plan)), array("d")
     loop = Loop()
     links = loop.open(settings.endpoint, min(settings.watch_connections, max(1, len(plan))))
-    loop.reconnect = False  # a lost watch stays lost, and shows
+    loop.reconnect = False  # a lost watch is not reopened, so that it shows in the results
     requests = [watch.request(settings, number) for number, watch in enumerate(plan, 1)]
     if requests:
         open_counters(loop, links, requests, arrived, lags)
@@ -170,12 +171,12 @@ def follow(pipe: Pipe, settings: SoakSettings) -> None:
 
 def _serve(work: Callable[[Pipe, SoakSettings], None], pipe: Pipe, settings: SoakSettings) -> None:
     keep_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver stops us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops this one
     try:
         work(pipe, settings)
-    except (EOFError, BrokenPipeError):  # the driver is gone
+    except (EOFError, BrokenPipeError):  # the parent process has ended
         return
-    except Exception as bad:  # whatever it was, the driver must hear of it
+    except Exception as bad:  # any error must be reported to the parent process
         with contextlib.suppress(OSError):
             pipe.send(("failed", f"{type(bad).__name__}: {bad}"))
 
@@ -192,7 +193,7 @@ class Driver:
         theirs.close()
 
     def hear(self, timeout: float) -> tuple[str, Any]:
-        """Its next word, ("", None) when none comes within `timeout` seconds. Raises SoakError."""
+        """The next message, ("", None) when none arrives within `timeout` seconds. Raises SoakError."""
         if not self._pipe.poll(timeout):
             return "", None
         try:

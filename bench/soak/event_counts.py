@@ -1,7 +1,7 @@
-"""Counts of what was written and of what arrived, so that each watch can be judged without keeping events.
+"""Counts of written and received events, with which each watch is checked without storing events.
 
-A watch has every event of what it follows exactly if its revisions only rise and the number and the sum of
-its puts' revisions, and the number of its deletes, are those of the writes.
+A watch has received exactly the events in its scope if its revisions are increasing and three figures equal
+those of the writes: the number of its puts, the sum of their revisions, and the number of its deletes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """All watches together, and the worst of what is wrong, in words."""
+    """The totals of all watches, and the worst errors in words."""
 
     expected: int
     events: int
@@ -65,7 +65,7 @@ class Delivery:
 
 
 class Expected:
-    """What a watch must have seen, from the writes; every lease has ended by then."""
+    """The counts that a watch should have, from the writes; every lease has ended by then."""
 
     def __init__(self, settings: SoakSettings, written: Written) -> None:
         self._written = written
@@ -94,7 +94,7 @@ def _total(parts: Sequence[tuple[int, int, int]]) -> tuple[int, int, int]:
 
 
 def compare(settings: SoakSettings, plan: Sequence[Watch], written: Written, arrived: Arrived) -> Delivery:
-    """Every watch's events against the writes."""
+    """Compares every watch's counts with the writes."""
     expected = Expected(settings, written)
     wanted = events = 0
     wrong = []

@@ -1,7 +1,7 @@
-"""The server under the soak: what its processes hold, what it says of its database, and its compaction.
+"""The server under the soak: resource usage of its processes, its own metrics, and its compaction.
 
-Compaction is asked for as the API server does (k8s.io/apiserver, pkg/storage/etcd3/compact.go): a key that
-every instance compares and sets, then Compact to where the revision was one interval ago.
+Compaction is requested as the API server does it (k8s.io/apiserver, pkg/storage/etcd3/compact.go): each
+instance compares and sets a key, then calls Compact with the revision of one interval ago.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 COMPACT_KEY = b"compact_rev_key"
 TIMEOUT = 60.0
-PATIENCE = 3600.0  # with a compaction: an API server waits for as long as it takes
-TELLS = {  # of the server's own metrics, those that say what its memory is used for
+PATIENCE = 3600.0  # timeout of a compaction: an API server waits without a limit
+TELLS = {  # the server's own metrics that explain its memory usage
     "kine_value_cache_bytes": "value_cache",
     "kine_list_cache_bytes": "list_cache",
     "kine_keys": "keys",
@@ -38,7 +38,7 @@ TELLS = {  # of the server's own metrics, those that say what its memory is used
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """Of the server's process; `database_*` of its database's processes, if it has some. Bytes, seconds."""
+    """Usage of the server's process; `database_*` of its database's processes, if any. Bytes, seconds."""
 
     rss: int
     fds: int
@@ -49,11 +49,11 @@ class Holding:
     db_size: int
     db_in_use: int
     disk: int
-    told: dict[str, int]  # the server's own metrics, by the names of TELLS; empty of a server without
+    told: dict[str, int]  # the server's own metrics, by the names in TELLS; empty if it has none of them
 
 
 def told(text: str) -> dict[str, int]:
-    """The figures of TELLS in a page of Prometheus' text format."""
+    """The metrics in TELLS from a page in Prometheus' text format."""
     found = {}
     for line in text.splitlines():
         name, _, value = line.partition(" ")
@@ -63,7 +63,7 @@ def told(text: str) -> dict[str, int]:
 
 
 class Observed:
-    """A running server. Raises OSError, ProtocolError, CallError, psutil.Error when it is gone."""
+    """A running server. Raises OSError, ProtocolError, CallError, psutil.Error when it has ended."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -72,7 +72,7 @@ class Observed:
         self._version = 0
         self._revision = 0
         self.compactions = 0
-        self.compaction_seconds = 0.0  # the longest
+        self.compaction_seconds = 0.0  # of the longest compaction
         self.errors: dict[str, int] = {}
         self._compacting: Thread | None = None
 
@@ -96,20 +96,20 @@ class Observed:
             )
 
     def _told(self) -> dict[str, int]:
-        """From the clients' port, which answers HTTP/1.1 too, as etcd's does."""
+        """Reads the metrics from the client port, which also answers HTTP/1.1, as etcd's does."""
         endpoint = self._running.endpoint
         connection = HTTPConnection(endpoint.host, endpoint.port, timeout=TIMEOUT)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
-        except HTTPException:  # a port that speaks gRPC alone
+        except HTTPException:  # a port with gRPC only
             return {}
         finally:
             connection.close()
         return told(text)
 
     def _databases_use(self) -> tuple[int, float]:
-        """What the databases' processes hold of their own, and the CPU seconds of those that live."""
+        """The unshared memory of the databases' processes, and the CPU seconds of the running ones."""
         rss, cpu = 0, 0.0
         for root in self._databases:
             for process in (root, *root.children(recursive=True)):
@@ -120,23 +120,23 @@ class Observed:
         return rss, cpu
 
     def compact_beside(self) -> None:
-        """One turn of the API server's compactor in a thread; none if the last one still runs."""
+        """Starts one turn of the API server's compactor in a thread, unless the last one still runs."""
         if self._compacting is None or not self._compacting.is_alive():
             self._compacting = Thread(target=self.compact, daemon=True)
             self._compacting.start()
 
     def catch_up(self) -> float:
-        """Compacts all there is, which is not counted; gives the seconds that it took."""
+        """Compacts the whole history, which is not counted. Returns the seconds that it took."""
         started = monotonic()
         if self._compacting is not None:
             self._compacting.join()
-        for _ in range(2):  # one tells the revision, and the next compacts to it
+        for _ in range(2):  # the first records the revision, the second compacts to it
             self.compact()
         self.compactions, self.compaction_seconds = 0, 0.0
         return monotonic() - started
 
     def compact(self) -> None:
-        """One turn; a failure is counted, the next turn makes up for it."""
+        """One turn of the compactor; a failure is counted, and the next turn makes up for it."""
         try:
             with SyncClient(self._running.endpoint) as client:
                 self._compact(client)

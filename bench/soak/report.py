@@ -1,4 +1,4 @@
-"""A soak's results: JSON as it goes, Markdown with a plot at the end."""
+"""Results of a soak: a JSON file written after each sample, and a Markdown report with a plot at the end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class SoakResults:
     command: str
     started: str
     machine: dict[str, Any]
-    server: str  # how it runs
+    server: str  # how it was run
     version: str
     durability: str
     settings: dict[str, Any]
-    rate: float = 0.0  # calls a second aimed at
-    capacity: float = 0.0  # 0: not asked for
+    rate: float = 0.0  # the target in calls a second
+    capacity: float = 0.0  # 0: not measured
     load_seconds: float = 0.0
     loaded_rss: int = 0  # after the objects were loaded, in bytes
     loaded_database: int = 0  # bytes
     samples: list[Sample] = field(default_factory=list)
     compactions: int = 0
-    compaction_seconds: float = 0.0  # the longest
+    compaction_seconds: float = 0.0  # of the longest compaction
     errors: dict[str, int] = field(default_factory=dict)
     events: int = 0
     expected_events: int = 0
@@ -41,7 +41,7 @@ class SoakResults:
         return bool(self.checks) and all(check.good for check in self.checks)
 
     def write(self, path: Path) -> None:
-        """Replaces the file at once: a soak that is killed leaves its samples."""
+        """Replaces the file atomically, so that a killed soak leaves its samples."""
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".part")
         beside.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
@@ -49,13 +49,13 @@ class SoakResults:
 
 
 def caches(sample: Sample) -> float:
-    """Bytes; 0 of a server that does not tell."""
+    """Bytes in the server's caches; 0 for a server without these metrics."""
     return float(sum(sample.get(name, 0) for name in CACHES))
 
 
 def write_markdown(results: SoakResults, out: Path, plot: Path) -> None:
     """Writes the Markdown file and its plot."""
-    from bench import plots  # matplotlib takes a second that the soak does not need
+    from bench import plots  # importing matplotlib takes a second, not needed before
 
     samples = results.samples
     at = [sample["seconds"] / 60 for sample in samples]
@@ -104,7 +104,7 @@ def _about(results: SoakResults) -> list[str]:
 
 
 def _table(samples: list[Sample]) -> list[str]:
-    """Medians over a twelfth of the time each."""
+    """A table of medians, each over a twelfth of the time."""
     lines = [
         "| minutes | calls/s | read p50 / p99 ms | list | write | lag p99 ms | events/s | MiB (caches) | fds "
         "| threads | database MiB (in use) | server cores | driver cores |",

@@ -1,4 +1,4 @@
-"""A soak from its first object to its verdict."""
+"""The run of a soak, from loading the objects to the verdict."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from bench.soak.event_counts import Arrived, Written
     from bench.soak.report import SoakResults
 
-SET_UP = 4000.0  # seconds for the objects to be loaded
-EXPIRY = 60.0  # seconds that the last leases may outlive their TTL, and the last events take
+SET_UP = 4000.0  # timeout in seconds for loading the objects
+EXPIRY = 60.0  # seconds by which the last leases may outlive their TTL, and in which the last events arrive
 
 
 @dataclass(slots=True)
 class Soak:
-    """`told` hears what happens, with the share of the time that is over."""
+    """One soak. `told` is called with each event in words and the share of the time that has passed."""
 
     running: Running
     settings: SoakSettings
@@ -42,7 +42,8 @@ class Soak:
     _heard: Heard = field(default_factory=lambda: Heard(0.0))
 
     def run(self) -> None:
-        """Fills `results`, its file after each sample. Raises SoakError when the soak cannot go on."""
+        """Fills `results`, and writes them after each sample. Raises SoakError when the soak cannot
+        continue."""
         try:
             with Driver(make_calls, self.settings) as calls:
                 self._load(calls)
@@ -85,7 +86,7 @@ class Soak:
                 server.compact_beside()
             kind, value = calls.hear(min(0.2, max(0.0, due - monotonic())))
             if kind == "found":
-                # The calls' history is a part of their cost, all of it: what is left of it is compacted now.
+                # Compaction is part of the cost of calls, so the history that is left is compacted now.
                 late = server.catch_up()
                 self.results.capacity = value * self.settings.find / (self.settings.find + late)
                 self.results.rate = self.results.capacity * self.settings.share
@@ -121,7 +122,7 @@ class Soak:
         self._finish(server, written, arrived, unstarted)
 
     def _newest(self, following: Driver) -> Heard:
-        """The follower's newest report; the one before again if it is late."""
+        """The follower's newest report; the previous one if the new one is late."""
         while True:
             kind, value = following.hear(0.0)
             if kind != "heard":
@@ -164,7 +165,7 @@ class Soak:
         return found
 
     def _catch_up(self, following: Driver, written: Written) -> Arrived:
-        """Waits until the watches have had everything and every lease has ended; gives what they had."""
+        """Waits until the watches have all events and every lease has ended. Returns the received counts."""
         expected = Expected(self.settings, written)
         wanted = [expected.of(watch) for watch in watches(self.settings)]
         puts, deletes = sum(w[0] for w in wanted), sum(w[2] for w in wanted)

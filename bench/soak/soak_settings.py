@@ -1,4 +1,4 @@
-"""What a soak writes and watches: a function of its settings, so that every process works it out alike."""
+"""Settings of a soak; its keys and watches follow from them alone, so that all processes agree on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = b"/registry/"
 RESOURCES = (b"pods", b"leases", b"configmaps", b"secrets", b"endpointslices", b"replicasets", b"services")
 LEASES = RESOURCES.index(b"leases")
 EVENTS = len(RESOURCES)  # the resource whose keys expire with an etcd lease
-PODS = 0  # the resource in which objects come and go
+PODS = 0  # the resource in which objects are created and deleted
 ON_EVERYTHING = 4  # watches
 ON_A_RESOURCE = 2  # watches of each
 KEYS_A_NAMESPACE = 40  # of one resource
@@ -39,7 +39,7 @@ CLASSES = {  # of the latencies that are reported
 
 @dataclass(frozen=True, slots=True)
 class SoakSettings:
-    """Times in seconds. `rate` 0: `share` of the capacity found before."""
+    """Settings of a soak. Times in seconds. `rate` 0: `share` of the capacity measured before."""
 
     endpoint: Endpoint
     keys: int = 100_000
@@ -48,8 +48,8 @@ class SoakSettings:
     rate: float = 0.0
     share: float = 0.4
     duration: float = 3600.0
-    warm_up: float = 900.0  # of the duration, not judged
-    find: float = 30.0  # that finding the capacity takes
+    warm_up: float = 900.0  # part of the duration, not judged
+    find: float = 30.0  # duration of the capacity measurement
     compact: float = 300.0  # between compactions
     event_ttl: int = 60
     sample: float = 10.0
@@ -62,7 +62,7 @@ class SoakSettings:
 
     @property
     def compact_finding(self) -> float:
-        """Between compactions while the capacity is found: the rate must leave room for them."""
+        """Seconds between compactions while the capacity is measured: the rate must leave room for them."""
         return self.find / 4
 
     @property
@@ -91,7 +91,7 @@ def resource_prefix(resource: int) -> bytes:
 
 
 def key_of(settings: SoakSettings, number: int) -> bytes:
-    """The key of one of the objects that stay."""
+    """The key of a permanent object."""
     return b"%bobject-%07d" % (prefix_of(settings, group_of(settings, number)), number)
 
 
@@ -101,7 +101,7 @@ def lease_keys(settings: SoakSettings) -> range:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What one watch follows: `scope` is all, resource, group or key, and `of` says which."""
+    """The scope of one watch: `scope` is all, resource, group or key, and `of` says which one."""
 
     scope: str
     of: int = 0

@@ -1,7 +1,7 @@
-"""The calls: an API server's mix on objects that stay, on pods that come and go, and on Events that expire.
+"""The calls of the soak: an API server's mix on permanent objects, short-lived pods and expiring Events.
 
-One process makes them all, and no two calls in flight touch one object: so it knows the revision of each
-object, and every get and update is compared with it.
+One process makes all calls, and no two calls in flight concern the same object. So the process knows the
+revision of each object, and checks every get and update against it.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEASE_OBJECT_BYTES = 400
-PODS_KEPT = 2_000  # that come and go, at most
-STAMP = slice(5, 25)  # of a value: the monotonic time at which it was sent
+PODS_KEPT = 2_000  # short-lived pods at the same time, at most
+STAMP = slice(5, 25)  # part of a value: the monotonic time at which it was sent
 parse_grant = rpc_pb2.LeaseGrantResponse.FromString
 KINDS = tuple(MIX)
 LEASE, GET, UPDATE, CREATE, DELETE, EVENT, LIST, COUNT, GRANT, WATCH = range(len(KINDS))
 
 
 def stamped(pool: list[bytes], turn: int) -> bytes:
-    """A value that tells when it was sent."""
+    """A value that contains the time of sending."""
     return b'{"t":%020.9f' % monotonic() + pool[turn % len(pool)][25:]
 
 
 class Call:
-    """What a slot's request in flight is about."""
+    """The subject of a slot's request in flight."""
 
     __slots__ = ("key", "lease", "number", "pages", "revision")
 
     def __init__(self) -> None:
-        self.number = -1  # of an object that stays
+        self.number = -1  # of a permanent object
         self.key = b""
         self.revision = 0
         self.lease = 0
@@ -64,7 +64,7 @@ class Call:
 
 
 class Pages:
-    """How far one paged list has come."""
+    """The progress of one paged list."""
 
     __slots__ = ("count", "end", "found", "key", "revision", "started")
 
@@ -76,7 +76,7 @@ class Pages:
 
 
 class Objects:
-    """What the server must hold, kept over the runs of a soak; and the count of what was written."""
+    """The expected content of the server, kept over the runs of a soak, and the counts of the writes."""
 
     def __init__(self, settings: SoakSettings) -> None:
         self.settings = settings
@@ -84,7 +84,7 @@ class Objects:
         self.written = Written.empty(settings)
         self.pods: deque[tuple[bytes, int, int]] = deque()  # key, revision, group
         self.made = 0
-        self.events = 0  # that the watches must have had by now, of puts
+        self.events = 0  # of puts, that the watches should have received by now
         self.busy: set[int] = set()
         self._followed = zeros(settings.groups)  # watches by group, wide ones included
         self._key_watches = array("H", bytes(2 * settings.keys))
@@ -103,7 +103,7 @@ class Objects:
                 self._followed[group] += 1
 
     def put(self, group: int, revision: int, number: int = -1) -> None:
-        """Notes an acknowledged put, of the object `number` if it is one that stays."""
+        """Records an acknowledged put, of the object `number` if it is a permanent one."""
         written = self.written
         written.puts[group] += 1
         written.sums[group] += revision
@@ -116,10 +116,10 @@ class Objects:
 
 
 class LoadObjects(Operation):
-    """Creates the objects that stay, and updates each once. Not counted: the watches begin after.
+    """Creates the permanent objects, and updates each once. Not counted: the watches begin after.
 
-    A row has its key's previous value too: without the update the database would grow for as long as some
-    object has had none.
+    A row also stores its key's previous value. Without the update, the database would grow until every object
+    has one.
     """
 
     kinds = ("create", "update")
@@ -132,7 +132,7 @@ class LoadObjects(Operation):
         self._done = 0
 
     def begin(self, slot: Slot) -> None:
-        slot.state = None  # the number of the object that it has created and not updated
+        slot.state = None  # the number of the object that the slot has created and not yet updated
 
     def next(self, slot: Slot) -> tuple[str, bytes] | None:
         settings, number = self._objects.settings, slot.state
@@ -166,11 +166,11 @@ class LoadObjects(Operation):
 
 
 class _AllBusyError(Exception):
-    """Calls are under way about all objects of a kind."""
+    """All objects of a kind are the subject of calls in flight."""
 
 
 class Traffic(Operation):
-    """The mix. Rates and checks are the same in a closed and an open loop."""
+    """The mix of calls. Rates and checks are the same in a closed and an open loop."""
 
     kinds = KINDS
 
@@ -183,13 +183,13 @@ class Traffic(Operation):
         self._steps = list(accumulate(MIX.values()))
         self._lease_count = len(range(LEASES, settings.keys, len(RESOURCES)))
         self._lease = 0  # the newest etcd lease
-        self._lease_until = 0.0  # Events are created under it
+        self._lease_until = 0.0  # end of the time in which Events are created under it
         self._makers = (
             self._update_lease, self._get, self._update, self._create, self._delete, self._event,
             self._list, self._count, self._grant, self._watch,
         )  # fmt: skip
         self._stopped = False
-        self.kept = settings.compact  # seconds of history, at least
+        self.kept = settings.compact  # seconds of history that the server keeps, at least
 
     def begin(self, slot: Slot) -> None:
         slot.state = Call()
@@ -206,14 +206,14 @@ class Traffic(Operation):
         slot.kind = kind
         try:
             return self._makers[kind](slot.state)
-        except _AllBusyError:  # as on a slow machine, where most calls of an open loop are under way
+        except _AllBusyError:  # as on a slow machine, where most calls of an open loop are in flight
             slot.kind = COUNT
             return self._count(slot.state)
 
     # ---- requests
 
     def _pick(self, first: int, step: int, count: int) -> int:
-        """A random object that no call in flight is about. Raises _AllBusyError."""
+        """A random object that is not the subject of a call in flight. Raises _AllBusyError."""
         busy = self._objects.busy
         start = int(self._random.random() * count)
         for offset in range(count):
@@ -257,7 +257,7 @@ class Traffic(Operation):
 
     def _list(self, call: Call) -> tuple[str, bytes]:
         pages = call.pages
-        # A list that were to take longer than history is kept would end compacted.
+        # A paged list that takes longer than history is kept would fail with a compacted revision.
         if pages is None or monotonic() - pages.started > self.kept / 2:
             resource = int(self._random.random() * len(RESOURCES))
             pages = call.pages = Pages(resource_prefix(resource))
@@ -321,7 +321,7 @@ class Traffic(Operation):
         if len(kvs) != 1 or kvs[0].key != call.key:
             return "wrong answer: another key, or none"
         if kvs[0].mod_revision != self._objects.revisions[call.number]:
-            self._objects.revisions[call.number] = kvs[0].mod_revision  # one fault is told once
+            self._objects.revisions[call.number] = kvs[0].mod_revision  # so that one error is reported once
             return "wrong answer: not the object's newest revision"
         return ""
 
@@ -371,7 +371,7 @@ class Traffic(Operation):
 
 
 class Sampled(Load):
-    """A load that hands out its latencies every `every` seconds and so keeps none."""
+    """A load that returns its latencies every `every` seconds instead of storing them."""
 
     every = 0.0
     told: Callable[[Sampled], None] | None = None

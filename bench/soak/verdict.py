@@ -1,11 +1,11 @@
-"""Whether a soak went well: what may grow, slow down or be missing, judged from its samples.
+"""Verdict on a soak: limits for growth, slowdown and lost events, checked on its samples.
 
 The warm-up is not judged. Memory and the database rise and fall with every compaction, so their trend is
 that of the medians of whole compaction periods, by Theil and Sen's slope, which single outliers do not move.
 
-A cache that fills is no leak, and a leak must not hide in one: what the server says that its caches hold is
-taken off its memory, and judged by itself. The database is judged by the last half: its file does not shrink,
-and grows until it has once held the most history that there is between compactions.
+A cache that fills is no leak, and a leak must not hide in one. So the size that the server reports for its
+caches is subtracted from its memory, and judged separately. The database is judged by the last half: its file
+does not shrink, and grows until it has once held the most history that there is between compactions.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 Sample = dict[str, Any]
 MIB = 1 << 20
-LEAK = MIB / 60  # bytes a second of memory, on from which it is one
-GROWTH = 0.05  # of what the caches hold, over the time judged
-GROWTH_BYTES = 16 * MIB  # that is always allowed
-HISTORY_GROWTH = 0.10  # of the revisions that are kept
-HISTORY_REVISIONS = 5_000  # that are always allowed
+LEAK = MIB / 60  # growth of memory in bytes a second that counts as a leak
+GROWTH = 0.05  # share of the caches' size, over the time judged
+GROWTH_BYTES = 16 * MIB  # always allowed
+HISTORY_GROWTH = 0.10  # share of the number of revisions kept
+HISTORY_REVISIONS = 5_000  # always allowed
 DATABASE_GROWTH = 0.10
-CACHES = ("value_cache", "list_cache")  # bytes, as the server tells them
-DESCRIPTORS = 8  # that may come and go
+CACHES = ("value_cache", "list_cache")  # sizes in bytes, from the server's metrics
+DESCRIPTORS = 8  # allowed variation, of threads as well
 SLOWER = {"p50": (1.25, 0.001), "p99": (1.5, 0.010)}  # last quarter against first: factor, and seconds
-BUSY = 0.9  # share of a core: a driver's process beyond it measures itself
-PERIODS = 4  # at least, for a trend of their medians
-FEW = 20  # samples, whose mean says less than their median
+BUSY = 0.9  # share of a core: a driver process above it measures itself
+PERIODS = 4  # minimum for a trend of their medians
+FEW = 20  # samples; below this number the median is used instead of the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,20 @@ class Check:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Theil and Sen's: the median of the slopes between all pairs of points."""
+    """Theil and Sen's slope: the median of the slopes between all pairs of points."""
     found = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] > a[0]]
     return median(found) if found else 0.0
 
 
 def periods(samples: Sequence[Sample], period: float) -> int:
-    """Of compaction, that the samples cover; 0 when they are too few to tell a trend by them."""
+    """The number of compaction periods in the samples; 0 if they are too few for a trend."""
     whole = int((samples[-1]["seconds"] - samples[0]["seconds"]) / period + 0.1) if period else 0
     return whole if whole >= PERIODS else 0
 
 
 def by_period(samples: Sequence[Sample], name: str, period: float) -> list[tuple[float, float]]:
-    """The medians of a figure over whole periods, with their middle; the samples' own when they are few."""
+    """The medians of a figure over whole periods, at their middles; the samples themselves if they are
+    few."""
     plain = [(sample["seconds"], float(sample[name])) for sample in samples]
     whole = periods(samples, period)
     if not whole:
@@ -71,7 +72,7 @@ def by_period(samples: Sequence[Sample], name: str, period: float) -> list[tuple
 
 
 def grown(samples: Sequence[Sample], name: str, period: float) -> tuple[float, float, float, str]:
-    """By how much a figure grows over the time judged, its middle, the seconds, and of what the trend is."""
+    """The growth of a figure over the time judged, its median, the seconds, and the basis of the trend."""
     points = by_period(samples, name, period)
     span = samples[-1]["seconds"] - samples[0]["seconds"]
     kind = "periods" if len(points) < len(samples) else "samples"
@@ -79,7 +80,7 @@ def grown(samples: Sequence[Sample], name: str, period: float) -> tuple[float, f
 
 
 def no_leak(samples: Sequence[Sample], period: float) -> Check:
-    """Whether memory beside the caches stays: all of it, of a server that does not tell what they hold."""
+    """Whether memory without the caches stays level; all of it if the server does not report its caches."""
     told = all(name in sample for sample in samples for name in CACHES)
     beside = [
         sample | {"beside": sample["rss"] - (sum(sample[name] for name in CACHES) if told else 0)}
@@ -119,7 +120,7 @@ def flat(
 
 
 def steady(samples: Sequence[Sample], name: str, what: str, period: float) -> Check:
-    """Whether the last quarter is as the first, some that come and go aside."""
+    """Whether the last quarter equals the first, apart from the allowed variation."""
     first, last = _quarters(samples, name, period)
     values = [sample[name] for sample in samples]
     text = f"{first:.1f} in the first quarter, {last:.1f} in the last, {min(values)} to {max(values)}"
@@ -137,7 +138,7 @@ def no_slower(samples: Sequence[Sample], name: str, what: str, period: float) ->
 
 
 def _told(samples: Sequence[Sample], period: float) -> list[Check]:
-    """Of what a kine server tells of itself; nothing of another, or when no compactions can be compared."""
+    """Checks on a kine server's own metrics; none for another server, or with too few compaction periods."""
     names = (*CACHES, "revision", "compact_revision")
     if not periods(samples, period) or not all(name in sample for sample in samples for name in names):
         return []
@@ -156,10 +157,10 @@ def _told(samples: Sequence[Sample], period: float) -> list[Check]:
 
 
 def _quarters(samples: Sequence[Sample], name: str, period: float) -> tuple[float, float]:
-    """The mean of the first quarter's samples and of the last's, the highest and lowest tenth aside.
+    """The mean of the first quarter's samples and of the last's, without the highest and lowest tenth.
 
-    Of whole periods, for what a compaction slows down: as much of it must be in the one as in the other.
-    Of a few samples, their median.
+    The quarters are whole compaction periods, because a compaction slows calls down and both quarters need
+    the same share of it. If there are few samples, it is their median.
     """
     found = [float(sample[name]) for sample in samples]
     if whole := periods(samples, period):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.epoll_loop import Link, Loop
 
 DELETED = 1  # mvccpb.Event.EventType
-CREATE_WITHIN = 120.0  # seconds, all watches
+CREATE_WITHIN = 120.0  # timeout in seconds for all watches
 
 
 class Counter:
@@ -36,7 +36,7 @@ class Counter:
         self._messages = Messages()
 
     def open(self, requests: Sequence[bytes]) -> None:
-        """Asks for the watches, one request each, all on this stream."""
+        """Creates the watches, one request each, all on this stream."""
         self._link.call(self, etcd_requests.WATCH, requests[0], last=False)
         for request in requests[1:]:
             self._link.send(self, request)

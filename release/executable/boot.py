@@ -1,7 +1,7 @@
-"""Inside the executable: where its modules, libraries and data are, unpacked into a directory or into memory.
+"""Start-up code inside the executable: locates its modules, libraries and data, in a directory or in memory.
 
-Python's modules and data are in kine.zip, which is on the path. What is a library itself lies in lib/, as
-MODULE.so, with those it needs; `_layout` says which (build.py writes it).
+Python modules and data are in kine.zip, which is on the path. Shared libraries are in lib/: extension modules
+as MODULE.so, with the libraries they need. `_layout`, written by build.py, lists them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _opened: set[str] = set()
 
 def _file(name: str) -> str:
     if _in_memory is not None:
-        # By this process' number: another program that is started from it has descriptors of its own.
+        # With this process' number, because a program started from it has file descriptors of its own.
         return f"/proc/{os.getpid()}/fd/{_in_memory[name]}"
     return f"{_kine.files}/{name}"
 
@@ -66,7 +66,7 @@ class _Finder:
 
 
 def _open_needed(module: str) -> None:
-    """In memory no library is found by its name: those that one needs are opened before it."""
+    """Opens the libraries that a module needs before it: in memory the loader finds none by name."""
     for name in _layout.LIBRARIES[module]:
         if name not in _opened:
             _kine.open_library(_file(f"lib/{name}"))
@@ -74,7 +74,7 @@ def _open_needed(module: str) -> None:
 
 
 class _Mended:
-    """A module that looks for files beside itself: once loaded, it is changed to look in the archive."""
+    """Loader for a module that looks for files in its own directory; patches it to look in the archive."""
 
     def __init__(self, loader: Any, mend: Callable[[Any], None]) -> None:
         self._loader, self._mend = loader, mend
@@ -120,7 +120,7 @@ def _aws_authorities(httpsession: Any) -> None:
 
 
 def _kerberos_extensions(package: Any) -> None:
-    """gssapi imports what it finds in this package's directory, before all else."""
+    """Imports the modules that gssapi looks for in this package's directory, before all others."""
     for name in _layout.LIBRARIES:
         if name.startswith(f"{package.__name__}."):
             __import__(name)

