@@ -149,8 +149,7 @@ class Link:
             self.lose(self.connection.goaway)
 
     def _received(self, sock: socket.socket) -> bytes | memoryview:
-        """Reads into a reused buffer. Returns a view of it if the data is large, which bench's `list`
-        needs."""
+        """Reads into a reused buffer. Returns a view of it if the data is large (bench: list)."""
         rest = self.connection.take_rest()
         kept = len(rest)
         buffer = self._buffer

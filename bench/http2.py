@@ -222,8 +222,7 @@ class Connection:
     # ---- answers
 
     def take_rest(self) -> bytes:
-        """The beginning of an incomplete frame, to be passed to `receive` again with the data that
-        follows."""
+        """The beginning of an incomplete frame, for `receive` to get again with the data after it."""
         rest, self._rest = self._rest, b""
         return rest
 

@@ -53,7 +53,7 @@ parse_grant = rpc_pb2.LeaseGrantResponse.FromString
 
 
 class Client:
-    """One slot's objects: the Leases it renews, the objects it updates, and those it created and may
+    """One slot's objects: the Leases it renews, the objects it updates, and its own ones that it may
     delete."""
 
     __slots__ = ("created", "grant", "key", "leases", "made", "objects", "revision")

@@ -94,8 +94,7 @@ def latencies(path: Path, found: Sequence[Series], kind: str, names: Sequence[st
 def by_count(
     path: Path, lines: dict[str, list[tuple[int, float, float]]], names: Sequence[str], title: str, unit: str
 ) -> None:
-    """p50 (full) and p99 (dotted) of a figure in seconds against a count, a line per server, both axes
-    log."""
+    """p50 (full) and p99 (dotted) of a figure in seconds by a count, a line per server, both axes log."""
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.2))
         tint = colours(names)

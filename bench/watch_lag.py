@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Watch lag. Latencies are of the events of writes sent in the measured time, delivery is of all
-    writes."""
+    """Watch lag. Latencies are of the events of writes in the measured time, delivery is of all writes."""
 
     from_sending: Histogram
     from_answer: Histogram  # 0 where the event came before the write's answer

@@ -70,8 +70,8 @@ class Exchange:
         self._pipe = pipe
 
     def wrote(self, last: int) -> None:
-        """Announces that this worker has finished writing; `last` is its newest acknowledged revision or
-        0."""
+        """Announces that this worker has finished writing; `last` is its newest acknowledged revision, 0 if
+        none."""
         self._pipe.send(("wrote", last))
 
     def newest(self) -> int | None:

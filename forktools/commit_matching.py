@@ -233,8 +233,7 @@ def released_before_records(repo: git.Repo) -> set[str]:
 
 
 def _standing(repo: git.Repo, new: ReleaseLine, fates: Sequence[CommitFate]) -> tuple[CommitFate, ...]:
-    """The fates; a commit whose change is incomplete at the tip counts as reverted, or as left out on
-    record."""
+    """The fates; a commit with an incomplete change at the tip counts as reverted or left out on record."""
     position = {entry.commit.sha: number for number, entry in enumerate(new.entries)}
     lost = losses(repo, new, {commit.sha for fate in fates for commit in fate.by if commit.sha in position})
     ids = _Ids(fate.entry.commit for fate in fates)
@@ -384,8 +383,8 @@ class _Search:
         self._by_content(lambda entry: entry.lines, IN_ANOTHER_CONTEXT)
 
     def _by_content(self, content: Callable[[LineCommit], str | None], remark: str = "") -> None:
-        """Pairs in order; of several new commits with one content, prefers the one whose trailer names the
-        old."""
+        """Pairs in order; of several new commits with one content, a trailer that names the old one
+        decides."""
         candidates: defaultdict[str | None, list[Commit]] = defaultdict(list)
         for entry in self.new:
             candidates[content(entry)].append(entry.commit)

@@ -96,8 +96,7 @@ def _gone(
 
 
 def _is_written_over(repo: git.Repo, tip: str, commit: Commit, path: str) -> bool:
-    """Whether a commit changed a path that has no lines (binary, a submodule), and its content differs
-    now."""
+    """Whether a commit changed a path without lines (binary, a submodule) and its content differs now."""
     change = (tree_before(repo, commit), commit.sha, "--", f":(literal){path}")
     modes = isolated_git.ask(repo, "diff-tree", "-r", "--raw", "--no-abbrev", *AS_RECORDED, *change).split()
     if not modes:

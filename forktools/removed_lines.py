@@ -100,8 +100,7 @@ def _weigh(
     before: Counter[bytes],
     tip: Counter[bytes],
 ) -> dict[str, tuple[int, int, int]]:
-    """The effect of one commit's hunks in a file on each owner: lines removed, taken, and written in
-    place."""
+    """The effect of one commit's hunks in a file on each owner: lines removed, taken, written in place."""
     moved = {text for hunk in hunks for text in _worded(hunk.before)}
     removed: Counter[str] = Counter()
     taken: Counter[str] = Counter()

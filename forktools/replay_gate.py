@@ -89,8 +89,7 @@ def vouched(repo: git.Repo, line: ReleaseLine) -> list[Finding]:
 
 
 def check_tag(repo: git.Repo, tag: str, remote: str) -> tags.TagVerdict:
-    """As `tags.check_tag`, plus the replay rule for the tag's line; later lines need what the tag
-    contains."""
+    """As `tags.check_tag`, plus the replay rule for the tag's line; later lines need the tag's commits."""
     found = tags.check_tag(repo, tag, remote)
     parsed, refs = tags.parse_tag(tag), references(repo)
     astray = any(finding.rule is tags.LINE_NOT_FROM_TAG for finding in found.findings)

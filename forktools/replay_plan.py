@@ -121,8 +121,7 @@ def make_plan(
 
 
 def precedents(repo: git.Repo, old: ReleaseLine, remote: str) -> list[Resolution]:
-    """Earlier resolutions: recorded ones, and those that `old` made when it was cut from the line before
-    it."""
+    """Earlier resolutions: recorded ones, and those made in `old` when it was cut from the line before."""
     known = [*resolutions.kept(repo)]
     try:
         before = previous_line(repo, references(repo), old.branch, remote)

@@ -63,8 +63,7 @@ class RunStep:
 @dataclass(frozen=True, slots=True)
 class Reused:
     """A commit of the old line whose conflicts were resolved as before, and the commit that resulted (empty
-    while other conflicts wait for a person). In the paths of `moved`, the lines around a conflict had
-    moved."""
+    while other conflicts wait for a person). In the paths of `moved`, lines around a conflict had moved."""
 
     sha: str
     by: str

@@ -78,8 +78,7 @@ def annotation_property(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """`text` as plain words for a Markdown page: every punctuation character becomes a character
-    reference."""
+    """`text` as plain words for a Markdown page: all punctuation is written as character references."""
     return _NOT_WORD.sub(_reference, visible(text))
 
 
@@ -100,8 +99,7 @@ def _reference(match: re.Match[str]) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """As `visible`, line by line: for forktools' own messages of several lines and for the bodies of
-    diffs."""
+    """As `visible`, line by line: for messages of several lines and for the bodies of diffs."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 

@@ -126,8 +126,7 @@ def _without_sign_off(repo: git.Repo, commits: Sequence[Commit]) -> dict[str, st
 
 
 def _is_s(sign_off: str, name: str, email: str) -> bool:
-    """Whether `sign_off` is the person's: matched by address, or by name for a bot, which uses its
-    maker's."""
+    """Whether `sign_off` is the person's: by address or, for a bot, which uses its maker's, by name."""
     match = re.fullmatch(r"(.*?)\s*<([^<>]*)>", sign_off.strip())
     if match is None:
         return False

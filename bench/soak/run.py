@@ -42,8 +42,7 @@ class Soak:
     _heard: Heard = field(default_factory=lambda: Heard(0.0))
 
     def run(self) -> None:
-        """Fills `results`, and writes them after each sample. Raises SoakError when the soak cannot
-        continue."""
+        """Fills `results`, and writes them after each sample. Raises SoakError when it cannot continue."""
         try:
             with Driver(make_calls, self.settings) as calls:
                 self._load(calls)

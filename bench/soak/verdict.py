@@ -56,8 +56,7 @@ def periods(samples: Sequence[Sample], period: float) -> int:
 
 
 def by_period(samples: Sequence[Sample], name: str, period: float) -> list[tuple[float, float]]:
-    """The medians of a figure over whole periods, at their middles; the samples themselves if they are
-    few."""
+    """The medians of a figure over whole periods, at their middles; the samples themselves if few."""
     plain = [(sample["seconds"], float(sample[name])) for sample in samples]
     whole = periods(samples, period)
     if not whole:

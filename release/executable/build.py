@@ -233,8 +233,7 @@ def _compiled(name: str, source: bytes) -> bytes:
 
 
 def _zipped(members: dict[str, bytes]) -> bytes:
-    """A zip file without compression: the executable is compressed as a whole, and importing needs no
-    zlib."""
+    """An uncompressed zip file: the executable is compressed as a whole, and importing needs no zlib."""
     # zipimport ignores a package directory without an __init__ module.
     packages = {
         parent.as_posix() for name in members if name.endswith(".pyc") for parent in Path(name).parents
