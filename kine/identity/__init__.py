@@ -1,4 +1,7 @@
-"""Who says what a new database connection's password is. Adding a provider is a line here and a module."""
+"""Identity providers: issue the credentials of new database connections.
+
+To add a provider, write a module and add a line to `MODULES`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ if TYPE_CHECKING:
 
     from kine.identity.base import Provider
 
-# A module has `provider(limit: float) -> Provider`. Imported when asked for.
+# Each module has `provider(limit: float) -> Provider`, and is imported only if its provider is used.
 MODULES = {"aws": "kine.identity.rds_iam"}
 
 LIMIT = 15.0  # seconds
 
 
 def provider(name: str, limit: float = LIMIT) -> Provider:
-    """Raises ValueError naming the known ones. `limit` is how long a new connection may wait, in seconds."""
+    """The provider of this name. `limit` is how long a new connection may wait for it, in seconds.
+
+    Raises ValueError, which names the known providers.
+    """
     if name not in MODULES:
         raise ValueError(
             f"the identity provider {name!r} is not known; known are {', '.join(sorted(MODULES))}"

@@ -1,7 +1,7 @@
-"""The machine's AWS credentials, by the default chain of AWS' SDK for Python.
+"""The machine's AWS credentials, from the default provider chain of the AWS SDK for Python.
 
-Each look goes through the whole chain with a new session: botocore's own keeps what it has read of the
-files, what it failed to find, and renews at times of its own choosing.
+Each `load` goes through the whole chain with a new session. A botocore session caches the files it has read
+and the providers that found nothing, and renews credentials on its own schedule.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _ABSENT = (
     " service must answer (from a container on EC2 its hop limit must be 2)"
 )
 _NO_TOKEN = "no AWS credentials to sign the database token with"  # noqa: S105
-_ATTEMPTS = 2  # of a request to STS or SSO
-_PATIENCE = 0.8  # of the limit, for a credential_process
+_ATTEMPTS = 2  # attempts of each request to STS or SSO
+_PATIENCE = 0.8  # the share of the limit that a credential_process may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,15 @@ class Credentials:
     secret_key: str = field(repr=False)
     session_token: str = field(default="", repr=False)
     expires: float = inf  # seconds since the epoch
-    found: float = 0.0
-    region: str = ""  # that of the environment or the profile
+    found: float = 0.0  # seconds since the epoch
+    region: str = ""  # from the environment or the profile
 
 
 def load(region: str | None, limit: float) -> Credentials:
-    """Blocks. `region` is the database's, for STS where nothing else says one. Raises IdentityError."""
+    """Loads the credentials. Blocks. Raises IdentityError.
+
+    `region` is the database's; STS uses it if neither the environment nor the profile has one.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     ends: list[str] = []
@@ -60,7 +63,7 @@ def load(region: str | None, limit: float) -> Credentials:
             " variables"
         ) from None
     except Exception as error:
-        # botocore raises whatever its parsers do; the text may be what a provider has printed.
+        # botocore lets its parsers' errors through. The text may hold a provider's output: do not log it.
         expired = "still expired" in str(error)
         raise IdentityError(
             f"{_NO_TOKEN}: "
@@ -78,7 +81,7 @@ def _loaded(region: str | None, limit: float, ends: list[str]) -> Credentials:
     from botocore.session import Session
 
     session = Session()
-    # Python's SDK reads only AWS_DEFAULT_REGION; the others, AWS_REGION first.
+    # AWS' SDK for Python reads only AWS_DEFAULT_REGION; the SDKs for other languages read AWS_REGION first.
     own = os.environ.get("AWS_REGION") or session.get_config_variable("region") or ""
     session.set_config_variable("region", own or region)
     session.set_default_client_config(
@@ -108,9 +111,9 @@ def _loaded(region: str | None, limit: float, ends: list[str]) -> Credentials:
 
 
 def _bound_processes(resolver: Any, session: Any, limit: float, ends: list[str]) -> None:
-    """Has a credential_process killed that takes too long, and its exit status noted, as botocore does not.
+    """Adds a timeout for each credential_process, and records its exit status, which botocore does not do.
 
-    Also where its credentials are those by which a role is assumed.
+    Also for a credential_process that gives the credentials to assume a role with.
     """
     from botocore.credentials import ProcessProvider
 
@@ -136,7 +139,7 @@ def _bound_processes(resolver: Any, session: Any, limit: float, ends: list[str])
 
 
 def _silent(error: BaseException | None) -> str:
-    """That the container's metadata service did not answer, which botocore's own error hides."""
+    """Why the container's metadata service did not answer, which botocore's error hides; else empty."""
     from botocore import exceptions
     from botocore.utils import ContainerMetadataFetcher as Fetcher
 
@@ -154,7 +157,7 @@ def _silent(error: BaseException | None) -> str:
 
 
 def _reason(error: Any, ends: list[str]) -> str:
-    """What has failed; no answer of a provider, and nothing that a process has printed."""
+    """What has failed, without any provider's response and without any output of a process."""
     from botocore import exceptions
 
     if silent := _silent(error):
@@ -169,5 +172,5 @@ def _reason(error: Any, ends: list[str]) -> str:
         return f"the provider {name} gave none; look at its settings"
     if isinstance(error, exceptions.SSOError | exceptions.TokenRetrievalError):
         return f"{error}; run aws sso login for the profile, as the user that kine runs as"
-    # These name files, profiles and addresses; no key.
+    # The other errors' texts have files, profiles and addresses, but no secrets.
     return str(error)

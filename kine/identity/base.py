@@ -1,4 +1,4 @@
-"""The seam between database drivers and whoever issues their credentials."""
+"""The interface between database drivers and identity providers, which issue their credentials."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ CONNECTING = "connecting to the database"
 
 
 class IdentityError(Exception):
-    """No credential could be had now. The text says why and what to check, and holds no secret."""
+    """No credential is available now. The text says why and what to check, and holds no secret."""
 
 
 class Provider(Protocol):
-    """Asked for every new connection; those in a pool live on."""
+    """Called for every new connection; pooled connections are not affected by expiry."""
 
-    advice: str  # what to check where the database refuses what we gave it
+    advice: str  # what to check if the database refuses the credential
 
     async def credential(self, host: str, port: int, user: str) -> str | None:
-        """The password to open a connection with, good for minutes. Raises IdentityError.
+        """The password to open a connection with, valid for minutes. Raises IdentityError.
 
-        None: the connection's own handshake finds what it needs, which is ready now. `host` may be
-        several names, comma-separated, where the provider's rules allow it.
+        None means that the handshake finds its credential elsewhere, such as a Kerberos cache, and that it is
+        ready now. `host` may be several names, comma-separated, if the provider allows it.
         """
 
     def report_to(self, on_wait: Callable[[str], None]) -> None:
-        """Has `on_wait` told what a connection waits for, and that it goes on."""
+        """Calls `on_wait` with the reason whenever a connection waits, and with `CONNECTING` afterwards."""
 
     def refused(self) -> None:
-        """The database refused what was given last: the next one must be made anew."""
+        """The database has refused the last credential: the next one must be a new one."""
 
     async def close(self) -> None:
-        """Leaves nothing behind."""
+        """Stops background tasks and removes temporary files."""

@@ -1,6 +1,6 @@
-"""What kine needs of botocore that has no public name, all in one place.
+"""Private attributes of botocore that kine uses, all in one place.
 
-pyproject.toml caps its version, and `tests/drivers/test_library_internals.py` fails when it has changed.
+pyproject.toml caps botocore's version, and `tests/drivers/test_library_internals.py` fails if they change.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def make_processes_by(provider: Any, make: Callable[[str], Any]) -> None:
-    """Where a role is assumed by a profile's credential_process: `make` gives the provider of it."""
+    """Has an assume-role provider use `make(profile_name)` to create providers for a credential_process."""
     builder = getattr(provider, "_profile_provider_builder", None)
     if builder is not None:
         builder._create_process_provider = make

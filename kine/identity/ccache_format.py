@@ -1,4 +1,4 @@
-"""The file format of a credential cache, version 4, as far as kine changes one before libpq reads it.
+"""The file format of Kerberos credential caches, version 4: the parts that kine changes for libpq.
 
 https://web.mit.edu/kerberos/krb5-latest/doc/formats/ccache_file_format.html
 """
@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, replace
 
 VERSION = b"\x05\x04"
-_SETTINGS_REALM = b"X-CACHECONF:"  # of entries that hold no ticket
+_SETTINGS_REALM = b"X-CACHECONF:"  # realm of entries that are settings, not tickets
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class CredentialCache:
 
 
 def parse(content: bytes) -> CredentialCache:
-    """Raises ValueError."""
+    """Parses a cache file. Raises ValueError."""
     if content[:2] != VERSION:
         raise ValueError("not a credential cache of version 4")
     try:
@@ -63,9 +63,9 @@ def parse(content: bytes) -> CredentialCache:
 
 
 def prepared(content: bytes, aliases: dict[Principal, Principal]) -> bytes:
-    """The cache without its settings, and with the ticket for each alias' target found under the alias too.
+    """The cache without its settings, and with a copy of each alias' target ticket under the alias.
 
-    A setting makes libkrb5 renew a ticket by itself, within a handshake. Raises ValueError.
+    A setting makes libkrb5 renew a ticket automatically, during a handshake. Raises ValueError.
     """
     cache = parse(content)
     tickets = tuple(entry for entry in cache.entries if entry.is_ticket)
@@ -79,7 +79,7 @@ def prepared(content: bytes, aliases: dict[Principal, Principal]) -> bytes:
 
 
 def principal(name: str) -> Principal:
-    """Of `part/part@REALM`, in which a backslash keeps the next character's meaning."""
+    """Parses `part/part@REALM`, in which a backslash escapes the next character."""
     parts, realm, taken = [""], "", False
     characters = iter(name)
     for character in characters:

@@ -1,4 +1,4 @@
-"""Work that may block for long, as a network that does not answer makes it: off the event loop."""
+"""Blocking calls in a daemon thread, for work that a network without answers may block for long."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """`work()` in a thread of its own. Unlike a pool's, it holds up no exit of the process.
+    """Runs `work()` in a thread of its own. Unlike a pool's thread, it does not delay the process' exit.
 
-    Raises OSError where no thread can be had.
+    Raises what `work` raises, and OSError if no thread can be started.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -34,7 +34,7 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
             result = work()
         except BaseException as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell, result, failure)
 
     try:

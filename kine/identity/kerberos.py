@@ -1,9 +1,9 @@
-"""Kerberos: a private cache holds our ticket and the database's, ready before libpq's handshake looks there.
+"""Kerberos authentication: a private credential cache for libpq, with kine's and the database's tickets.
 
-libpq reads the cache that KRB5CCNAME names, and must find there all it needs: a handshake that asks a KDC
-lasts as long as the KDC likes. The variable is the process', therefore set once, to a file whose content is
-replaced at one stroke; a process has one such provider. Tickets are made by the system's libkrb5; libpq may
-bring its own. The two share files, never a cache in memory.
+libpq reads the cache that KRB5CCNAME names. The cache must have every ticket before the handshake, as a
+handshake that asks a KDC takes as long as the KDC does. The variable applies to the whole process, so it is
+set once, to a file that is replaced atomically, and a process has one such provider. The system's libkrb5
+acquires the tickets. libpq may have a libkrb5 of its own, so the two share files, never a cache in memory.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK = 10.0  # seconds between looks at the keytab or cache, and between tries to renew
-_MARGIN = 5.0  # seconds before its end, a quarter of its life at most, in which a ticket is taken for expired
-_RETRY = 1.0  # seconds between a failure and the next try, at least
+_LOOK = 10.0  # seconds between checks of the keytab or cache, and between attempts to renew
+_MARGIN = 5.0  # seconds before expiry, a quarter of the lifetime at most, in which a ticket counts as expired
+_RETRY = 1.0  # seconds between a failure and the next attempt, at least
 
-# Where libkrb5 looks for keys to renew a ticket by itself, as it does from 30 seconds before its end, in a
-# cache of somebody else's too. An empty table in memory ends that without asking a KDC. It is also what
-# leaks where libpq, from 16 on, acquires a credential twice for a connection: 17 KB a time, with a file.
+# libkrb5 takes keys from here to renew a ticket automatically, from 30 seconds before its end, also in a
+# cache that another program maintains. An empty keytab in memory prevents that without asking a KDC. It also
+# avoids a leak: libpq from 16 on acquires a credential twice for a connection, 17 KB a time with a file.
 _CLIENT_KEYTAB = "KRB5_CLIENT_KTNAME"
 _NO_KEYTAB = "MEMORY:kine"
 
 _EXPIRED = -1765328352
-# krb5.h, as libkrb5 has them: what to check. The library's own words come first.
+# Advice by error code (krb5.h, as libkrb5 has them), which follows the library's own text.
 _ADVICE = {
     -1765328378: "the KDC does not know the principal: check the endpoint's user and realm",
     -1765328377: "the KDC does not know the database's principal SERVICE/HOST: check the endpoint's host and"
@@ -61,27 +61,27 @@ _ADVICE = {
 }
 
 
-_NO_NAME = "FILE:"  # of a cache: as if nothing were said
+_NO_NAME = "FILE:"  # a cache without a name: as if unset
 _NO_CACHE = (-1765328189, -1765328243)
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
-    """Where tickets come from: a keytab, or a cache that someone else keeps fresh."""
+    """The source of tickets: a keytab, or a cache that another program keeps fresh."""
 
     principal: str  # user or user@REALM
     keytab: str = ""  # a path; empty: the cache
     cache: str = ""  # TYPE:NAME or a path; empty: KRB5CCNAME, else libkrb5's default
     service: str = "postgres"
-    spn: str = ""  # the database's principal, where it is not service/host
+    spn: str = ""  # the database's principal, if it is not service/host
 
 
 def source(
     parameters: MutableMapping[str, str], environ: MutableMapping[str, str]
 ) -> CredentialSource | None:
-    """Takes what is kine's own out of the endpoint's parameters; None where Kerberos is not asked for.
+    """The source that the endpoint and the environment name; None if they do not ask for Kerberos.
 
-    `user` becomes the role, without its realm. Raises ValueError.
+    Removes kine's parameters from `parameters`, and the realm from `user`. Raises ValueError.
     """
     keytab, cache = parameters.pop("krb5_keytab", None), parameters.pop("krb5_ccache", None)
     spn = parameters.pop("krbspn", "")
@@ -130,7 +130,7 @@ def _from_environment(environ: MutableMapping[str, str]) -> str:
 class _Tickets:
     made: float
     end: float
-    mark: object  # what the keytab or cache was like
+    mark: object  # the version of the keytab or cache: see `_mark`
     hosts: tuple[str, ...]
 
     def usable(self, now: float) -> bool:
@@ -141,7 +141,7 @@ class _Tickets:
 
 
 class Kerberos:
-    """See `kine.identity.base.Provider`."""
+    """Implements `kine.identity.base.Provider`."""
 
     def __init__(self, source: CredentialSource, limit: float) -> None:
         self.advice = (
@@ -165,7 +165,7 @@ class Kerberos:
         metrics.register_gauge("kine_identity_expiry_seconds", self._shown)
 
     def check_realm(self) -> None:
-        """Raises ValueError where a keytab's principal has no realm. A cache has its own."""
+        """Raises ValueError if no realm is known for a keytab's principal. A cache has its own realm."""
         if not self._source.keytab or "@" in self._source.principal:
             return
         gssapi = self._gssapi
@@ -182,7 +182,7 @@ class Kerberos:
         if not fresh or self._refused:
             making = self._renew(hosts)
             self._on_wait("; last time ".join(filter(None, ("waiting for Kerberos tickets", self._failure))))
-            # Who comes late waits no longer than who asked first.
+            # A caller that joins a renewal waits no longer than the first one.
             left = max(_RETRY, self._began + self._limit - asyncio.get_running_loop().time())
             try:
                 async with asyncio.timeout(left):
@@ -206,7 +206,7 @@ class Kerberos:
         self._on_wait = on_wait
 
     def refused(self) -> None:
-        """A key of the server's may have changed, and our ticket for it is of the old one."""
+        """Forces new tickets: the server's key may have changed, and the ticket may be for the old one."""
         self._refused = True
 
     async def close(self) -> None:
@@ -225,14 +225,17 @@ class Kerberos:
             self._directory = None
 
     def _shown(self) -> float:
-        """Without end as long as nobody has asked: the database is content with a password."""
+        """Seconds until expiry for the metric; infinite before the first request for tickets.
+
+        A connection requests none if the database accepts a password.
+        """
         return self._left() if self._making or self._tickets else inf
 
     def _left(self) -> float:
         return self._tickets.end - time.time() if self._tickets else 0.0
 
     async def _watch(self, hosts: tuple[str, ...]) -> None:
-        """Renews ahead of expiry, from half the life on, and when the keytab or cache is another one."""
+        """Renews tickets from half their lifetime on, and when the keytab or cache has changed."""
         while True:
             now = time.time()
             tickets = self._tickets
@@ -245,7 +248,7 @@ class Kerberos:
                     await asyncio.shield(self._renew(hosts))
 
     def _renew(self, hosts: tuple[str, ...]) -> asyncio.Task[None]:
-        """One at a time; who comes while it lasts gets its outcome. It fails with IdentityError."""
+        """Starts a renewal, or returns the running one. The task fails with IdentityError."""
         if self._making is None or self._making.done():
             self._began = asyncio.get_running_loop().time()
             self._making = asyncio.create_task(self._make(hosts), name="kerberos tickets")
@@ -287,7 +290,10 @@ class Kerberos:
         return self._directory
 
     def _mark(self) -> object:
-        """Changes with the keytab or cache; links are followed, as Kubernetes swaps those of a secret."""
+        """The keytab's or cache's version: changes with the file.
+
+        Symbolic links are followed, as Kubernetes updates a mounted Secret by swapping links.
+        """
         path = self._source.keytab or self._cache
         kind, colon, name = path.partition(":")
         if colon and kind == "FILE":
@@ -297,12 +303,15 @@ class Kerberos:
         try:
             found = os.stat(path)
         except OSError:
-            # Gone for a moment, as while it is being replaced: the tickets at hand are no worse for it.
+            # The file may be missing briefly while it is replaced: the current tickets remain valid.
             return self._tickets.mark if self._tickets else None
         return found.st_mtime_ns, found.st_ino, found.st_size
 
     def _acquire(self, directory: Path, hosts: tuple[str, ...]) -> float:
-        """Makes the cache anew; when the first of its tickets ends, seconds since the epoch."""
+        """Creates a new cache and replaces the old one.
+
+        Returns the earliest expiry of its tickets, in seconds since the epoch. Raises IdentityError.
+        """
         made = directory / "next"
         made.unlink(missing_ok=True)
         gssapi = self._gssapi
@@ -311,8 +320,8 @@ class Kerberos:
             end = time.time() + held.lifetime
             failures = []
             for service in self._services(hosts):
-                # Our side of a handshake that is never sent: it leaves the ticket in the cache. Not asking
-                # for the server's proof, it is complete after one step, and tells the ticket's life.
+                # The client side of a handshake that is never sent: it stores the ticket in the cache. As it
+                # does not ask for mutual authentication, one step completes it and gives the lifetime.
                 context = gssapi.SecurityContext(
                     name=service, creds=held, usage="initiate", flags=gssapi.RequirementFlag.integrity
                 )
@@ -351,7 +360,7 @@ class Kerberos:
         return gssapi.Credentials(usage="initiate", store=copied)
 
     def _services(self, hosts: tuple[str, ...]) -> list[Any]:
-        """The database's principals, of which libpq will look for the ticket."""
+        """The database's principals, for which libpq will look up tickets."""
         gssapi = self._gssapi
         if self._source.spn:
             return [gssapi.Name(self._named(hosts), gssapi.NameType.kerberos_principal)]
@@ -362,7 +371,7 @@ class Kerberos:
         return gssapi.Name(f"{self._source.service}@{host}", gssapi.NameType.hostbased_service)
 
     def _named(self, hosts: tuple[str, ...]) -> str:
-        """krbspn with its realm: where it names none, that of its host by krb5.conf, as in Go kine."""
+        """krbspn with a realm: by default the one that krb5.conf maps its host to, as in Go kine."""
         spn = self._source.spn
         service, slash, host = spn.partition("/")
         if "@" in spn or not slash:
@@ -373,7 +382,10 @@ class Kerberos:
         return f"{spn}@{realm}" if realm else spn
 
     def _prepare(self, made: Path, hosts: tuple[str, ...]) -> None:
-        """Makes the cache what libpq needs. Raises ValueError."""
+        """Removes the cache's settings, and adds tickets under the names that libpq uses.
+
+        Raises ValueError.
+        """
         content = made.read_bytes()
         aliases = {}
         if self._source.spn:
@@ -384,7 +396,7 @@ class Kerberos:
                 alias = ccache_format.principal(
                     str(self._looked_for(host).canonicalize(gssapi.MechType.kerberos))
                 )
-                # Without a mapping in krb5.conf the realm is empty, and looked for in ours.
+                # Without a mapping in krb5.conf the realm is empty; libkrb5 then tries the client's realm.
                 for realm in {alias.realm, b"", target.realm}:
                     aliases[replace(alias, realm=realm)] = target
         if aliases or content.startswith(ccache_format.VERSION):
@@ -392,11 +404,11 @@ class Kerberos:
 
     def _said(self, error: Any) -> str:
         code = error.min_code - (1 << 32) if error.min_code >= 1 << 31 else error.min_code
-        if self._source.keytab and code in _NO_CACHE:  # libkrb5 found no use for the keytab
+        if self._source.keytab and code in _NO_CACHE:  # libkrb5 could not use the keytab
             return _unusable(self._source.keytab)
         words = "; ".join(error.get_all_statuses(error.min_code, False)) or type(error).__name__
         if isinstance(error, self._gssapi.exceptions.ExpiredCredentialsError):
-            # GSSAPI's own finding; libkrb5 has nothing to say to it, and says "Success".
+            # Detected by GSSAPI: libkrb5 has no error, and its text is "Success".
             code, words = _EXPIRED, "; ".join(error.get_all_statuses(error.maj_code, True))
         where = f"keytab {self._source.keytab}" if self._source.keytab else f"cache {self._cache}"
         return f"{words} ({where}); {_ADVICE.get(code, 'check the realm, the KDC and krb5.conf')}"
@@ -421,15 +433,18 @@ def _library() -> Any:
 
 
 def _default_cache(gssapi: Any) -> str:
-    """Before KRB5CCNAME becomes ours."""
+    """The cache of the user's environment. Call this before kine sets KRB5CCNAME."""
     told = os.environ.get("KRB5CCNAME")
-    if told in ("", _NO_NAME):  # libkrb5 itself would look for a file without a name
+    if told in ("", _NO_NAME):  # libkrb5 would look for a file with an empty name
         return f"FILE:/tmp/krb5cc_{os.getuid()}"
     return told or gssapi.raw.krb5_ccache_name(None).decode()
 
 
 def provider(source: CredentialSource, limit: float) -> Provider:
-    """Raises ValueError where gssapi or the keytab is missing. Reads KRB5CCNAME, and later sets it."""
+    """The Kerberos provider. Raises ValueError if gssapi or the keytab is missing.
+
+    Reads KRB5CCNAME now, and sets it when it first acquires tickets.
+    """
     if source.keytab:
         try:
             Path(source.keytab).open("rb").close()

@@ -1,9 +1,9 @@
-"""RDS IAM: the password is a presigned request, signed here with the machine's AWS credentials.
+"""RDS IAM authentication: the password is a presigned request, signed with the machine's AWS credentials.
 
-Signing needs no network; finding the credentials may (instance metadata, STS, SSO), so that happens in a
-thread, within a limit. Credentials that expire are renewed ahead of that, and used until then whatever
-becomes of the renewal. Their absence is never kept: the chain is gone through from its beginning each time.
-A token is good for 15 minutes, and as signing costs a millisecond, each connection gets its own.
+Signing needs no network. Loading the credentials may (instance metadata, STS, SSO), so it runs in a thread,
+with a time limit. Credentials that expire are renewed ahead of time, and used until they expire even if the
+renewal fails. A failure is not cached: each attempt goes through the whole provider chain. A token is valid
+for 15 minutes; as signing takes a millisecond, each connection gets its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# NAME.ID.REGION.rds.DOMAIN, in China NAME.ID.rds.REGION.DOMAIN; the domain is the partition's.
+# NAME.ID.REGION.rds.DOMAIN, in China NAME.ID.rds.REGION.DOMAIN; the domain depends on the AWS partition.
 _DOMAINS = (
     r"amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu"
     r"|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov"
@@ -40,25 +40,25 @@ _HOST = re.compile(
     re.IGNORECASE,
 )
 
-_LIFETIME = 900  # seconds a token is good for
-_AHEAD = 900.0  # seconds before their end, half their life at most, from which credentials are renewed
-_MARGIN = 2.0  # seconds before their end in which credentials are taken for expired
-_LOOK = 60.0  # seconds between looks at the clock, which may be set
-_RETRY = 1.0  # seconds between a failure and the next try, doubled each time
+_LIFETIME = 900  # seconds a token is valid
+_AHEAD = 900.0  # seconds before expiry, half the lifetime at most, from which credentials are renewed
+_MARGIN = 2.0  # seconds before expiry in which credentials count as expired
+_LOOK = 60.0  # seconds between checks of the system clock, which may be changed
+_RETRY = 1.0  # seconds between a failure and the next attempt, doubled each time
 _RETRY_MOST = 15.0
 _DOUBT = 30.0  # seconds between replacements of credentials that the database has refused
-_REMIND = 60.0  # seconds between two lines on the same failure
+_REMIND = 60.0  # seconds between two log lines on the same failure
 
 
 def region_of(host: str) -> str | None:
-    """The region an RDS host's name tells, in any of AWS' partitions; None for other names, as an alias."""
+    """The region in an RDS host's name, in any AWS partition; None for other names, such as an alias."""
     match = _HOST.fullmatch(host)
     return (match["before"] or match["after"]).lower() if match else None
 
 
 @dataclass(slots=True)
 class RdsIam:
-    """See `kine.identity.base.Provider`. Credentials come from the default chain of AWS' SDK."""
+    """Implements `kine.identity.base.Provider`, with credentials of the AWS SDK's default chain."""
 
     limit: float  # seconds a new connection waits for credentials
     advice: str = (
@@ -75,8 +75,8 @@ class RdsIam:
     _began: float = 0.0
     _watching: asyncio.Task[None] | None = None
     _failures: int = 0
-    _failed: tuple[str, float] = ("", -inf)  # the last failure, and when
-    _told: tuple[str, float] = ("", -inf)  # what was logged of it, and when
+    _failed: tuple[str, float] = ("", -inf)  # the last failure, and its event-loop time
+    _told: tuple[str, float] = ("", -inf)  # the last logged failure, and its event-loop time
 
     async def credential(self, host: str, port: int, user: str) -> str:
         region = region_of(host)
@@ -96,7 +96,7 @@ class RdsIam:
         self._on_wait = on_wait
 
     def refused(self) -> None:
-        """Every token is a new one; but the credentials may have been replaced where they came from."""
+        """Marks the credentials for reloading: their source may have new ones. Tokens are always new."""
         self._doubted = True
 
     async def close(self) -> None:
@@ -106,7 +106,7 @@ class RdsIam:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _credentials(self, region: str | None) -> Credentials:
-        """Those at hand while they last, else new ones. Raises IdentityError."""
+        """The current credentials if they are valid, else new ones. Raises IdentityError."""
         held = self._usable()
         if held is not None and not (self._doubted and time.time() > held.found + _DOUBT):
             return held
@@ -117,14 +117,14 @@ class RdsIam:
             raise IdentityError(self._failed[0])
         making = self._renew(region)
         self._on_wait("; last time ".join(filter(None, ("waiting for AWS credentials", self._failed[0]))))
-        # Who comes late waits no longer than who asked first.
+        # A caller that joins a renewal waits no longer than the first one.
         left = max(_RETRY, self._began + self.limit - now)
         try:
             async with asyncio.timeout(left):
                 await asyncio.shield(making)
         except TimeoutError:
             slow = f"no AWS credentials within {self.limit:.0f} s: {_SLOW}"
-            if making is self._making:  # left behind: who waits behind us is to fail at once
+            if making is self._making:  # abandon it, so that the other callers fail at once
                 self._making = None
                 self._fail(slow)
             if (held := self._usable()) is None:
@@ -139,7 +139,7 @@ class RdsIam:
         return self._held
 
     def _pause(self) -> float:
-        """After so many failures in a row."""
+        """Seconds until the next attempt, by the number of failures in a row."""
         return min(_RETRY_MOST, _RETRY * 2.0 ** min(self._failures - 1, 10))
 
     def _usable(self) -> Credentials | None:
@@ -149,12 +149,12 @@ class RdsIam:
         return self._held.expires - time.time() if self._held is not None else 0.0
 
     def _renew(self, region: str | None) -> asyncio.Task[None]:
-        """One at a time; who comes while it lasts gets its outcome. It fails with IdentityError.
+        """Starts a renewal, or returns the running one. The task fails with IdentityError.
 
-        A thread that takes longer than the limit is left behind, and another begun.
+        One that takes longer than the limit is abandoned, and another is started.
         """
         now = asyncio.get_running_loop().time()
-        if self._making is None or now > self._began + self.limit:  # the latter in a renewal
+        if self._making is None or now > self._began + self.limit:  # timed out in `_watch`
             self._began = now
             self._making = making = asyncio.create_task(self._make(region), name="aws credentials")
             making.add_done_callback(self._made)
@@ -198,7 +198,7 @@ class RdsIam:
         log.warning("%s%s", failure, f"; those at hand are good for {left:.0f} s" if left > _MARGIN else "")
 
     async def _watch(self, region: str | None) -> None:
-        """Renews ahead of expiry, so that no connection waits for it."""
+        """Renews the credentials ahead of expiry, so that no connection waits for it."""
         while True:
             held = self._held
             assert held is not None
@@ -224,7 +224,7 @@ def _signed(held: Credentials, host: str, port: int, user: str, region: str) -> 
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import ReadOnlyCredentials
 
-    # In the case in which it is signed: the server is given the text of the token, not a name.
+    # The name must have the case in which it is signed: the server gets it within the token's text.
     name = f"[{host}]" if ":" in host else host.lower()
     request = AWSRequest("GET", f"https://{name}:{port}/", params={"Action": "connect", "DBUser": user})
     keys = ReadOnlyCredentials(held.access_key, held.secret_key, held.session_token or None)
@@ -233,7 +233,7 @@ def _signed(held: Credentials, host: str, port: int, user: str, region: str) -> 
 
 
 def provider(limit: float) -> Provider:
-    # Its records hold what a credential provider has printed; each failure becomes a line of ours.
+    # botocore's log records may hold a credential provider's output. kine logs each failure itself.
     logging.getLogger("botocore").setLevel(logging.CRITICAL + 1)
     made = RdsIam(limit)
     metrics.register_gauge("kine_identity_expiry_seconds", made.left)
