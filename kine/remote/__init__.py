@@ -1,6 +1,7 @@
-"""`http://`, `https://`, `unix://`: a real etcd, to which calls and streams are passed on as they are.
+"""A proxy for a real etcd, at `http://`, `https://` and `unix://` endpoints: forwards calls and streams.
 
-Messages go through as bytes, nothing is decoded; metadata, deadlines, statuses and texts are the etcd's.
+Messages are forwarded as bytes and never decoded. Metadata and deadlines are forwarded to etcd, statuses and
+error texts to the client.
 """
 
 from kine.remote.etcd_backend import EtcdBackend, connect

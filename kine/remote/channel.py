@@ -1,4 +1,4 @@
-"""A connection to one etcd: grpcio's channel, its TLS, and whether it can take calls now."""
+"""The connection to one etcd member: grpcio's channel, its TLS credentials, and its connectivity state."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 READY = grpc.ChannelConnectivity.READY
 FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
-# A connection that is cut without a word is noticed within some 20 seconds. etcd cuts off who pings more
-# often than each 5 s, or without a call under way (server/embed, DefaultGRPCKeepAliveMinTime).
+# Detects a silently dropped connection within some 20 seconds. etcd disconnects clients that ping more often
+# than every 5 s, or without an active call (server/embed, DefaultGRPCKeepAliveMinTime).
 _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),  # as etcd's own client: the environment's proxies are for the web
+    ("grpc.enable_http_proxy", 0),  # as in etcd's client, which ignores the environment's HTTP proxies
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -44,7 +44,7 @@ _OPTIONS: list[tuple[str, int | str]] = [
 
 
 class Upstream:
-    """Keeps one endpoint connected. `changed` is called whenever it begins or ceases to take calls."""
+    """Keeps one endpoint connected. `changed` is called at each change of its connectivity state."""
 
     def __init__(self, endpoint: EtcdEndpoint, options: Options, changed: Callable[[], None]) -> None:
         self.endpoint = endpoint
@@ -58,7 +58,7 @@ class Upstream:
         self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Begins to connect. Raises OSError, ssl.SSLError when a TLS file cannot be read."""
+        """Starts to connect. Raises OSError, ssl.SSLError when a TLS file cannot be read."""
         if self._relay is not None:
             await self._relay.start()
         self._channel = self._new_channel()
@@ -66,7 +66,7 @@ class Upstream:
 
     def _new_channel(self) -> grpc.aio.Channel:
         if self._relay is not None:
-            # What etcd sees as the host asked for is as without the relay.
+            # etcd must see the same :authority as without the relay.
             options = [*_OPTIONS, ("grpc.default_authority", str(self.endpoint))]
             return grpc.aio.insecure_channel(self._relay.target, options)
         if self.endpoint.tls:
@@ -83,11 +83,11 @@ class Upstream:
         return self.channel.get_state()
 
     def why_not(self, said: str) -> str:
-        """The endpoint, and why it is not connected; `said` is what a call ended with."""
+        """The endpoint, and why it is not connected; `said` is the error text of a failed call."""
         return reason(self.endpoint, (self._relay.trouble if self._relay else "") or said)
 
     def unary(self, path: str) -> Any:
-        """grpcio's callable of this method; it takes and gives bytes."""
+        """grpcio's multi-callable for this method; request and response are bytes."""
         call = self._unary.get(path)
         if call is None:
             call = self._unary[path] = self.channel.unary_unary(path)
@@ -113,7 +113,7 @@ class Upstream:
             await self.channel.wait_for_state_change(state)
 
     async def _renew(self) -> None:
-        """A channel keeps the certificates it began with: after they have changed on disk, another one."""
+        """Replaces the channel if the TLS files have changed, as a channel keeps its first certificates."""
         if not self.endpoint.tls or self._relay is not None:
             return
         found = tls.stamps(self._files)
@@ -121,7 +121,7 @@ class Upstream:
             return
         try:
             renewed = self._new_channel()
-        except (OSError, ValueError) as error:  # half written; looked at again with the next attempt
+        except (OSError, ValueError) as error:  # half written; retried at the next state change
             log.warning("renewed certificate not usable yet", extra=fields(error=type(error).__name__))
             return
         self._stamps = found
@@ -140,12 +140,12 @@ class Upstream:
 
 
 def credentials(options: Options) -> grpc.ChannelCredentials:
-    """Raises OSError when a file cannot be read, ssl.SSLError when it is not what it should be."""
+    """The TLS credentials. Raises OSError when a file cannot be read, ssl.SSLError when it is not valid."""
     context = ssl.create_default_context()
     if options.cert_file:
-        # grpcio would find out when it connects, and not say why.
+        # Checked here, as grpcio would fail only when it connects, and not say why.
         context.load_cert_chain(options.cert_file, options.key_file, password=lambda: b"")
-    # grpcio's own list of authorities is as old as the package; the system's is what its owner trusts.
+    # The system's CAs: grpcio's bundled list is as old as the package, and not the administrator's choice.
     authorities = options.ca_file or tls.system_authorities()
     return grpc.ssl_channel_credentials(
         _read(authorities) if authorities else None,

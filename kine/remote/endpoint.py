@@ -1,4 +1,4 @@
-"""`http://host:2379`, `https://host:2379`, `unix:///path`, one or several of them with commas between."""
+"""The endpoints of an etcd: `http://host:2379`, `https://host:2379`, `unix:///path`, comma-separated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kine.flag_values import host_and_port
 
 SCHEMES = frozenset({"http", "https", "unix"})
 DEFAULT_PORT = 2379
-LOCAL = "localhost"  # where a port stands alone, as for etcd's own clients
+LOCAL = "localhost"  # the host of an endpoint without one, as in etcd's clients
 
 _FORM = "write it like http://10.0.0.1:2379,http://10.0.0.2:2379"
 
@@ -20,12 +20,12 @@ class EtcdEndpoint:
 
     host: str = ""
     port: int = 0
-    path: str = ""  # of a unix socket; then host and port mean nothing
+    path: str = ""  # of a Unix socket; then host and port are unused
     tls: bool = False
 
     @property
     def target(self) -> str:
-        """As grpcio names it (grpc/doc/naming.md)."""
+        """The target in gRPC's naming syntax (grpc/doc/naming.md)."""
         return f"unix:{self.path}" if self.path else f"dns:///{self}"
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class EtcdEndpoint:
 
 
 def parse(endpoint: str) -> tuple[EtcdEndpoint, ...]:
-    """Raises ValueError with a text that never repeats the endpoint."""
+    """The distinct endpoints, in order. Raises ValueError with a text that never repeats the endpoint."""
     return tuple(dict.fromkeys(_one(url.strip()) for url in endpoint.split(",") if url.strip()))
 
 

@@ -1,4 +1,4 @@
-"""A real etcd as what the server serves from: routes, readiness, and its end."""
+"""The server's `Backend` for a real etcd: routes, readiness, version and shutdown."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _PROBE_TIMEOUT = 3.0
 
 _RANGE = "/etcdserverpb.KV/Range"
 _STATUS = "/etcdserverpb.Maintenance/Status"
-# What `etcdctl endpoint health` asks: a linearizable read, which needs a leader and a quorum.
+# The request of `etcdctl endpoint health`: a linearizable read, which needs a leader and a quorum.
 _PROBE = rpc.RangeRequest(key=b"health", count_only=True).SerializeToString()
-# These say that etcd is there but cannot serve; any other status, such as for want of a login, is an answer.
+# With these, etcd does not serve. Any other status proves that it does, such as a missing login.
 _NO_ANSWER = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -50,7 +50,8 @@ _STREAMING = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
-# Served by every etcd beside its own package (server/etcdserver/api/v3lock, v3election; gRPC's health).
+# Unary methods outside etcdserverpb that every etcd serves (server/etcdserver/api/v3lock, v3election; gRPC's
+# health).
 _BESIDE = (
     "/v3lockpb.Lock/Lock",
     "/v3lockpb.Lock/Unlock",
@@ -63,12 +64,12 @@ _BESIDE = (
 
 
 def connect(endpoint: str, options: Options) -> EtcdBackend:
-    """The etcd behind an endpoint, not yet connected. Raises ValueError, which never repeats the endpoint."""
+    """The backend of an endpoint, not yet connected. Raises ValueError, which never repeats the endpoint."""
     return EtcdBackend(EtcdFailover(parse(endpoint), options))
 
 
 def methods() -> list[str]:
-    """Every unary method that is passed on."""
+    """Every unary method that is forwarded."""
     services = rpc.DESCRIPTOR.services_by_name.values()
     own = [f"/{service.full_name}/{name}" for service in services for name in service.methods_by_name]
     return [path for path in (*own, *_BESIDE) if path not in _STREAMING]
@@ -84,7 +85,7 @@ class EtcdBackend:
         self.routes: Routes = self._forwarder.routes(methods(), _STREAMING)
 
     async def open(self, patience: float = PATIENCE, name: str = "etcd", advice: str = _ADVICE) -> None:
-        """Connects, and waits until etcd answers. Raises DriverError with what to do next."""
+        """Connects, and waits until etcd answers. Raises DriverError, with advice."""
         await self._cluster.open()
         await until_open(
             self._answers,
@@ -98,7 +99,7 @@ class EtcdBackend:
         metrics.register_gauge("kine_db_size_bytes", self._size)
 
     async def _answers(self) -> None:
-        """Raises UnavailableError with each endpoint's reason when none of them answers."""
+        """Raises UnavailableError, with each endpoint's reason, if none of them answers."""
         reasons = []
         for upstream in self._cluster.upstreams:
             try:
@@ -112,7 +113,7 @@ class EtcdBackend:
         raise UnavailableError("; ".join(reasons))
 
     async def ready(self) -> None:
-        """Raises UnavailableError when no linearizable read is answered."""
+        """Raises UnavailableError if a linearizable read fails."""
         call = Call(_RANGE, deadline=asyncio.get_running_loop().time() + _PROBE_TIMEOUT)
         try:
             await self._forwarder.unary(_PROBE, call)
@@ -130,7 +131,7 @@ class EtcdBackend:
         return {"etcd": ",".join(str(upstream.endpoint) for upstream in self._cluster.upstreams)}
 
     async def version(self) -> bytes:
-        """As the etcd itself would answer, as far as its members can be asked. Raises UnavailableError."""
+        """The response of etcd's /version, from the members that can be reached. Raises UnavailableError."""
         try:
             server = await self._status()
         except RpcError as error:

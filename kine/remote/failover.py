@@ -1,4 +1,4 @@
-"""Several endpoints of one etcd cluster, of which one at a time takes the calls."""
+"""Failover between the endpoints of one etcd cluster: one at a time takes the calls."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from kine.drivers.base import Options
     from kine.remote.endpoint import EtcdEndpoint
 
-# As long as an attempt to connect may take: a call that finds none connected waits for one that is about to.
+# Seconds a call waits for a connected endpoint: as long as an attempt to connect may take.
 _PATIENCE = 5.0
 
 
 def unhealthy() -> RpcError:
-    """Nothing of the call was sent."""
+    """The error of a call that was not sent, as no endpoint is connected."""
     return RpcError(Code.UNAVAILABLE, "etcdserver: unhealthy cluster")
 
 
 class EtcdFailover:
-    """All endpoints are kept connected, so that the next one is at hand when the active one fails.
+    """Keeps all endpoints connected, so that the next one is ready when the active one fails.
 
-    After a failure the calls stay with the endpoint they went to: going back would cut streams again.
+    After a failover, calls stay with the new endpoint: going back would break streams again.
     """
 
     def __init__(self, endpoints: Sequence[EtcdEndpoint], options: Options) -> None:
@@ -36,7 +36,7 @@ class EtcdFailover:
         self._waiting: set[asyncio.Future[None]] = set()
 
     async def open(self) -> None:
-        """Begins to connect. Raises OSError, ssl.SSLError when a TLS file cannot be used."""
+        """Starts to connect. Raises OSError, ssl.SSLError when a TLS file cannot be used."""
         for upstream in self.upstreams:
             await upstream.open()
 
@@ -45,7 +45,10 @@ class EtcdFailover:
             await upstream.close()
 
     def ready(self, but: Collection[Upstream] = ()) -> Upstream | None:
-        """The endpoint to take a call now: the active one, or else the next in order, which then is it."""
+        """The endpoint for a call, None if none is connected: the active one, else the next in order.
+
+        The returned endpoint becomes the active one. Those in `but` are skipped.
+        """
         for distance in range(len(self.upstreams)):
             position = (self._active + distance) % len(self.upstreams)
             upstream = self.upstreams[position]
@@ -55,7 +58,7 @@ class EtcdFailover:
         return None
 
     async def choose(self) -> Upstream:
-        """The endpoint to take a call; waits for one that is connecting. Raises RpcError."""
+        """The endpoint for a call; waits for one that is connecting. Raises RpcError."""
         found = self.ready()
         if found is not None:
             return found
@@ -72,7 +75,7 @@ class EtcdFailover:
             raise unhealthy() from None
 
     def failed(self, upstream: Upstream) -> None:
-        """It answered that it cannot serve, or its connection went: calls go to the next from now on."""
+        """Switches to the next endpoint, as this one answered Unavailable or lost its connection."""
         if upstream is self.upstreams[self._active]:
             self._active = (self._active + 1) % len(self.upstreams)
 

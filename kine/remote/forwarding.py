@@ -1,4 +1,4 @@
-"""Calls and streams passed on to an etcd: bytes, metadata, deadline one way; bytes and status the other."""
+"""Forwarding of calls and streams: bytes, metadata and deadline to etcd; bytes and status to the client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kine.remote.channel import Upstream
     from kine.remote.failover import EtcdFailover
 
-# Changes nothing: may be asked again elsewhere when no answer came.
+# Read-only methods, which may be retried on another endpoint after Unavailable.
 READS = frozenset(
     "/" + method
     for method in (
@@ -33,13 +33,13 @@ READS = frozenset(
 )  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9_.-]+")
-# Of this connection, or of gRPC itself, which writes its own.
+# Headers of the client's connection, or that grpcio writes itself: not forwarded.
 _OURS = frozenset({"content-type", "te", "user-agent", "host", "connection", "content-length"})
 _ETCDS = "etcdserver: "
 
 
 class Forwarder:
-    """Makes routes to the cluster's endpoints."""
+    """Forwards calls and streams to the cluster's active endpoint."""
 
     def __init__(self, cluster: EtcdFailover) -> None:
         self._cluster = cluster
@@ -52,7 +52,7 @@ class Forwarder:
         return made
 
     def stop(self) -> None:
-        """Ends every stream with a status that makes clients come again."""
+        """Ends every stream with a status after which clients reconnect."""
         self._stopping = True
         for task in tuple(self._streams):
             task.cancel()
@@ -100,7 +100,7 @@ class Forwarder:
             while (message := await there.read()) is not grpc.aio.EOF:
                 stream.send(message)
                 if stream.full:
-                    await stream.drain()  # and etcd is not read from: its own flow control stops it
+                    await stream.drain()  # meanwhile nothing is read, and flow control stops etcd
             code = await there.code()
             if code is not grpc.StatusCode.OK:
                 raise rpc_error_of(code, await there.details())
@@ -116,20 +116,20 @@ class Forwarder:
 async def _requests(stream: MessageStream, there: Any) -> None:
     try:
         while (message := await stream.receive()) is not None:
-            await there.write(message)  # returns once etcd's flow control has let it out
-            del message  # or it would be held while the next is waited for
+            await there.write(message)  # returns once etcd's flow control allows it
+            del message  # free it before waiting for the next one
         await there.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        pass  # the call is over: whoever reads it learns how
+        pass  # the call has ended: the reading side gets its status
 
 
 def _left(call: Call) -> float | None:
-    """Seconds."""
+    """Seconds until the call's deadline; None without one."""
     return None if call.deadline is None else max(0.0, call.deadline - asyncio.get_running_loop().time())
 
 
 def metadata(call: Call) -> list[tuple[str, str | bytes]]:
-    """The client's own metadata (token, hasleader and whatever else), as grpcio wants it. Raises RpcError."""
+    """The client's own metadata (token, hasleader and any other), in grpcio's format. Raises RpcError."""
     found: list[tuple[str, str | bytes]] = []
     for name, value in call.metadata.items():
         if name in _OURS or name.startswith((":", "grpc-")) or not _NAME.fullmatch(name):
@@ -151,9 +151,9 @@ def rpc_error(error: grpc.aio.AioRpcError) -> RpcError:
 
 
 def rpc_error_of(status: grpc.StatusCode, details: str | None) -> RpcError:
-    """The status as it came; where grpcio made it itself, for a lost connection, etcd's words for that.
+    """The error for a status: etcd's own, or etcd's text for a lost connection if grpcio made the status.
 
-    grpcio's would name addresses, and clients match on etcd's.
+    grpcio's text would show addresses, and clients match on etcd's texts.
     """
     code = Code(status.value[0])
     text = details or ""

@@ -1,7 +1,7 @@
-"""TLS without a look at the server's certificate, which grpcio does not offer: `--skip-verify`.
+"""A local TLS relay for `--skip-verify`: TLS without certificate verification, which grpcio does not offer.
 
-grpcio speaks in the clear to a socket that only this process's user can open; here each of its
-connections is carried on over TLS of Python's own.
+grpcio connects in plain text to a Unix socket that only this process's user can open. The relay forwards each
+connection to etcd over TLS by Python's ssl module.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class InsecureTlsRelay:
         self._directory = ""
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
-        self.trouble = ""  # of the last connection, of which grpcio sees only that it is closed
+        self.trouble = ""  # the last connection's error: grpcio sees only that it was closed
 
     @property
     def target(self) -> str:
         return f"unix:{self._directory}/etcd"
 
     async def start(self) -> None:
-        """Raises OSError, ssl.SSLError when a file cannot be used."""
+        """Starts to listen. Raises OSError, ssl.SSLError when a TLS file cannot be used, UnavailableError."""
         self._context()
         try:
             self._directory = tempfile.mkdtemp(prefix="kine-")  # mode 0700
@@ -56,7 +56,7 @@ class InsecureTlsRelay:
             await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     def _context(self) -> ssl.SSLContext:
-        """Made for each connection, so that a renewed certificate of ours counts from the next one."""
+        """A TLS context. It is made for each connection, so that the next one uses a renewed certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -81,7 +81,7 @@ class InsecureTlsRelay:
                 there[1].transport.abort()
         except asyncio.CancelledError:
             pass
-        except (OSError, TimeoutError) as error:  # grpcio sees its connection closed, and connects anew
+        except (OSError, TimeoutError) as error:  # grpcio sees its connection closed, and reconnects
             self.trouble = _named(error)
         finally:
             self._connections.discard(task)
