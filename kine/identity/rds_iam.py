@@ -2,8 +2,9 @@
 
 Signing needs no network. Loading the credentials may (instance metadata, STS, SSO), so it runs in a thread,
 with a time limit. Credentials that expire are renewed ahead of time, and used until they expire even if the
-renewal fails. A failure is not cached: each attempt goes through the whole provider chain. A token is valid
-for 15 minutes; as signing takes a millisecond, each connection gets its own.
+renewal fails. After a failure, the next attempt follows 1 to 15 seconds later, and goes through the whole
+provider chain again. A token is valid for 15 minutes; as signing takes a millisecond, each connection gets
+its own.
 """
 
 from __future__ import annotations

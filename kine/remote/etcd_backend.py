@@ -113,7 +113,7 @@ class EtcdBackend:
         raise UnavailableError("; ".join(reasons))
 
     async def ready(self) -> None:
-        """Raises UnavailableError if a linearizable read fails."""
+        """Raises UnavailableError if etcd does not answer a linearizable read."""
         call = Call(_RANGE, deadline=asyncio.get_running_loop().time() + _PROBE_TIMEOUT)
         try:
             await self._forwarder.unary(_PROBE, call)

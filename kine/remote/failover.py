@@ -75,7 +75,7 @@ class EtcdFailover:
             raise unhealthy() from None
 
     def failed(self, upstream: Upstream) -> None:
-        """Switches to the next endpoint, as this one answered Unavailable or lost its connection."""
+        """Switches to the next endpoint if this is the active one. Called when it answers Unavailable."""
         if upstream is self.upstreams[self._active]:
             self._active = (self._active + 1) % len(self.upstreams)
 

@@ -308,7 +308,7 @@ class Appender:
     ) -> Sequence[int] | None:
         """Publishes an atomic batch; its sequences, or None for a conflict.
 
-        Raises InvalidKeyError if the server cannot write so many rows atomically, and UnknownOutcomeError.
+        Raises DriverError, of which InvalidKeyError if the server cannot write so many rows atomically.
         """
         if len(publications) > _BATCH:
             raise InvalidKeyError(f"a NATS server writes at most {_BATCH} keys at once")

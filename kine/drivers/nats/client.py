@@ -215,7 +215,7 @@ class NatsClient:
     async def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
     ) -> None:
-        """Publishes a message. Raises UnavailableError: then nothing was sent."""
+        """Publishes a message; replies go to `reply`. Raises UnavailableError: then nothing was sent."""
         if self._deaf is not None and reply:
             raise self._deaf.translated()
         connection = self._connection

@@ -71,7 +71,10 @@ class PooledConnection:
 async def connect(
     dsn: Dsn, database: str, credentials: Provider | None, *, prepare: bool = True, replica: bool = False
 ) -> AsyncConnection[Any]:
-    """A connection in autocommit mode to a server that takes writes. Raises StatementError."""
+    """A connection in autocommit mode, to a server that takes writes unless `replica` is true.
+
+    Raises StatementError.
+    """
     # As in Go kine, the server chooses the method: if it does not ask for Kerberos, no ticket is needed.
     if dsn.may_use_password:
         without = replace(dsn, connection=dsn.connection | {"require_auth": NO_KERBEROS})

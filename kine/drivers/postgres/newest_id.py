@@ -33,7 +33,7 @@ class NewestIdQuery:
 
     def __init__(self, options: Options, failed: Callable[[psycopg.Error | None], Awaitable[int]]) -> None:
         self._options = options
-        self._failed = failed  # None: the server is a replica
+        self._failed = failed  # called with None if the server is a replica
         self.future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._begun = perf_counter()
         self._deadline: Deadline | None = None

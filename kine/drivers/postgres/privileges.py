@@ -14,8 +14,8 @@ _LACKING = (
     "SELECT t.name, r.name FROM unnest(%s::text[]) AS t (name), unnest(%s::text[]) AS r (name)"
     " WHERE NOT has_table_privilege(quote_ident(t.name), r.name)"
 )
-# The sequence of an identity column needs no privilege. Of another one, USAGE is for inserting, the others
-# are for advancing it after a restore.
+# The sequence of an identity column needs no privilege. Another one needs USAGE or UPDATE for inserting;
+# SELECT and UPDATE are for advancing it after a restore.
 _SEQUENCE = (
     "SELECT s.name, has_sequence_privilege(s.name, 'USAGE, UPDATE') FROM pg_attribute,"
     " pg_get_serial_sequence('kine', 'id') AS s (name) WHERE s.name IS NOT NULL"

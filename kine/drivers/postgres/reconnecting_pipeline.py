@@ -48,7 +48,7 @@ class ReconnectingPipeline:
             return await wire.ask(questions, prepared=prepare)
 
     def ready(self, statement: Statement, *, prepare: bool) -> Pipeline | None:
-        """The pipeline, if it is open and has this statement prepared; else None."""
+        """The pipeline, if it is open and, with `prepare`, has this statement prepared; else None."""
         wire = self._wire
         if wire is None or self._unfit(wire) or (prepare and statement.name not in wire.prepared):
             return None
