@@ -1,4 +1,4 @@
-"""SQLite: one file, one writer at a time, several processes if need be; or a database in memory."""
+"""SQLite driver: one file with one writer at a time, which several processes may share; or in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def connect(endpoint: str, options: Options) -> Log:
         from kine.drivers import memory
 
         return memory.connect("memory://", options)
-    from kine.drivers.sqlite.log import SqliteLog  # here: what only asks `of_one_process` needs no SQLAlchemy
+    from kine.drivers.sqlite.log import SqliteLog  # not at the top: `of_one_process` alone does not need it
 
     return SqliteLog(dsn, options)
 

@@ -1,8 +1,9 @@
-"""Copying the write-ahead log into the file, beside the writer.
+"""Checkpoints: copying the write-ahead log into the database file, concurrently with the writer.
 
-Left to SQLite, a commit does it now and then, and all writes wait meanwhile: for the log's pages to reach
-the disk, and for the file's. Here another thread copies, again and again until little is left; that little
-is copied in the writer's own thread, because only a log that is copied whole is begun anew.
+With SQLite's automatic checkpoints a commit does it now and then, and all writes wait meanwhile: for the
+log's pages to reach the disk, and for the file's. Here another thread copies, repeatedly, until little is
+left. The rest is copied in the writer's own thread, because SQLite restarts the log only when all of it is
+copied.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from kine.drivers.base import DriverError, NewRow
 
 log = logging.getLogger(__name__)
 
-_PAGES = 12_000  # of 4 KiB, after which it is time
-_PAGES_IF_SHORT = 500  # where the disk is nearly full: the file may have to grow by as much
-_FEW = 400  # pages, which the writer may copy itself: a millisecond or two and two calls of fsync
+_PAGES = 12_000  # of 4 KiB, after which a checkpoint is due
+_PAGES_IF_SHORT = 500  # likewise, if the disk is nearly full: the file may have to grow by as much
+_FEW = 400  # pages that the writer may copy itself: a millisecond or two and two calls of fsync
 _PASSES = 12
 _PAGE = 4096
-_ROW_PAGES = 6  # that a row changes, until it has been measured
-_REMOVED = 1.5  # as many rows' pages does a removed one change
+_ROW_PAGES = 6  # pages that a row changes, until it has been measured
+_REMOVED = 1.5  # a removed row changes as many pages as so many appended ones
 
 
 class Copied(NamedTuple):
-    """What SQLite tells of a checkpoint. Of a file that is not in WAL mode, -1 and -1."""
+    """Result row of PRAGMA wal_checkpoint. For a file that is not in WAL mode, both counts are -1."""
 
     busy: int
     pages: int  # in the log when it began
-    copied: int  # of them, in the file by now
+    copied: int  # how many of them are in the file by now
 
 
 class Checkpoints:
@@ -40,9 +41,9 @@ class Checkpoints:
         between: Callable[[], Awaitable[Copied]],
         short: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._beside = beside  # while the writer goes on
-        self._between = between  # in the writer's turn
-        self._short = short  # of space on the disk
+        self._beside = beside  # runs a checkpoint concurrently with the writer
+        self._between = between  # runs a checkpoint in the writer's thread
+        self._short = short  # whether the disk is nearly full
         self._task: asyncio.Task[None] | None = None
         self._rows = 0.0  # since the last pass; weighted by size
         self._before = 0  # pages in the log at the last pass
@@ -57,7 +58,7 @@ class Checkpoints:
         self._if_due()
 
     def removed(self, rows: int) -> None:
-        """Rows were compacted: each from a page of its own of the table and of every index (measured)."""
+        """Counts compacted rows: each was on a page of its own of the table and of every index (measured)."""
         self._rows += rows * _REMOVED
         self._if_due()
 
@@ -69,7 +70,7 @@ class Checkpoints:
 
     @property
     def _waiting(self) -> float:
-        """Pages appended since the last pass, by estimate: SQLite does not tell before it copies them."""
+        """Estimate of the pages appended since the last pass: SQLite reports them only after a checkpoint."""
         return self._rows * self._pages_a_row
 
     async def _run(self) -> None:

@@ -1,10 +1,10 @@
-"""Room on the disk for what makes room: a file beside the database that is given up when the disk is full.
+"""Disk reserve: a file next to the database that is truncated when the disk is full, to delete and compact.
 
-A deletion is a row more, and a compaction writes the pages it frees to the write-ahead log first: on a full
-disk neither could be done, and nothing could ever be stored again. What adds keys must not have that room: it
-is refused until the reserve is there again, or as much is free in the database's own pages.
+A deletion appends a row, and a compaction writes the pages it frees to the write-ahead log first: on a full
+disk neither is possible, and nothing could ever be stored again. Writes that add keys must not use that
+space: they are refused until the reserve exists again, or as much is free in the database's own pages.
 
-An empty file says that the reserve was given up, to other processes and at the next start.
+An empty file shows other processes, and the next start, that the reserve was given up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = "-reserve"
 SIZE = 4 * 1024 * 1024  # bytes
-_SHARE = 10  # of a small disk, one part of so many
+_SHARE = 10  # on a small disk, the reserve is 1/_SHARE of it
 _PAGES = (
     "SELECT page_count * page_size, freelist_count * page_size"
     " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
@@ -42,11 +42,11 @@ class DiskReserve:
 
     @property
     def size(self) -> int:
-        """What it takes of the disk; -1: there is none."""
+        """Bytes of the reserve file; 0: given up; -1: there is none."""
         return _size(self._name)
 
     def keep(self) -> bool:
-        """Makes it, if there is room. False if it was given up, and there is none."""
+        """Creates the reserve if there is space. False if it was given up and there is no space for it."""
         if not self._wanted:
             return True
         size = self.size
@@ -74,7 +74,7 @@ class DiskReserve:
             os.close(file)
 
     def give_up(self) -> bool:
-        """Whether there is more room now."""
+        """Truncates the reserve; returns whether that freed space."""
         if not self._wanted or self.size <= 0:
             return False
         try:
@@ -85,10 +85,10 @@ class DiskReserve:
         return True
 
     def admits(self, connection: sqlite3.Connection, size: int, copy_log: Callable[[], bool]) -> bool:
-        """Whether so many bytes may be added, and the reserve is left for what frees some.
+        """Whether `size` bytes may be added without using the space reserved for deletions and compactions.
 
-        They go to the log first and then to the file, which has to have the room by then. `copy_log` says
-        whether the log is written from its start again.
+        They go to the log first and then to the file, which must have space by then. `copy_log` checkpoints
+        the log, and returns whether it is written from its start again.
         """
         if not self._wanted:
             return True
@@ -103,7 +103,7 @@ class DiskReserve:
                 return False
         growth = max(0, size - spare)
         lacking = max(0, pages - _size(self._path))
-        # What the file lacks must never be more than the reserve gives.
+        # The file must never lack more than the reserve can give.
         if lacking > self._wanted // 2 or free < lacking + growth + size:
             copied, free = copy_log(), self._free()
             if copied:

@@ -1,7 +1,8 @@
-"""`sqlite://PATH?parameters`: those of Go kine's SQLite drivers (mattn/go-sqlite3, modernc.org/sqlite).
+"""DSN of SQLite endpoints: `sqlite://PATH?parameters`.
 
-A parameter with a meaning here is honoured, one without is named in a warning, and one that would endanger
-the data is refused. As in Go, the first of several values counts.
+The parameters are those of Go kine's SQLite drivers (mattn/go-sqlite3, modernc.org/sqlite). A parameter with
+a meaning here is honoured, one without is named in a warning, and one that would endanger the data is
+refused. As in Go, the first of several values counts.
 """
 
 from __future__ import annotations
@@ -64,23 +65,23 @@ _PRAGMA = re.compile(r"\s*(\w+)\s*(?:\(\s*(.*?)\s*\)|=\s*(.*?))?\s*")
 @dataclass(frozen=True, slots=True)
 class Dsn:
     path: str
-    memory: bool = False  # nothing is kept: there is no file
+    memory: bool = False  # in memory: there is no file
     journal_mode: str = "WAL"
     synchronous: str = "NORMAL"
     busy_timeout: float = 30.0  # seconds
     cache_size: int | None = None  # as PRAGMA cache_size: pages, or KiB when negative
     secure_delete: str = ""  # as PRAGMA secure_delete; empty: as SQLite was built
-    auto_vacuum: Literal["", "NONE", "FULL", "INCREMENTAL"] = ""  # of a file that is made
+    auto_vacuum: Literal["", "NONE", "FULL", "INCREMENTAL"] = ""  # for a new file
     create: bool = True
     startup_vacuum: bool = True
     wal_autocheckpoint: bool = True
     compact_wal_checkpoint: bool = True
     reserve: bool = True  # of the disk: see `kine.drivers.sqlite.disk_reserve`
-    warnings: tuple[str, ...] = ()  # what the user of this endpoint should know
+    warnings: tuple[str, ...] = ()  # for the user of this endpoint
 
 
 def parse(endpoint: str) -> Dsn:
-    """Raises ValueError, which names a parameter and never repeats the endpoint."""
+    """Parses an endpoint. Raises ValueError, which names a parameter and never repeats the endpoint."""
     scheme, separator, rest = endpoint.partition("://")
     if not separator and endpoint:
         raise ValueError("the endpoint has no scheme; write it as sqlite://PATH")
@@ -122,7 +123,7 @@ def parse(endpoint: str) -> Dsn:
 
 
 def _path(written: str) -> tuple[str, bool]:
-    """The path, and whether it was written as SQLite's `file:` URI, in which alone `%20` is a space."""
+    """Returns the path, and whether it was a `file:` URI of SQLite: only there `%20` is a space."""
     if not written.startswith("file:"):
         if "://" in written:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""SQLite's errors, by code: damage, a lock, no right to a file, a full disk."""
+"""Translation of SQLite's errors by code: damage, lock, missing permission, full disk."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LEAST_FREE = 1 << 20  # bytes; with fewer an input/output error means a full di
 
 
 class LockedError(UnavailableError):
-    """Another process has the file locked: it is worth trying again."""
+    """Another process has the file locked: a retry may succeed."""
 
 
 class DamagedError(UnavailableError):
-    """The file is no whole SQLite database."""
+    """The file is a damaged SQLite database."""
 
 
 def translated(error: sqlite3.Error, path: str) -> DriverError:
-    """What the error means to the user, with the file, its owner where that matters, and what to do."""
+    """Returns the error for the user: the file, its owner where that matters, and the remedy."""
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _disk_full(path)):
@@ -53,7 +53,7 @@ def damage(path: str, detail: str) -> str:
 
 
 def stale_log(path: str) -> str:
-    """Of a damaged file, what a log beside it may mean; empty where there is none."""
+    """Explains what a log file next to a damaged database may mean; empty if there is none."""
     if not file_size(f"{path}-wal"):
         return ""
     return (
@@ -63,7 +63,7 @@ def stale_log(path: str) -> str:
 
 
 def no_access(path: str) -> str:
-    """Names what of the database this process may not use, and whose it is; empty if it may use all of it."""
+    """Names the first of the database's files that this process may not use, and its owner; empty if none."""
     folder = os.path.dirname(path) or "."
     for found in (folder, path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
         if not os.path.lexists(found):
@@ -105,12 +105,12 @@ def _reason(path: str, wanted: int) -> str:
 def _user(uid: int) -> str:
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:  # containers mostly have no name for it
+    except KeyError:  # most containers have no user name for the uid
         return f"uid {uid}"
 
 
 def file_size(path: str) -> int:
-    """Bytes; 0 where it is not there."""
+    """Bytes; 0 if there is no such file."""
     try:
         return os.path.getsize(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""Whether the files that are open are still those that the path names.
+"""File identity: detects that the open database files were deleted or replaced at their path.
 
-SQLite goes on writing to a file that was deleted or replaced, and says so to nobody: what is written then is
-in no file that anybody will open again.
+SQLite continues to write to such a file without an error, and those writes are lost: no process can open that
+file again.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 
 
 class FileIdentity:
-    """Of the database file and, in WAL mode, of its log and the log's index, which are lost with it."""
+    """Identities of the database file and, in WAL mode, of its log and log index, which are lost with it."""
 
     def __init__(self, path: str) -> None:
-        """The files are open, and have just been."""
+        """Records the identities. The files must have been opened just before."""
         self._path = path
         names = (path, f"{path}-wal", f"{path}-shm")
         self._known = [(name, known) for name in names if (known := _identity(name)) is not None]
 
     def lost(self) -> str:
-        """Why nothing may be written any more; an empty text as long as all files are there."""
+        """Returns why nothing may be written any more; empty as long as all files are in place."""
         for name, known in self._known:
             found = _identity(name)
             if found != known:

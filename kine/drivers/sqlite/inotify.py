@@ -29,7 +29,7 @@ class FileChanges:
         return self._fd >= 0
 
     async def wait(self, seconds: float) -> None:
-        """Returns after a write that follows the last return, or after so many seconds."""
+        """Returns after a write that follows the last return, or after `seconds`."""
         pause = self._last + self._pause - monotonic()
         if pause > 0:
             await asyncio.sleep(pause)
@@ -64,12 +64,12 @@ def _open_inotify(path: str) -> int:
     try:
         libc = ctypes.CDLL(None)
         fd = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-    except (AttributeError, OSError):  # no Linux
+    except (AttributeError, OSError):  # not Linux
         return -1
     if fd < 0:
         return -1
     for name in (path, f"{path}-wal"):
         if libc.inotify_add_watch(fd, os.fsencode(name), _MODIFY | _ATTRIB | _MOVE_SELF) < 0:
-            os.close(fd)  # a limit of the system's: fs.inotify.max_user_watches
+            os.close(fd)  # the system's limit, fs.inotify.max_user_watches
             return -1
     return fd

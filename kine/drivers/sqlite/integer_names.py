@@ -1,7 +1,7 @@
-"""Files whose column `name` is declared INTEGER, as Go kine made them up to v0.16.2.
+"""Migration of files whose column `name` is declared INTEGER, as Go kine created them up to v0.16.2.
 
-SQLite then stores a key that reads as a number as that number: 1e3 as 1000, 0123 as 123, which is another key
-then. The declaration is rewritten when the file is opened; the rows stay where they are.
+With that declaration SQLite stores a key that looks like a number as that number: 1e3 as 1000, 0123 as 123,
+which is then a different key. The declaration is rewritten when the file is opened; the rows stay in place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlite3
 
 log = logging.getLogger(__name__)
 
-# What SQLite's own check says of a number that was stored before, once the column is declared TEXT.
+# The message of SQLite's integrity check for a number stored earlier, once the column is declared TEXT.
 NUMBER = "NUMERIC value in kine.name"
 
 _DECLARED = "SELECT type FROM pragma_table_info('kine') WHERE name = 'name'"
@@ -22,7 +22,7 @@ _NUMBERS = "name < ''"  # numbers come before all text
 
 
 def make_text(writer: sqlite3.Connection) -> None:
-    """Declares the column TEXT, and makes text of the numbers in it."""
+    """Declares the column TEXT, and converts the numbers in it to text."""
     [(declared,)] = writer.execute(_DECLARED)
     if declared.upper() != b"TEXT":
         _declare(writer)
@@ -48,7 +48,7 @@ def _declare(writer: sqlite3.Connection) -> None:
             "UPDATE sqlite_master SET sql = CAST(? AS TEXT) WHERE type = 'table' AND name = 'kine'",
             (_COLUMN.sub(rb"\1TEXT", made, count=1),),
         )
-        # So that every connection, of other processes too, reads it again.
+        # Makes every connection, of other processes too, read the schema again.
         writer.execute(f"PRAGMA schema_version = {version + 1}")
         writer.execute("PRAGMA writable_schema = OFF")
         writer.execute("COMMIT")

@@ -1,8 +1,8 @@
 """The log in an SQLite file.
 
-One thread writes, a few read; the event loop itself asks just one thing, whether anyone has committed,
-which SQLite answers from shared memory in microseconds. Ids are contiguous because whoever inserts holds
-the file's write lock, so a reader never meets a gap that could still be filled.
+One thread writes, a few read. The event loop itself runs only one query, whether there are new commits, which
+SQLite answers from shared memory in microseconds. Ids are contiguous because every insert holds the file's
+write lock, so a reader never sees a gap that could still be filled.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ T = TypeVar("T")
 _READERS = 2
 _LOAD_BLOCK = 5_000  # rows
 _VALUES_BLOCK = 500  # ids in one statement, under SQLite's bound on parameters
-_POLL = 0.02  # seconds between looks for other processes' commits; a look costs about 5 us
+_POLL = 0.02  # seconds between polls for other processes' commits; a poll costs about 5 us
 _FALLBACK_POLL = 1.0  # seconds between polls while inotify is active
-_LOOK_AT_FILES = 0.5  # seconds between looks whether the files are still there, while looking for commits
+_LOOK_AT_FILES = 0.5  # seconds between checks that the files still exist, while polling for commits
 
-# Writes wait while a step of compaction holds the one write lock, so a step that takes longer is halved.
-# What it removes is all over the table and its indexes: 40 kB of the log a row (`python -m bench soak`).
+# Writes wait while a step of compaction holds the one write lock, so a step that takes longer is halved. The
+# removed rows are all over the table and its indexes: 40 kB of the log for each (`python -m bench soak`).
 _COMPACT_SECONDS = 0.02
 _LEAST, _MOST = 50, 1 << 16  # revisions a step
 
-_ROW_BYTES = 24 * 1024  # of the pages that a row changes besides its value's
+_ROW_BYTES = 24 * 1024  # of the pages that a row changes in addition to its value's
 
 _COPYING, _CHECKPOINT_PAUSE = 1.0, 0.01  # seconds
-_READERS_END = 200  # milliseconds in which most do; who copies the whole database does not
+_READERS_END = 200  # milliseconds in which most readers end; one that copies the whole database does not
 
 _OPENING_WAIT = 1.0  # seconds for which one attempt at opening waits for another process's lock
 _LOCKED_ADVICE = "; stop the other process (`fuser FILE` names it), or name another path in the endpoint"
@@ -88,14 +88,14 @@ class SqliteLog:
         self._presence: FileIdentity | None = None
         self._file_changes: FileChanges | None = None
         self._reserve: DiskReserve | None = None
-        self._gone = ""  # why the files may not be written to any more
+        self._gone = ""  # why the files must not be written any more
         self._checkpoints = Checkpoints(
             lambda: self._in(self._reading, "Checkpoint", self._read, self._checkpoint),
             lambda: self._in(self._writing, "CheckpointRest", self._write, self._checkpoint),
             lambda: self._reserve is not None and self._reserve.short(),
         )
         self._compact_size = _LEAST * 4  # revisions
-        self._compacted = -1  # where our last step ended
+        self._compacted = -1  # where this instance's last step ended
         self._closed = False
         self.on_wait: Callable[[str], None] = lambda why: None
         self.recall: Callable[[int], bytes | None] = lambda revision: None
@@ -115,14 +115,14 @@ class SqliteLog:
         await self._in(self._writing, "Open", self._open)
 
     def _open(self) -> None:
-        # Short waits for a lock, repeated, so that a stop need not wait for the long one.
+        # Short lock waits, repeated, so that stopping kine does not have to wait for a long one.
         brief = replace(self._dsn, busy_timeout=min(_OPENING_WAIT, self._dsn.busy_timeout))
         open_file.make(brief)
         self._reserve = DiskReserve(brief.path, wanted=brief.reserve)
         try:
             self._connect(brief)
         except sqlite3.Error as error:
-            # The log and its index have to be made.
+            # Even opening needs space: SQLite creates the log and its index.
             if not isinstance(self._translated(error), NoSpaceError) or not self._reserve.give_up():
                 raise
             self._connect(brief)
@@ -191,7 +191,7 @@ class SqliteLog:
         return await self._in(self._reading, "AfterAllOldVal", self._read, self._tail, after, limit)
 
     def _tail(self, connection: sqlite3.Connection, after: int, limit: int) -> LogTail:
-        connection.execute("BEGIN")  # one snapshot for the three
+        connection.execute("BEGIN")  # one snapshot for the three queries
         try:
             rows = [Row._make(row) for row in connection.execute(statements.TAIL, (after, limit))]
             head = rows[-1].id if len(rows) == limit else max(write_transactions.newest(connection), after)
@@ -243,7 +243,7 @@ class SqliteLog:
 
     @contextmanager
     def _pooled(self) -> Iterator[sqlite3.Connection]:
-        """A thread's, or for as long as a loading goes on: then there is one more than there are threads."""
+        """Lends a connection for one query, or for a whole load: then there is one more than threads."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -289,11 +289,11 @@ class SqliteLog:
         return write_transactions.append(writer, writes, rows, known, head, brief=self._in_need())
 
     def check(self, row: NewRow) -> None:
-        """What is too large for SQLite, it says itself."""
+        """Accepts any row: SQLite itself refuses one that is too large."""
 
     async def compact(self, revision: int, versions: Sequence[tuple[int, int]]) -> int:
         while True:
-            # Compaction fills the log faster than it is copied: it waits, so that the writers need not.
+            # Compaction fills the log faster than checkpoints copy it: it waits, so that writers need not.
             await self._checkpoints.finish()
             size = self._compact_size
             try:
@@ -303,10 +303,10 @@ class SqliteLog:
             except NoSpaceError:
                 if size <= _LEAST:
                     raise
-                self._compact_size = _LEAST  # that needs less of the log
+                self._compact_size = _LEAST  # a smaller step needs less of the log
                 continue
             recorded, removed, seconds = step
-            if seconds:  # else another process is there already
+            if seconds:  # else another process has compacted as far already
                 self._compacted = recorded
             if self._dsn.wal_autocheckpoint:
                 self._checkpoints.removed(removed)
@@ -321,7 +321,7 @@ class SqliteLog:
     ) -> tuple[int, int, float]:
         if not self._in_need() or self._dsn.secure_delete:
             return write_transactions.compact(writer, revision, size, versions, self._compacted)
-        # Some builds of SQLite write zeros over pages that become free: to the log, at first.
+        # Some builds of SQLite overwrite freed pages with zeros, which go to the log first.
         with open_file.without_zeros(writer):
             return write_transactions.compact(writer, revision, size, versions, self._compacted)
 
@@ -330,7 +330,7 @@ class SqliteLog:
         await self.compact(revision, [])
 
     async def refused(self, rows: Iterable[Row]) -> dict[bytes, str]:
-        """It holds any key, and larger values than a request can have."""
+        """Refuses none: the file holds any key, and larger values than a request can have."""
         return {}
 
     async def place(self, rows: Sequence[Row]) -> None:
@@ -345,7 +345,7 @@ class SqliteLog:
         return Copied._make(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
 
     def _add(self, rows: Sequence[NewRow | Row], work: Callable[..., T], *args: object) -> T:
-        """A write of so many rows more, which may not use the reserve."""
+        """Runs a write that adds `rows`, and so must not use the reserve."""
         assert self._writer is not None
         assert self._reserve is not None
         size = sum(_ROW_BYTES + len(row.value or b"") for row in rows)
@@ -362,7 +362,7 @@ class SqliteLog:
             if not isinstance(self._translated(error), NoSpaceError):
                 raise
             done = self._make_room(self._writer, work, args, adds=adds)
-        # Once it is written, and before anybody is told so: 5 us in this thread.
+        # After the write, and before it is answered: 5 us in this thread.
         self._look_at_files()
         if self._gone:
             raise UnknownOutcomeError(self._gone)  # the files may be put back
@@ -371,7 +371,7 @@ class SqliteLog:
     def _make_room(
         self, writer: sqlite3.Connection, work: Callable[..., T], args: tuple[object, ...], *, adds: bool
     ) -> T:
-        """Does what was undone for want of space: in a log that begins anew, or in the reserve's room."""
+        """Retries work that failed for lack of space: after a checkpoint, then with the reserve given up."""
         assert self._reserve is not None
         self._copy_log()
         try:
@@ -383,14 +383,14 @@ class SqliteLog:
         return work(writer, *args)
 
     def _in_need(self) -> bool:
-        """Whether the reserve is in use: then the log is copied before each write, lest it take that up."""
+        """Whether the reserve is given up. If so, checkpoints the log, lest it take up that space."""
         if self._reserve is None or self._reserve.size != 0:
             return False
         self._copy_log()
         return True
 
     def _copy_log(self) -> bool:
-        """Whether all of it is in the file: the next commit begins it anew, if nobody reads it by then."""
+        """Checkpoints the log. True if all of it is copied; the next commit then restarts it, unless read."""
         assert self._writer is not None
         if not self._dsn.wal_autocheckpoint:
             return False
@@ -399,11 +399,11 @@ class SqliteLog:
             writer.execute(f"PRAGMA busy_timeout = {_READERS_END}")
             try:
                 while True:
-                    # Waits for those who read the log; those who come meanwhile read the file.
+                    # Waits for readers of the log; readers that start meanwhile read the file.
                     done = Copied._make(writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone())
                     if not done.busy or time.monotonic() > until:
                         return done.copied == done.pages >= 0
-                    time.sleep(_CHECKPOINT_PAUSE)  # another thread is at it, or a long reader
+                    time.sleep(_CHECKPOINT_PAUSE)  # another thread runs a checkpoint, or a reader takes long
             finally:
                 writer.execute(f"PRAGMA busy_timeout = {int(self._dsn.busy_timeout * 1000)}")
         return False
@@ -465,7 +465,7 @@ class SqliteLog:
     def _close(self) -> None:
         self._look_at_files()
         if self._gone:
-            # The last connection to close removes the log by its name, which is another's by now.
+            # Leak the connections: the last one to close deletes the log by name, which is another's by now.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
             return
         for connection in (*self._idle, self._probe, self._writer):

@@ -1,4 +1,4 @@
-"""Opening the file: made if it is not there, brought into shape, and connections to it."""
+"""Opening the SQLite file: creation, schema, start-up maintenance, and connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VACUUM_SHARE = 0.05  # of the file must be free pages before the start-up VACUUM is worth its time
+_VACUUM_SHARE = 0.05  # share of free pages in the file from which the start-up VACUUM is worth its time
 _LOCKED = 0.01  # seconds between attempts
 _MAINTENANCE_TIMEOUT = 2.0  # seconds to wait for another process before leaving it for another time
 
@@ -35,13 +35,13 @@ SIZE = (
 _BEHIND = "SELECT 1 FROM sqlite_sequence WHERE name = 'kine' AND seq < (SELECT max(id) FROM kine)"
 _ADVANCE = "UPDATE sqlite_sequence SET seq = (SELECT max(id) FROM kine) WHERE name = 'kine'"
 
-# `Checkpoints` copies the write-ahead log into the file; this bound of SQLite's own, at which a commit does
-# it, is for what is still there when they cannot keep up.
+# `Checkpoints` copies the write-ahead log into the file. This limit, at which SQLite's own commit does it, is
+# for a log that grows faster than they can copy.
 _WAL_PAGES = 64_000  # of 4 KiB
 
 
 def make(dsn: Dsn) -> None:
-    """Makes the file if it is not there. Raises DriverError if it is not one to open."""
+    """Creates the file if it does not exist. Raises DriverError if it is not a database for kine."""
     folder = os.path.dirname(dsn.path)
     try:
         if folder:
@@ -52,7 +52,7 @@ def make(dsn: Dsn) -> None:
                 raise DriverError(
                     f"{dsn.path} does not exist, and mode=rw in the endpoint forbids creating it"
                 )
-            # The file holds every Secret of a cluster: nobody else's to read.
+            # The file holds every Secret of a cluster: no other user may read it.
             os.close(os.open(dsn.path, os.O_CREAT | os.O_WRONLY, 0o600))
     except OSError as error:
         raise DriverError(
@@ -61,7 +61,7 @@ def make(dsn: Dsn) -> None:
 
 
 def _nearest(path: str) -> str:
-    """The path below the deepest directory that is there."""
+    """The part of the path just below its deepest existing directory."""
     folder = os.path.dirname(path)
     while folder and not os.path.lexists(folder) and folder != os.path.dirname(folder):
         path, folder = folder, os.path.dirname(folder)
@@ -69,7 +69,7 @@ def _nearest(path: str) -> str:
 
 
 def keep_temporary_files_beside(path: str, connection: sqlite3.Connection) -> None:
-    """VACUUM writes a copy: there is room where the database is, and /tmp may be small or read-only."""
+    """Sets the directory for VACUUM's copy to the database's own: /tmp may be small or read-only."""
     folder = (os.path.dirname(path) or ".").replace("'", "''")
     connection.execute(f"PRAGMA temp_store_directory = '{folder}'")
 
@@ -101,7 +101,7 @@ def connect(dsn: Dsn) -> sqlite3.Connection:
 
 
 def _set_journal_mode(connection: sqlite3.Connection, dsn: Dsn) -> None:
-    """Waits for other connections that set it: SQLite itself does not, on a new file."""
+    """Sets the journal mode, and waits for other connections that do: on a new file SQLite does not wait."""
     until = time.monotonic() + dsn.busy_timeout
     while True:
         try:
@@ -119,9 +119,9 @@ def _set_journal_mode(connection: sqlite3.Connection, dsn: Dsn) -> None:
 
 
 def prepare(dsn: Dsn, writer: sqlite3.Connection) -> None:
-    """The tables, and what is to be done at a start. Raises sqlite3.Error."""
+    """Creates and migrates the tables, and runs the start-up maintenance. Raises sqlite3.Error."""
     _check_writable(dsn, writer)
-    if _lacks(_tables(writer)):  # else the write lock, which another process may hold, is not needed
+    if _lacks(_tables(writer)):  # else do not wait for the write lock, which another process may hold
         with transaction(writer):
             _make_tables(writer)
     integer_names.make_text(writer)
@@ -145,7 +145,7 @@ def _lacks(found: set[str]) -> bool:
 
 
 def _make_tables(writer: sqlite3.Connection) -> None:
-    """In a transaction: another instance may start on this file at the same moment."""
+    """Creates missing tables. Runs in a transaction, as another instance may start on the file just now."""
     found = _tables(writer)
     for table in tables.EVERYWHERE:
         if table in found:
@@ -160,20 +160,20 @@ def _make_tables(writer: sqlite3.Connection) -> None:
 
 
 def _check_writable(dsn: Dsn, writer: sqlite3.Connection) -> None:
-    """Fails where the file was opened for reading, whose writes would all fail; waits for no lock."""
+    """Raises if the connection is read-only, so that all writes would fail. Does not wait for locks."""
     writer.execute("PRAGMA busy_timeout = 0")
     try:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # who holds the lock will give it back
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # a lock held elsewhere is released again
             raise
     finally:
         writer.execute(f"PRAGMA busy_timeout = {int(dsn.busy_timeout * 1000)}")
 
 
 def vacuum(dsn: Dsn, writer: sqlite3.Connection) -> None:
-    """Frees what is not in use. The copy comes by the write-ahead log, which is cut afterwards."""
+    """Frees unused pages (VACUUM). Its copy goes through the write-ahead log, which is truncated after it."""
     writer.execute("VACUUM")
     if dsn.compact_wal_checkpoint:
         with _brief(dsn, writer):
@@ -182,7 +182,7 @@ def vacuum(dsn: Dsn, writer: sqlite3.Connection) -> None:
 
 @contextmanager
 def without_zeros(writer: sqlite3.Connection) -> Iterator[None]:
-    """Whole pages that become free are left as they are."""
+    """Keeps SQLite from overwriting whole freed pages with zeros."""
     [(before,)] = writer.execute("PRAGMA secure_delete")
     writer.execute("PRAGMA secure_delete = FAST")
     try:
@@ -192,7 +192,7 @@ def without_zeros(writer: sqlite3.Connection) -> Iterator[None]:
 
 
 def disk_size(path: str) -> int:
-    """What the files take. Pages would be counted twice: those that the log has are counted in the file."""
+    """Bytes of all files. SQLite's page count is not added to them: it includes the pages in the log."""
     return file_size(path) + log_size(path) + file_size(f"{path}{SUFFIX}")
 
 
@@ -214,7 +214,7 @@ def _vacuum_at_start(dsn: Dsn, writer: sqlite3.Connection) -> None:
 
 @contextmanager
 def _brief(dsn: Dsn, connection: sqlite3.Connection) -> Iterator[None]:
-    """Waits for other processes only for a moment: maintenance can be done at the next start."""
+    """Shortens the wait for other processes' locks: maintenance can run at the next start instead."""
     connection.execute(f"PRAGMA busy_timeout = {int(_MAINTENANCE_TIMEOUT * 1000)}")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Is this file ours to open? Asked before anything is written to it."""
+"""Preflight check of an SQLite file, before anything is written to it: is it a database for kine?"""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COLUMNS = {
 
 
 def check_file(path: str, *, whole: bool, lock_wait: float = 5.0) -> None:
-    """Raises DriverError, which says what the file is and what to do, and leaves the file untouched.
+    """Raises DriverError, which says what the file is and what to do; leaves the file untouched.
 
-    `whole` walks every page (SQLite's quick_check), which takes about a second a gigabyte. Raises LockedError
-    where another process keeps the file locked for `lock_wait` seconds.
+    `whole` checks every page (SQLite's quick_check), which takes about a second per gigabyte. Raises
+    LockedError if another process keeps the file locked for `lock_wait` seconds.
     """
     if not _has_content(path):
         return
@@ -82,7 +82,7 @@ def _has_content(path: str) -> bool:
 
 
 def _no_log_alone(path: str) -> None:
-    """SQLite deletes the log of a database that is not there: it may hold all that is left of one."""
+    """Raises if there is a log without a database: SQLite would delete it, and it may hold the only data."""
     log = f"{path}-wal"
     if os.path.exists(log) and os.path.getsize(log):
         raise DriverError(

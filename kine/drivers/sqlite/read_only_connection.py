@@ -1,4 +1,4 @@
-"""A connection that only reads, also where a killed process left a transaction half written."""
+"""Read-only SQLite connection, which also works after a killed process left a half-written transaction."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 
 def connect_to_read(path: str, *, lock_wait: float = 5.0) -> sqlite3.Connection:
-    """Waits `lock_wait` seconds for another process's lock. Raises sqlite3.Error.
+    """Connects; waits up to `lock_wait` seconds for another process's lock. Raises sqlite3.Error.
 
-    A transaction that a killed process left in the file is undone with its rollback journal first, as every
-    reader has to (https://sqlite.org/lockingv3.html#hot_journals), which takes the right to write.
+    A transaction that a killed process left in the file is first rolled back with its rollback journal, as
+    every reader must (https://sqlite.org/lockingv3.html#hot_journals), which requires write permission.
     """
     connection = _connect(path, "ro", lock_wait)
     try:
@@ -21,7 +21,7 @@ def connect_to_read(path: str, *, lock_wait: float = 5.0) -> sqlite3.Connection:
             connection.close()
             connection = _connect(path, "rw", lock_wait)
             connection.execute("PRAGMA query_only = ON")
-    return connection  # whatever else is wrong is told by the first question
+    return connection  # the caller's first query reports any other error
 
 
 def _connect(path: str, mode: str, lock_wait: float) -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""See `kine.drivers.sql.read_only_view`."""
+"""Read-only inspection of an SQLite file; see `kine.drivers.sql.read_only_view`."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class SqliteInspector:
     async def damage(self) -> list[str]:
         try:
             found = [row[0].decode() for row in await self.ask("PRAGMA integrity_check(1000)")]
-        except DriverError as error:  # damage so bad that it cannot be listed
+        except DriverError as error:  # so damaged that the check itself fails
             if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
                 raise
             return [str(error.__cause__)]
-        return [text for text in found if text not in ("ok", NUMBER)][:20]  # of numbers a rule tells
+        return [text for text in found if text not in ("ok", NUMBER)][:20]  # a rule reports numbers
 
     async def size(self) -> int:
         return disk_size(self._path)
@@ -59,7 +59,7 @@ class SqliteInspector:
 
 @asynccontextmanager
 async def inspect(endpoint: str, options: Options) -> AsyncIterator[SqliteInspector]:
-    """Raises DriverError."""
+    """Opens the file for inspection. Raises DriverError."""
     dsn = parse(endpoint)
     path = dsn.path
     if dsn.memory:

@@ -1,4 +1,4 @@
-"""What the one thread that writes does with its connection: each a transaction of its own."""
+"""Write transactions, one per function, run by the single writer thread on its connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kine.drivers.base import BehindError, NewRow, Row, Write
 from kine.drivers.sql import id_gaps, statements
 from kine.drivers.sqlite import insert_statements
 
-# Names are bound as bytes and stored as TEXT (see `insert`).
+# Names are bound as bytes and stored as TEXT (see `insert_statements`).
 _EXISTS, _SINCE = (
     statement.replace("name = ?", "name = CAST(? AS TEXT)")
     for statement in (statements.EXISTS, statements.SINCE)
@@ -38,7 +38,7 @@ def transaction(writer: sqlite3.Connection) -> Iterator[None]:
         yield
         writer.execute("COMMIT")
     except BaseException:
-        # A failed COMMIT leaves the transaction open, some errors (disk full) have closed it already.
+        # A failed COMMIT leaves the transaction open; some errors (disk full) have closed it already.
         if writer.in_transaction:
             writer.execute("ROLLBACK")
         raise
@@ -53,14 +53,18 @@ def append(
     *,
     brief: bool = False,
 ) -> list[Sequence[int] | None]:
-    """`brief`: without the values that are replaced, which Go kine would show to a watch."""
+    """Appends a group of writes, see `kine.drivers.base.Log.append`.
+
+    `known` has replaced values by revision. `brief` leaves replaced values out of the table, where only Go
+    kine reads them, for the events of a watch.
+    """
     old = {} if brief else insert_statements.read_old_values(writer, rows, known)
     inserted = [
         insert_statements.parameters(row_id, row, old.get(row.prev_revision))
         for row_id, row in enumerate(rows, head + 1)
     ]
     extra = [_extra(row_id, row) for row_id, row in enumerate(rows, head + 1) if row.lease or row.more]
-    # Nobody else has written, mostly: the caller's index was current, so nothing can conflict.
+    # Mostly no other process has written: the caller's index was current, so nothing can conflict.
     if (
         not extra
         and len(rows) <= insert_statements.MOST
@@ -84,7 +88,7 @@ def _append_behind(
     old: dict[int, bytes | None],
     last: int,
 ) -> list[Sequence[int] | None]:
-    """Others have appended: let the unique index judge each write, as it does for Go kine."""
+    """Inserts each write in a savepoint, as others have appended: the unique index shows conflicts."""
     outcome: list[Sequence[int] | None] = []
     for write in writes:
         writer.execute("SAVEPOINT one")
@@ -109,7 +113,7 @@ def _append_behind(
 
 
 def _possible(writer: sqlite3.Connection, row: NewRow) -> bool:
-    """What was compacted meanwhile leaves no trace in the unique index."""
+    """Whether the row it replaces still exists: the unique index does not show rows compacted meanwhile."""
     if row.created:
         return writer.execute(_SINCE, (row.name, row.prev_revision)).fetchone() is None
     if not row.prev_revision:
@@ -132,9 +136,9 @@ def _extra(row_id: int, row: NewRow) -> tuple[int, int, int]:
 def compact(
     writer: sqlite3.Connection, revision: int, size: int, versions: Sequence[tuple[int, int]], known: int
 ) -> tuple[int, int, float]:
-    """`known` is where the last step ended.
+    """Compacts by up to `size` revisions; `known` is where this instance's last step ended.
 
-    Returns where this one did, the number of rows removed or cut, and the seconds it took.
+    Returns where this step ended, the number of rows removed or cleared of old values, and its seconds.
     """
     began = time.perf_counter()
     with transaction(writer):
@@ -146,16 +150,16 @@ def compact(
         writer.execute(statements.COMPACT_EXTRA, bounds)
         removed = writer.execute(statements.COMPACT, bounds).rowcount
         removed += writer.execute(statements.CLEAR_OLD_VALUES, (recorded, reached)).rowcount
-        # All at the first step: a version is known by its rows until they are removed.
+        # All at the first step: a version can be counted from the rows only until they are removed.
         writer.executemany(_RECORD_VERSION, [(version, row_id) for row_id, version in versions])
         writer.execute(statements.SET_COMPACT_REVISION, (reached,))
     return reached, removed, time.perf_counter() - began
 
 
 def advance(writer: sqlite3.Connection, revision: int) -> None:
-    with transaction(writer):  # a gap row, as `kine.drivers.sql.id_gaps` has it
+    with transaction(writer):  # inserts a gap filler, see `kine.drivers.sql.id_gaps`
         if newest(writer) < revision:
-            name = id_gaps.name(revision) + id_gaps.unguessable()  # for a key may have the name without
+            name = id_gaps.name(revision) + id_gaps.unguessable()  # a key may have the name without suffix
             gap = NewRow(name.encode(), False, True, 0, 0, 0, None, 0)
             insert_statements.insert_one(writer, insert_statements.parameters(revision, gap, None))
 
