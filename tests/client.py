@@ -94,9 +94,7 @@ class Stream:
         self._reading.set()
 
     def receive(self, timeout: float = STREAM_TIMEOUT) -> Any:
-        """The next response. Raises `queue.Empty` after `timeout`, and EOFError when the stream has ended
-        with OK.
-        """
+        """The next response. Raises `queue.Empty` after `timeout`, EOFError when the stream ended with OK."""
         answer = self._answers.get(timeout=timeout)
         if answer is None:
             raise EOFError

@@ -43,7 +43,7 @@ _runs = count(1)
 
 
 class DisagreementError(AssertionError):
-    """Two answers to one request differ."""
+    """Two responses to one request differ."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Server:
             return Refusal((error.code().name, error.details()))
 
     def open(self, request: pb.WatchCreateRequest) -> pb.WatchResponse:
-        """The created answer."""
+        """Opens a watch and returns its created response."""
         self.stream.send(pb.WatchRequest(create_request=request))
         while not (answer := self._receive()).created:
             pass
@@ -88,13 +88,13 @@ class Server:
         return answer
 
     def compact_revision(self, watch_id: int) -> int:
-        """The compact revision a watch is cancelled with."""
+        """The compact revision that a watch was cancelled with."""
         while watch_id not in self.cancelled:
             self._receive()
         return self.cancelled[watch_id]
 
     def events(self, watch_id: int, count: int) -> list[kv.Event]:
-        """At least the next `count` events: more, if more have come; fewer, if they do not come."""
+        """At least the next `count` events; more, if more have arrived, and fewer after a timeout."""
         try:
             while len(self.waiting[watch_id]) < count and watch_id not in self.cancelled:
                 self._receive()
@@ -113,7 +113,7 @@ class Server:
 
 @dataclass
 class World:
-    """One run: a model, the servers beside it, and what they have been through together."""
+    """One run: a model, the servers compared with it, and the watches they have open."""
 
     model: Model
     model_translate: Translation
@@ -127,9 +127,9 @@ class World:
     # ---- requests
 
     def send(self, template: Any) -> None:
-        """Sends one request everywhere and compares the answers."""
+        """Sends one request to the model and all servers, and compares the responses."""
         if isinstance(template, pb.CompactionRequest):
-            self.check_watches()  # an event's prev_kv is as of when it was sent: so none may be under way
+            self.check_watches()  # prev_kv is read when an event is sent, so none may be in flight
         self.operations += 1
         requests = [server.translate(template) for server in self.servers]
         answers = [server.call(request) for server, request in zip(self.servers, requests, strict=True)]
@@ -152,7 +152,7 @@ class World:
             return refusal
 
     def _tick(self, template: Any, written: int, expected: Any, answers: list[Any]) -> None:
-        """Notes what the request wrote, if it wrote."""
+        """Records the request's writes, if any."""
         for server, answer in zip(self.servers, answers, strict=True):
             if isinstance(answer, Refusal) != isinstance(expected, Refusal):
                 raise DisagreementError(
@@ -175,7 +175,7 @@ class World:
     def _agree(
         self, about: Any, expected: Any, told: Sequence[Any], shape: Callable[[Any, Revision], Any]
     ) -> None:
-        """Compares what the model and the one server say, or what the two servers say."""
+        """Compares the responses of the model and its one server, or of the two servers."""
         if self.exact:
             views = [("model", shape(expected, int)), (self.servers[0].name, shape(told[0], int))]
         else:
@@ -215,7 +215,7 @@ class World:
             self._agree(template, compact, told, lambda said, show: show(said.revision))
 
     def _with_comparable_start(self, template: pb.WatchCreateRequest) -> pb.WatchCreateRequest:
-        """A start at the compact revision itself moves past it, where servers may differ there."""
+        """Moves a start at the compact revision itself past it, where servers may differ."""
         timeline = self.model_translate.timeline
         tick = timeline.ago(template.start_revision)
         if not template.start_revision or timeline.last[tick] != self.model.compact_revision:
@@ -228,7 +228,7 @@ class World:
         return moved
 
     def check_watches(self) -> None:
-        """Takes every watch's events up to now from everyone, and compares them."""
+        """Takes all events so far of every watch, from the model and all servers, and compares them."""
         for watch_id, watch in list(self.watches.items()):
             expected = self.model.events(watch)
             told = [server.events(watch_id, len(expected)) for server in self.servers]
@@ -238,9 +238,10 @@ class World:
             self._agree(watch.request, expected, told, outline_events)
 
     def _overtaken(self, watch_id: int) -> bool:
-        """etcd looks at a watch from the past now and then, and cancels it if a compaction came before.
+        """Whether etcd has cancelled a watch of past revisions because a compaction overtook it.
 
-        Ours looks at once. Nothing is to be compared then: the watch ends for everyone.
+        etcd looks at such watches periodically, kine at once. Their events cannot be compared then, and the
+        watch ends everywhere.
         """
         if self.exact or watch_id not in self.servers[0].cancelled:
             return False
@@ -263,7 +264,7 @@ class World:
     # ---- end
 
     def finish(self) -> None:
-        """Compares what is still under way, and that nothing comes beyond it."""
+        """Compares what is still in flight, and checks that no further events arrive."""
         self.check_watches()
         while self.watches:
             self.cancel_watch(0)
@@ -277,14 +278,14 @@ class World:
 
 
 def _refused_for_a_reason(expected: Any, answers: Sequence[Any]) -> bool:
-    """Whether all refuse, each for one of the reasons there are."""
+    """Whether all refuse, each for one of the reasons that apply."""
     return isinstance(expected, Refusal) and all(
         isinstance(answer, Refusal) and (answer.code, answer.text) in expected.reasons for answer in answers
     )
 
 
 def new_world(servers: list[tuple[str, Client, bool]], exact: bool, keeps_tombstones: bool) -> World:
-    """A run of its own on servers that others have run on: keys after all of theirs, leases of its own."""
+    """A separate run on shared servers: its keys sort after those of earlier runs, its leases are its own."""
     number = next(_runs)
     prefix, lease_base = b"\x7e/%08d/" % number, number * 16
     parties = []

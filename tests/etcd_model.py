@@ -30,7 +30,7 @@ LEASE_EXISTS = ("FAILED_PRECONDITION", "etcdserver: lease already exists")
 class Refusal(Exception):  # noqa: N818, an answer like another
     """A call that ends with a status other than OK.
 
-    Where several reasons apply at once in one Txn, etcd's versions differ in which they tell: any of
+    Where several reasons apply at once in one Txn, etcd's versions differ in which they return: any of
     `reasons` is right.
     """
 
@@ -71,7 +71,7 @@ def in_range(key: bytes, start: bytes, end: bytes) -> bool:
 
 
 class Model:
-    """A store from `revision` on, empty as far as its users' keys are concerned."""
+    """A store that starts at `revision` without any client's keys."""
 
     def __init__(self, revision: int, one_revision_per_txn: bool) -> None:
         self.one_revision_per_txn = one_revision_per_txn
@@ -83,7 +83,7 @@ class Model:
     # ---- what is there
 
     def at(self, revision: int) -> dict[bytes, kv.KeyValue]:
-        """The live keys as of a revision, in order."""
+        """The live keys at a revision, in order."""
         live: dict[bytes, kv.KeyValue] = {}
         for change in self.log:
             if change.revision > revision:
@@ -144,7 +144,7 @@ class Model:
         ]
         filters = [test for bound, test in bounds if bound]
         if request.limit > 0 and request.sort_order == pb.RangeRequest.NONE and not filters:
-            found = found[: request.limit + 1]  # etcd reads no further: an order by target comes after that
+            found = found[: request.limit + 1]  # etcd reads no further, and sorts by target afterwards
         found = [item for item in found if all(test(item) for test in filters)]
         sort_keys: dict[int, Callable[[kv.KeyValue], Any]] = {
             pb.RangeRequest.KEY: lambda item: item.key,
@@ -213,7 +213,7 @@ class Model:
         return answer
 
     def _path(self, request: pb.TxnRequest, live: dict[bytes, kv.KeyValue]) -> Iterator[bool]:
-        """The branches taken, decided before anything is written, in order of meeting."""
+        """The branches taken, decided before anything is written, in the order they are reached."""
         succeeded = all(holds(compare, live) for compare in request.compare)
         yield succeeded
         for op in request.success if succeeded else request.failure:
@@ -287,7 +287,7 @@ class Model:
     # ---- watches
 
     def watch(self, request: pb.WatchCreateRequest) -> Watch | None:
-        """Opens a watch; one from below the compact revision is closed at once. None: of no key at all."""
+        """Opens a watch. One from below the compact revision is closed at once. None: it selects no key."""
         if request.range_end not in (b"", b"\0") and request.key >= request.range_end:
             return None
         start = request.start_revision or self.revision + 1
@@ -295,7 +295,7 @@ class Model:
         return Watch(request, position, open=start >= self.compact_revision)
 
     def events(self, watch: Watch) -> list[kv.Event]:
-        """What the watch has to show since the last time it was asked."""
+        """The watch's events since the last call."""
         request, position = watch.request, watch.position
         watch.position = len(self.log)
         changes = [
@@ -362,10 +362,10 @@ Span = tuple[bytes, bytes]  # a deleted range: key and range_end
 
 
 def check_overlaps(ops: list[pb.RequestOp]) -> tuple[set[bytes], list[Span]]:
-    """No key may be put twice, or put and deleted, in what can run together; returns puts and deletes.
+    """Checks that no key is put twice, or put and deleted, in what can run together.
 
-    As in etcd, level by level: the puts of a nested Txn are held against the deletes beside it and those
-    of the nested ones before it.
+    As in etcd, level by level: the puts of a nested Txn are checked against the deletes of its siblings and
+    of the Txns nested in it before it. Returns puts and deletes.
     """
     deletes = [
         (op.request_delete_range.key, op.request_delete_range.range_end)

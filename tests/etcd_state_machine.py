@@ -29,7 +29,7 @@ class TrafficMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = type(self).open_world()
 
-    # Hypothesis leaves some rules out of each run: so every run begins with something to read.
+    # Hypothesis disables some rules in each run: so every run begins with something to read.
     @initialize(puts=st.lists(request_strategies.plain_puts, min_size=4, max_size=8))
     def begin(self, puts: list[Any]) -> None:
         for lease in (1, 2):
@@ -69,7 +69,7 @@ class TrafficMachine(RuleBasedStateMachine):
     def check_watches(self) -> None:
         self.world.check_watches()
 
-    # Without the precondition that there is one: etcd may cancel one at a moment of its own.
+    # No precondition that a watch is open: etcd may cancel one at any moment.
     @rule(choice=st.integers(0, 20))
     def cancel_watch(self, choice: int) -> None:
         self.world.cancel_watch(choice)
@@ -83,7 +83,7 @@ class TrafficMachine(RuleBasedStateMachine):
 
 
 def run(open_world: Callable[[], World], count: Callable[[int], None], operations: int) -> None:
-    """Runs about so many operations in runs of `STEPS`, and shrinks the run that fails."""
+    """Sends about `operations` requests in runs of `STEPS`, and shrinks a run that fails."""
 
     class Machine(TrafficMachine):
         pass

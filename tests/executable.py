@@ -31,7 +31,7 @@ _CLONE_NEWNS = 0x20000
 
 
 def missing() -> str:
-    """What building it lacks here; empty: nothing."""
+    """The reason why it cannot be built here; empty if it can."""
     for tool in ("gcc", "readelf", "strip", "zstd"):
         if shutil.which(tool) is None:
             return f"no {tool}"
@@ -49,7 +49,7 @@ def _sources() -> Iterator[Path]:
 
 
 def build(output: Path) -> None:
-    """Of a release of its own, so that a commit alone changes nothing."""
+    """Builds it with a fixed release number, so that a commit alone changes nothing."""
     command = [sys.executable, str(ROOT / "release/executable/build.py"), str(output), "--level", "1"]
     environment = {**os.environ, "KINE_VERSION": "v0.0.0.test.0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -57,9 +57,9 @@ def build(output: Path) -> None:
 
 
 def executable() -> Path:
-    """Built if the sources or the packages have changed; KINE_TEST_EXECUTABLE names another one to test.
+    """The executable, rebuilt if the sources or packages have changed; KINE_TEST_EXECUTABLE names another.
 
-    It is compressed less than a release: the size is a release's to measure.
+    It is compressed less than a release is: its size is measured on releases.
     """
     if given := os.environ.get("KINE_TEST_EXECUTABLE"):
         return Path(given)
@@ -72,7 +72,7 @@ def executable() -> Path:
 
 
 def built_once(kind: str, name: str, make: Callable[[Path], None]) -> Path:
-    """The file `build/KIND/NAME`, which `make` writes where it is not there; the older ones go."""
+    """The file `build/KIND/NAME`, which `make` writes if it is missing; older ones are deleted."""
     directory = ROOT / "build" / kind
     directory.mkdir(parents=True, exist_ok=True)
     built = directory / name
@@ -89,7 +89,7 @@ def built_once(kind: str, name: str, make: Callable[[Path], None]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """In the root, for the programs started with it only. `source`: tmpfs, proc, or a directory."""
+    """A mount in the root, visible only to programs started in it. `source`: tmpfs, proc, or a directory."""
 
     source: str
     target: str
@@ -99,7 +99,7 @@ class Mount:
 
 @dataclass(slots=True)
 class Root:
-    """A root directory, which programs are started in as another user."""
+    """A root directory in which programs are started as another user."""
 
     path: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -182,7 +182,7 @@ class Root:
 
 @contextlib.contextmanager
 def empty_root(path: Path) -> Iterator[Root]:
-    """Nothing at all: a scratch image."""
+    """An empty root, as of a scratch image."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o755)
     root = Root(path)
@@ -194,7 +194,7 @@ def empty_root(path: Path) -> Iterator[Root]:
 
 @contextlib.contextmanager
 def musl_root(path: Path) -> Iterator[Root]:
-    """As Alpine's: musl for a C library, busybox, no glibc."""
+    """A root like Alpine's: musl as C library, busybox, no glibc."""
     with empty_root(path) as root:
         root.install(MUSL.resolve(), "/lib/ld-musl-x86_64.so.1")
         root.install(BUSYBOX, "/bin/busybox")
@@ -208,7 +208,7 @@ def musl_root(path: Path) -> Iterator[Root]:
 
 
 def address(process: subprocess.Popen[bytes]) -> str:
-    """Where it serves, once it does; its log in the failure if it does not."""
+    """The address at which it serves, once it does; fails with its log if it does not."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:

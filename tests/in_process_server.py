@@ -23,7 +23,7 @@ from kine.store.store import Store, StoreSettings
 from kine.transport.base import Call, Pieces, Unary
 from kine.transport.byte_budget import ByteAccount, ByteBudget
 
-PATIENCE = 30.0  # seconds, for what comes by itself
+PATIENCE = 30.0  # seconds, for what happens without a request
 LONG = 3600.0
 _names = count(1)
 
@@ -41,7 +41,7 @@ METHODS: dict[type[Any], tuple[str, type[Any]]] = {
 
 
 class Pipe:
-    """A stream's two ends: see `kine.transport.base.MessageStream`. Full while the test says so."""
+    """Both ends of a stream: see `kine.transport.base.MessageStream`. The test sets whether it is full."""
 
     def __init__(self) -> None:
         self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -49,7 +49,7 @@ class Pipe:
         self._room = asyncio.Event()
         self._room.set()
 
-    # ---- the server's
+    # ---- the server's end
 
     async def receive(self) -> bytes | None:
         return await self._requests.get()
@@ -67,7 +67,7 @@ class Pipe:
     async def drain(self) -> None:
         await self._room.wait()
 
-    # ---- the test's
+    # ---- the test's end
 
     def fill(self) -> None:
         self._room.clear()
@@ -86,7 +86,7 @@ class Pipe:
 
 
 class Watching(Pipe):
-    """The Watch call, with the requests a client sends on it."""
+    """The Watch call, with methods for the requests a client sends on it."""
 
     def create(self, key: bytes, range_end: bytes = b"", **fields: Any) -> None:
         create = pb.WatchCreateRequest(key=key, range_end=range_end, **fields)
@@ -134,7 +134,7 @@ class Instance:
         self._accounts: dict[str, ByteAccount] = {}
 
     async def call(self, request: Any) -> Any:
-        """The answer. Raises `kine.transport.base.RpcError`."""
+        """Returns the response. Raises `kine.transport.base.RpcError`."""
         path, kind = METHODS[type(request)]
         route = self.served.routes[f"/etcdserverpb.{path}"]
         assert isinstance(route, Unary)
@@ -144,7 +144,7 @@ class Instance:
         return kind.FromString(answer.joined() if isinstance(answer, Pieces) else answer)
 
     async def together(self, *requests: Any) -> list[Any]:
-        """Answers, or what was raised instead, of requests that the writer meets in one look at its queue."""
+        """Responses to, or exceptions of, requests that the writer finds in its queue at the same time."""
         return await asyncio.gather(*map(self.call, requests), return_exceptions=True)
 
     async def put(self, key: bytes, value: bytes = b"value", **fields: Any) -> int:
@@ -155,7 +155,7 @@ class Instance:
         return await self.call(pb.RangeRequest(key=key, **fields))  # type: ignore[no-any-return]
 
     def watch(self, client: str = "") -> Watching:
-        """A stream of this client, which shares its turns with its others; without a name it is nobody's."""
+        """A watch stream of `client`, which shares turns with that client's others; "": of no client."""
         pipe = Watching()
         if client and client not in self._accounts:
             self._accounts[client] = self._budget.account(NoConnection())
@@ -165,7 +165,7 @@ class Instance:
 
     async def close(self) -> None:
         if isinstance(self.log, Held):
-            self.log.release()  # a test that has failed has left it held
+            self.log.release()  # a failed test may have left it held
         for task in self._streams:
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
@@ -201,12 +201,12 @@ async def running(
 
 
 def new_memory() -> str:
-    """An endpoint that instances may share."""
+    """The endpoint of a new database that instances may share."""
     return f"memory://test-{next(_names)}"
 
 
 class Deaf(MemoryLog):
-    """An instance that hears nothing of the others by itself: it must ask."""
+    """An instance that gets no notifications of the others' writes: it must query the database."""
 
     def __init__(self, rows: _Rows) -> None:
         super().__init__(rows)
@@ -216,7 +216,7 @@ class Deaf(MemoryLog):
 
 
 class Far(Deaf):
-    """Its database cannot be asked at once: each answer takes a question."""
+    """Its newest revision cannot be peeked at: each answer takes a query."""
 
     def peek(self) -> int | None:
         return None
@@ -226,14 +226,14 @@ class Far(Deaf):
 
 
 class Held(MemoryLog):
-    """Stops where the test says, before its database goes on."""
+    """A log whose methods block before the database executes them, as the test decides."""
 
     def __init__(self, rows: _Rows) -> None:
         super().__init__(rows)
         self._gates: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
 
     def hold(self, method: str) -> tuple[asyncio.Event, asyncio.Event]:
-        """The next calls of this method wait: set when the first has come; to be set for them to go on."""
+        """Makes calls of this method wait: one event is set when the first arrives, the other lets it go."""
         gates = self._gates[method] = asyncio.Event(), asyncio.Event()
         return gates
 

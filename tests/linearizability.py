@@ -1,9 +1,9 @@
-"""Linearizability checker: is there an order of these operations that explains every response and keeps real
-time?
+"""Linearizability checker: is there an order of the operations that explains every response?
 
-The search of Wing and Gong ("Testing and Verifying Concurrent Objects", 1993) with Lowe's memory of
-configurations already met ("Testing for linearizability", 2017), as porcupine does it, one key at a time:
-operations on different keys do not constrain each other (Herlihy and Wing's locality).
+The order must also keep real time. The search is that of Wing and Gong ("Testing and Verifying Concurrent
+Objects", 1993) with Lowe's memory of configurations already met ("Testing for linearizability", 2017), as
+porcupine does it, one key at a time: operations on different keys do not constrain each other (Herlihy and
+Wing's locality).
 
 An operation whose outcome is unknown may have taken effect at any time after its call, or never.
 """
@@ -19,7 +19,7 @@ Value = bytes | None  # None: the key is absent
 
 
 class Operation(NamedTuple):
-    """What one client did to one key, and heard. Times are of one clock."""
+    """What one client did to one key, and the response. Times are of one clock."""
 
     client: int
     key: bytes
@@ -46,7 +46,7 @@ class Violation(NamedTuple):
 
 
 def step(state: Value, operation: Operation) -> tuple[bool, Value]:
-    """Whether the operation may have met this state, and the state it leaves."""
+    """Whether the operation may have run in this state, and the state after it."""
     known = operation.returned is not None
     match operation.kind:
         case "get":
@@ -65,9 +65,9 @@ def step(state: Value, operation: Operation) -> tuple[bool, Value]:
 
 
 def check(history: Sequence[Operation], initial: Value = None) -> Violation | None:
-    """The first key whose operations no order explains, or None: the history is linearizable.
+    """The first key whose operations no order explains; None if the history is linearizable.
 
-    A get of unknown outcome says nothing and should be left out.
+    A get of unknown outcome constrains nothing and should be left out.
     """
     by_key: dict[bytes, list[Operation]] = defaultdict(list)
     for operation in history:
@@ -90,7 +90,7 @@ class _Event:
 
 
 def _timeline(operations: list[Operation]) -> _Event:
-    """The head of the list of calls and returns. At one moment, calls come first: they may overlap."""
+    """The head of the list of calls and returns. At equal times, calls come first: they may overlap."""
     moments: list[tuple[int, bool, _Event]] = []
     for number, operation in enumerate(operations):
         call = _Event(number)
@@ -130,7 +130,7 @@ def _check_key(key: bytes, operations: list[Operation], initial: Value) -> Viola
     event = head.after
     while returns:
         if event.is_return:
-            # Nothing before this return can come next: so what was taken last was wrong.
+            # No call before this return can come next: backtrack over the last one taken.
             if len(order) >= len(longest):
                 longest = [operations[call.number] for call, _ in order]
                 stuck = _candidates(head, operations)

@@ -50,7 +50,7 @@ def outline_created(answer: pb.WatchResponse, show: Revision) -> dict[str, Any]:
 
 
 def outline(answer: Any, request: Any, show: Revision, exact: bool) -> Any:
-    """The answer to `request` as nested dictionaries, its revisions as `show` has them."""
+    """The response to `request` as nested dictionaries, its revisions as `show` returns them."""
     if isinstance(answer, Refusal):
         return {"refused": answer.code, "text": answer.text}
     told = _parts(answer, request, show, exact)
@@ -100,7 +100,7 @@ def _parts(answer: Any, request: Any, show: Revision, exact: bool) -> dict[str, 
 
 
 def _without_order_in_ties(kvs: list[dict[str, Any]], request: pb.RangeRequest, more: bool) -> list[Any]:
-    """Under an order by revision, keys of one tick are a set; of a cut one, only how many there are."""
+    """Sorted by revision, keys of one tick are a set; of one cut by the limit, only their number is kept."""
     by = {pb.RangeRequest.MOD: "mod", pb.RangeRequest.CREATE: "create"}.get(request.sort_target)
     if by is None:
         return kvs

@@ -18,7 +18,7 @@ _reapers: dict[int, subprocess.Popen[bytes]] = {}  # by the process that started
 
 
 def end_with_this_process(pid: int) -> None:
-    """The server `pid`, and its group if it leads one, is killed once this process has ended."""
+    """Registers a server to be killed, with its group if it leads one, once this process has ended."""
     if os.getpid() not in _reapers:
         _reapers[os.getpid()] = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
@@ -31,7 +31,7 @@ def end_with_this_process(pid: int) -> None:
 
 
 def _started(pid: int) -> str:
-    """When the process began, in ticks since boot; ids are used again, this is not. Empty: no process."""
+    """The start time of the process, in ticks since boot, which tells reused ids apart. Empty: no process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -17,7 +17,7 @@ from kine.proto import rpc_pb2 as pb
 AHEAD = 99
 OWN = 98
 UNKNOWN_LEASE = 9
-LEASE_TTL = 1000  # seconds: long enough that none expires by itself
+LEASE_TTL = 1000  # seconds: long enough that none expires during a run
 
 KEYS = [b"a", b"a/", b"a/b", b"ab", b"b", b"c"]
 STARTS = [*KEYS, b"", b"a\0", b"bb"]
@@ -26,7 +26,7 @@ VALUES = [b"", b"1", b"2", b"22", b"x" * 300]
 
 
 def mostly(usual: st.SearchStrategy[Any], rare: st.SearchStrategy[Any], one_in: int = 8) -> Any:
-    """`rare` once in so many draws."""
+    """Draws `rare` once in so many draws."""
     return st.integers(0, one_in - 1).flatmap(lambda drawn: usual if drawn else rare)
 
 

@@ -33,7 +33,7 @@ DECISIVE_PATHS = (
 
 
 class Failures:
-    """A pytest plugin: the failures of a run, for the process that reports them, in pytest's cache."""
+    """A pytest plugin that stores a run's failures in pytest's cache, in the process that reports them."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -53,7 +53,7 @@ class Failures:
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if hasattr(self._config, "workerinput"):
             return  # a worker of a parallel run reports to the process that started it
-        if cache := getattr(self._config, "cache", None):  # a repetition has none: the run's record stays
+        if cache := getattr(self._config, "cache", None):  # none in a repetition: the record is kept
             cache.set(FAILURES, {"exitstatus": int(exitstatus), "failed": self._failed})
 
 
@@ -63,7 +63,7 @@ def output_of(report: pytest.TestReport) -> str:
 
 
 def why_not_again(run: dict[str, object], failed: dict[str, dict[str, object]]) -> str:
-    """The reason why the failures of this run may not be chance; empty if they may be."""
+    """Why the failures of this run cannot be chance; empty if they may be."""
     if run["exitstatus"] != pytest.ExitCode.TESTS_FAILED or not failed:
         return f"pytest ended with exit code {run['exitstatus']}, not with failed tests"
     if decisive := [name for name, failure in failed.items() if failure["decisive"]]:

@@ -24,7 +24,7 @@ class Timeline:
     row_per_write: bool
 
     def tick(self, revision: int) -> int:
-        """The tick a revision belongs to; one past the newest for a revision past it."""
+        """The tick of a revision; one past the newest for a revision past it."""
         return bisect_left(self.last, revision)
 
     def ago(self, count: int) -> int:
@@ -36,7 +36,7 @@ class Timeline:
         return next((tick for tick in range(len(self.keys) - 1, 0, -1) if key in self.keys[tick]), 0)
 
     def at(self, count: int) -> int:
-        """The revision at which everything of that tick and nothing after it is seen."""
+        """The revision at which everything of that tick and nothing after it is visible."""
         if count == 0:
             return 0
         if count == AHEAD:
@@ -51,7 +51,7 @@ class Timeline:
         return self.last[tick - 1] + 1 if tick else self.last[0]
 
     def of(self, count: int, key: bytes) -> int:
-        """The revision `key` got in that tick; the tick's last, if it was not written in it."""
+        """The revision of `key` in that tick; the tick's last, if it was not written in it."""
         if count in (0, AHEAD):
             return self.at(count)
         tick = self.newest(key) if count == OWN else self.ago(count)
@@ -62,7 +62,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class Translation:
-    """Fills a template in for one server."""
+    """Fills a template for one server."""
 
     timeline: Timeline
     prefix: bytes

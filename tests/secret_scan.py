@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.servers.process import Instance
 
-SHORTEST = 6  # characters; what is shorter is in every log by chance
+SHORTEST = 6  # characters; shorter strings are in every log by chance
 KEY_FILES = ("--server-key-file=", "--key-file=")
 ARMOUR = re.compile(rb"-----BEGIN [A-Z ]*(?:PRIVATE KEY|SEED|JWT)-+\s(.*?)-+END", re.DOTALL)
 PAGE_TIMEOUT = 30.0  # seconds
@@ -36,7 +36,7 @@ _pages: list[tuple[str, str]] = []  # whose, and its text
 
 
 def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-    """Notes a process of ours."""
+    """Records a kine process: its log and the secrets it was given."""
     if "kine" not in command[:3]:
         return
     _logs.append(log)
@@ -75,7 +75,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def look_at(instance: Instance) -> int:
-    """Keeps the pages that a server shows on its clients' port; returns how many there are."""
+    """Records the pages that a server shows on its client port; returns how many there are."""
     found = [page for name in PAGES if (page := _page(instance, name))]
     _pages.extend((f"{instance.address}/{name}", page) for name, page in found)
     return len(found)
@@ -86,11 +86,11 @@ def _page(instance: Instance, name: str) -> tuple[str, str] | None:
         with urllib.request.urlopen(f"http://{instance.address}/{name}", timeout=PAGE_TIMEOUT) as answer:
             return name, answer.read().decode()
     except (OSError, http.client.HTTPException, ValueError):
-        return None  # it has no profiles, or its transport speaks nothing but gRPC
+        return None  # it has no profiles, or its transport speaks only gRPC
 
 
 def look_at_arguments(command: Sequence[str], process: int) -> None:
-    """Keeps those of the server's processes, but for what the test itself has put there."""
+    """Records the arguments of the server's processes, without those that the test itself passed."""
     if "kine" not in command[:3]:
         return
     processes = [process]
@@ -106,7 +106,7 @@ def look_at_arguments(command: Sequence[str], process: int) -> None:
 
 
 def leaks() -> list[str]:
-    """Where something is told that should not be, and what: without telling it once more."""
+    """Where each leaked secret is, and what it is, without the secret itself."""
     texts = [(str(log), log.read_text(errors="replace")) for log in _logs if log.is_file()]
     return [
         f"{where}, line {text.count(chr(10), 0, text.index(secret)) + 1}: {what}"

@@ -35,7 +35,7 @@ class Told:
 
 
 def told(*arguments: str) -> Told:
-    """Runs `kine` to its end, in this process: starting one for each run takes most of these tests' time."""
+    """Runs a `kine` command in this process: a process for each run would take most of these tests' time."""
     root, ours = logging.getLogger(), logging.getLogger("kine")
     before = root.handlers[:], root.level, ours.level
     out, err = io.StringIO(), io.StringIO()
@@ -53,7 +53,7 @@ def told(*arguments: str) -> Told:
 
 @pytest.fixture(params=["sqlite", "postgres", "mysql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The endpoint of a database nobody has used."""
+    """The endpoint of a new database."""
     if request.param == "sqlite":
         return f"sqlite://{tmp_path / 'state.db'}"
     missing, server = {
@@ -68,7 +68,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def process_is_left_as_it_was() -> Iterator[None]:
-    """Only a server tunes collections and thread switching: a command's process may be somebody else's."""
+    """Checks that garbage collection and thread switching are unchanged: only a server tunes its process."""
     before = gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()
     yield
     assert (gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()) == before

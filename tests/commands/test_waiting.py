@@ -70,9 +70,9 @@ def written(command: str, url: str, filled: Path, new: Path) -> list[str]:
 def test_a_command_ends_at_once_where_nobody_listens(
     command: str, kind: str, filled: Path, tmp_path: Path
 ) -> None:
-    """At once: without a line that it tries again."""
+    """At once means without a line that it retries."""
     arguments = written(command, NOBODY[kind], filled, tmp_path)
-    if kind == "http":  # gRPC logs what it thinks of a second event loop in one process
+    if kind == "http":  # gRPC logs warnings about a second event loop in one process
         running = begun(*arguments)
         out, err = running.communicate(timeout=60)
         code = running.returncode

@@ -26,7 +26,7 @@ def available(line: str) -> str | None:
 
 @pytest.fixture(params=TRANSPORTS)
 def on_socket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Instance]:
-    """Started with a path relative to its working directory, as Go kine's own default."""
+    """A server started with a path relative to its working directory, as Go kine's own default is."""
     server = start_kine("memory://", request.param, tmp_path, flags=("--listen-address=unix://kine.sock",))
     yield server
     server.stop()

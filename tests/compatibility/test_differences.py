@@ -149,7 +149,7 @@ def test_raft_index_is_the_revision(ours: Client, theirs: Client) -> None:
 
 
 def test_hash_is_of_key_values_and_not_etcds(ours: Client, theirs: Client, tmp_path: Path) -> None:
-    """Equal contents at equal revisions hash alike on every backend; etcd's number is another."""
+    """Equal contents at equal revisions have equal hashes on every backend; etcd's differs."""
     copies = []
     for number, endpoint in enumerate((f"sqlite://{tmp_path / 'state.db'}", "memory://")):
         server = start_kine(endpoint, "http2", tmp_path / str(number))
@@ -163,7 +163,7 @@ def test_hash_is_of_key_values_and_not_etcds(ours: Client, theirs: Client, tmp_p
 
 
 def test_the_hash_at_the_compacted_revision_is_of_that_compaction(ours: Client) -> None:
-    """etcd keeps the hash that a compaction has made, and tells the compact revision before it."""
+    """etcd keeps the hash that a compaction has computed, and returns the compact revision before it."""
     ours.put(b"/hashed", b"v")
     compacted = ours.put(b"/hashed", b"w").header.revision
     ours.compact(compacted)

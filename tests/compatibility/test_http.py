@@ -28,7 +28,7 @@ PROTOCOLS = ("--http1.1", "--http2-prior-knowledge")
 
 
 class Asked:
-    """A server, and what curl needs to reach it."""
+    """A server, and the options with which curl reaches it."""
 
     def __init__(self, url: str, *options: str) -> None:
         self.url = url

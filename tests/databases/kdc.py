@@ -88,9 +88,7 @@ class Kdc:
         self.admin("addprinc", "-randkey", *options, principal)
 
     def keytab(self, principal: str, path: Path, *options: str) -> Path:
-        """Writes the principal's current key with `-norandkey`, otherwise a new one. Replaces the file
-        atomically.
-        """
+        """Writes the principal's current key with `-norandkey`, else a new one. The replacement is atomic."""
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         self.admin("ktadd", "-k", str(fresh), *options, principal)

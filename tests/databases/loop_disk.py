@@ -70,9 +70,7 @@ class Disk:
         (self.path / _FILLER).unlink(missing_ok=True)
 
     def freeze(self, seconds: float) -> None:
-        """Blocks all writes and fsyncs for `seconds`. A separate process thaws the disk, in case this one
-        dies.
-        """
+        """Blocks writes and fsyncs for `seconds`. A separate process thaws the disk, should this one die."""
         script = 'fsfreeze -f "$1"; sleep "$2"; fsfreeze -u "$1"'
         subprocess.run(["sh", "-c", script, "-", self.path, str(seconds)], check=True, start_new_session=True)
 

@@ -20,8 +20,9 @@ _DELAY = 0.1  # seconds
 
 
 class ProxyProcess:
-    """Proxies between clients at `ports` and 127.0.0.1:`targets`. Each method applies to all, and returns
-    once done.
+    """Proxies between clients at `ports` and 127.0.0.1:`targets`.
+
+    Each method applies to all proxies, and returns once they have obeyed.
     """
 
     def __init__(self, *targets: int) -> None:

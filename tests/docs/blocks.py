@@ -39,7 +39,7 @@ class Block:
         return f"{self.page}:{self.line}"
 
     def commands(self) -> list[str]:
-        """One a command, continued lines joined."""
+        """The commands, with continued lines joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -64,12 +64,12 @@ SHELL = [block for block in ALL if block.language == "sh"]
 
 
 def transcript(block: Block) -> bool:
-    """What a demo prints: commands with their output."""
+    """The output of a demo: commands and what they print."""
     return block.text.startswith("$ ")
 
 
 def inline(page: Path) -> list[str]:
-    """Commands within the text of a page: code that begins with one of the programs."""
+    """Commands in the text of a page: inline code that begins with one of the programs."""
     text = _BLOCK.sub("", page.read_text())
     found = re.findall(r"`([^`\n]+)`", text)
     return [one for one in found if re.match(rf"(?:{'|'.join(PROGRAMS)}) [a-z./-]", one) and "…" not in one]

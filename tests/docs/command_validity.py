@@ -21,7 +21,7 @@ TREES: dict[str, Any] = {
     "forktools": typer.main.get_command(forktools.cli.app),
     "bench": typer.main.get_command(bench_app),
 }
-# Programs of others, which are not ours to check.
+# Third-party programs, which are not checked.
 OTHERS = {
     *("aws", "cd", "curl", "docker", "etcdctl", "export", "git", "go", "kadmin.local", "kubectl", "pip"),
     *("printf", "psql", "source", "tar"),
@@ -30,7 +30,7 @@ _MAKE_VARIABLES = {"FAULTS": "tests/faults", "FUZZ": "tests/fuzz", "MUTANTS": "t
 
 
 def problems(command: str) -> list[str]:
-    """What is wrong with one line of shell."""
+    """Problems of one line of shell."""
     try:
         words = shlex.split(command, comments=True)
     except ValueError as error:

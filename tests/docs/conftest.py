@@ -31,7 +31,7 @@ OLD, NEW = "v0.16.3", "v0.16.4"
 
 @dataclass
 class Place:
-    """A directory in which commands run, and what stands for the names that the pages use."""
+    """A directory in which commands run, and stand-ins for the names that the pages use."""
 
     directory: Path
     environment: dict[str, str]
@@ -69,7 +69,7 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def served(place: Place, tmp_path: Path) -> Iterator[Place]:
-    """A kine in place of the one at its default addresses."""
+    """A kine that replaces the one at its default addresses."""
     metrics = f"127.0.0.1:{free_port()}"
     flags = (f"--metrics-bind-address={metrics}", "--metrics-enable-profiling")
     server = start_kine(f"sqlite://{tmp_path / 'state.db'}", "http2", tmp_path / "server", flags=flags)
@@ -86,7 +86,7 @@ def served(place: Place, tmp_path: Path) -> Iterator[Place]:
 
 
 def _files(place: Place) -> Callable[[str], str]:
-    """Each `save FILE` writes a file of its own; other commands take the last one."""
+    """Each `save FILE` writes its own file; other commands use the last one."""
     count = 0
 
     def change(command: str) -> str:
@@ -99,7 +99,7 @@ def _files(place: Place) -> Callable[[str], str]:
 
 @pytest.fixture
 def with_postgres(tmp_path: Path) -> Callable[[str], str]:
-    """A database that a kine has used in place of `postgres://user@host/kine`; for `restore` an empty one."""
+    """A database that a kine has used instead of `postgres://user@host/kine`; for `restore` an empty one."""
     if reason := postgres_binary.missing():
         pytest.skip(reason)
     running = postgres.database_server()
@@ -175,7 +175,7 @@ def arranged(request: pytest.FixtureRequest, place: Place) -> Callable[[Block], 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """The table as kine makes it, with a row that was updated."""
+    """The table as kine creates it, with a row that was updated."""
     path = tmp_path / "state.db"
     server = start_kine(f"sqlite://{path}", "http2", tmp_path / "server")
     with Client(server.address) as client:

@@ -24,7 +24,7 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("block", ALL, ids=lambda block: block.name)
 def test_a_block_says_what_it_is(block: Block) -> None:
-    """A language, or it is what a demo prints; and for shell, whether a test runs it."""
+    """Each block names its language, unless it is a demo's output; and for shell, whether a test runs it."""
     assert block.language or blocks.transcript(block)
     assert bool(block.kind) == (block.language in ("sh", "sql"))
 

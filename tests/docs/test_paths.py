@@ -9,7 +9,7 @@ import pytest
 
 from tests.docs.blocks import PAGES, ROOT
 
-# Records name what there was on their day.
+# Dated records name files that existed at the time.
 CURRENT = [page for page in PAGES if page.parent.name not in ("history", "upstream")]
 _PATH = re.compile(
     r"`((?:kine|forktools|bench|tests|docs|examples|release(?!/vcluster)|updatecli|\.ci)/[\w./*-]+)"

@@ -53,7 +53,7 @@ _STATEMENT = re.compile(
 
 
 def test_sequence_diagrams_are_well_formed() -> None:
-    """As mermaid reads them: a semicolon or a hash ends a statement."""
+    """Mermaid takes a semicolon or a hash as the end of a statement."""
     text = (DOCS / "architecture.md").read_text()
     diagrams = re.findall(r"```mermaid\n(sequenceDiagram\n.*?)```", text, re.DOTALL)
 

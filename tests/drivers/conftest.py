@@ -60,25 +60,25 @@ def _place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Place:
 
 @pytest.fixture(params=["sqlite", "postgres", "mysql", "nats"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A database nobody else uses, on each kind of server."""
+    """An unused database, on each kind of server."""
     return _place(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgres", "mysql", "nats", "memory"])
 def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """The same, and the log in memory, which only the contract is about."""
+    """Likewise, and the in-memory log, which takes part in the contract's tests only."""
     return _place(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=["postgres", "mysql"])
 def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """The same, on servers that several instances write to at once."""
+    """Likewise, on servers that several instances write to concurrently."""
     return _place(request.param, request, tmp_path)
 
 
 @pytest.fixture
 async def open_log() -> AsyncIterator[OpenLog]:
-    """Opens instances on a place, and closes them after the test."""
+    """Opens logs on a place, and closes them after the test."""
     opened: list[Log] = []
 
     async def open_log(

@@ -22,7 +22,7 @@ _INSERT = (
 
 
 class GoWriter:
-    """Writes rows with the very statement of Go kine, a row a transaction unless told otherwise."""
+    """Writes rows with Go kine's own statement, one row per transaction unless specified otherwise."""
 
     def __init__(self, connection: Any, mark: str, returning: bool) -> None:
         self.connection = connection
@@ -142,5 +142,5 @@ class NatsPlace:
 
 
 def lock_timeout(place: Place, seconds: int) -> str:
-    """The endpoint's parameter that bounds the wait for others' transactions."""
+    """The endpoint's parameter that limits the wait for other transactions."""
     return f"innodb_lock_wait_timeout={seconds}" if place.kind == "mysql" else f"lock_timeout={seconds}s"

@@ -19,7 +19,7 @@ _ELF = b"\x7fELF"
 
 @cache
 def binary() -> str:
-    """Ours has the same name, and is a script."""
+    """The program; the kine of this tree has the same name, but is a script."""
     if named := os.environ.get("KINE_TEST_GO_KINE"):
         return named
     for folder in os.get_exec_path():

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 _COLUMNS = "name, created, deleted, create_revision, prev_revision, lease, value, old_value"
 HEALTH = b'{"health":"true"}'
 
-# What that server has in its table after these calls on a new database, in the order of ids from 1 on:
-# create a; update a; delete a; update a at the tombstone; create b; delete b; delete b at its tombstone;
-# delete c, which never was; create d; delete d; delete d at its tombstone; create d; create e with a TTL.
+# That server's table after these calls on a new database, in the order of ids from 1 on: create a; update a;
+# delete a; update a at the tombstone; create b; delete b; delete b at its tombstone; delete c, which never
+# existed; create d; delete d; delete d at its tombstone; create d; create e with a TTL.
 HISTORY: tuple[tuple[object, ...], ...] = (
     ("compact_rev_key", 1, 0, None, 0, 0, b"", None),
     ("/registry/health", 1, 0, None, 0, 0, HEALTH, None),
@@ -33,13 +33,13 @@ HISTORY: tuple[tuple[object, ...], ...] = (
 
 
 def fill(go: GoWriter) -> None:
-    """Into a table without rows."""
+    """Fills a table without rows."""
     for row in HISTORY:
         go.run(f"INSERT INTO kine ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 class Go17:
-    """Writes with the insert of v0.17.5; 0 where it inserts nothing, as the key has another newest row."""
+    """Writes with the INSERT of v0.17.5; 0 where it inserts nothing, as the key has another newest row."""
 
     def __init__(self, go: GoWriter) -> None:
         self._go = go
@@ -78,7 +78,7 @@ _INDEXES = (
     "CREATE INDEX kine_prev_revision_index ON kine (prev_revision)",
     "CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision)",
 )
-# The table as that server makes it.
+# The table as that server creates it.
 SCHEMAS = {
     "sqlite": (
         "CREATE TABLE kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, created INTEGER,"

@@ -22,7 +22,7 @@ def write(*rows: NewRow, guarded: bool = False) -> Write:
 
 
 async def all_rows(log: Log, after: int = 0, limit: int = 500) -> list[Row]:
-    """Everything there is, as a tailer reads it, gap rows left out."""
+    """All rows, as a tailer reads them, without gap rows."""
     found: list[Row] = []
     while True:
         tail = await log.tail(after, limit)

@@ -1,5 +1,7 @@
-"""Rows that Go kine v0.17.5 writes and etcd never would: an update of a deleted key, a deletion of an absent
-key, a missing create revision. Both on a database that Go kine has left, and while Go kine writes to it.
+"""Rows that Go kine v0.17.5 writes and etcd never would.
+
+These are an update of a deleted key, a deletion of an absent key, and a row without a create revision. They
+are tested on a database that Go kine has left, and while Go kine writes to it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def writer(place: Place, kind: str) -> Iterator[GoWriter]:
-    """On a database that has the table of Go kine, and no row."""
+    """A writer on a database that has the table of Go kine, and no row."""
     if kind != "sqlite":
         with closing(place.server.admin()) as admin, admin.cursor() as cursor:  # type: ignore[attr-defined]
             cursor.execute(f"CREATE DATABASE {place.database}")  # type: ignore[attr-defined]
@@ -59,7 +61,7 @@ def serve(place: Place, directory: Path) -> Instance:
 
 @pytest.fixture
 def left(writer: GoWriter, place: Place, tmp_path: Path) -> Iterator[Client]:
-    """A client of ours on a database as Go kine has left it."""
+    """A client of a kine on a database that Go kine has left."""
     fill(writer)
     instance = serve(place, tmp_path)
     with Client(instance.address) as client:
@@ -95,7 +97,7 @@ def test_keys_are_as_they_were_left(left: Client) -> None:
 
 
 def test_a_watch_from_the_past_tells_changes_only(left: Client) -> None:
-    """No deletion of what was not there, which has no value before it that a client could ask for."""
+    """A deletion of an absent key is not sent: it has no previous value that a client could ask for."""
     with left.watch() as watch:
         watch.create(*GO, start_revision=2, prev_kv=True)
         events = watch.events(10)
@@ -156,7 +158,7 @@ def test_compaction_anywhere_keeps_what_is_there(
 
 
 def test_what_go_kine_compacts_leaves_no_finding(writer: GoWriter, place: Place, tmp_path: Path) -> None:
-    """It removes the deletion at the compact revision, too: the update of it has nothing below then."""
+    """Go kine also removes the deletion at the compact revision, so the update of it has no row below."""
     fill(writer)
     writer.run("UPDATE kine SET prev_revision = 5 WHERE name = 'compact_rev_key'")
     writer.run("DELETE FROM kine WHERE id IN (3, 4, 5)")
@@ -177,7 +179,7 @@ def test_what_go_kine_compacts_leaves_no_finding(writer: GoWriter, place: Place,
 def test_a_deletion_that_go_kine_passes_over_goes_with_the_next_compaction(
     writer: GoWriter, place: Place, tmp_path: Path
 ) -> None:
-    """One at our compact revision stays: a watch may begin there. Go kine's compaction begins after it."""
+    """One at kine's compact revision stays: a watch may start there. Go kine's compaction starts after it."""
     instance = serve(place, tmp_path)
     with Client(instance.address) as client:
         client.put(b"/go/a")
@@ -185,7 +187,7 @@ def test_a_deletion_that_go_kine_passes_over_goes_with_the_next_compaction(
         client.compact(deletion)
         replaced = client.put(b"/go/b").header.revision
         compacted = client.put(b"/go/b").header.revision
-        # As Go kine compacts.
+        # What a compaction of Go kine does.
         writer.run(f"DELETE FROM kine WHERE id = {replaced}")
         writer.run(f"UPDATE kine SET prev_revision = {compacted} WHERE name = 'compact_rev_key'")
         client.put(b"/go/b")
@@ -198,7 +200,7 @@ def test_a_deletion_that_go_kine_passes_over_goes_with_the_next_compaction(
 def test_gaps_that_go_kine_fills_where_was_compacted_are_compacted(
     writer: GoWriter, place: Place, tmp_path: Path
 ) -> None:
-    """One that has fallen behind a compaction takes the ids that are gone for gaps."""
+    """A Go kine that lags behind a compaction takes the removed ids for gaps."""
     instance = serve(place, tmp_path / "first")
     with Client(instance.address) as client:
         client.put(b"/go/a")

@@ -28,7 +28,7 @@ COMPACT = created(b"compact_rev_key", b"")
 
 
 def set_back(writer: GoWriter, kind: str, last: int) -> None:
-    """The next id is to be the one after this, whatever rows there are."""
+    """Makes the next id the one after `last`, whatever rows exist."""
     if kind == "postgres":
         writer.run("SELECT setval('kine_id_seq', ?)", (last,))
     elif kind == "sqlite":
@@ -43,13 +43,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 async def found(place: Place) -> list[str]:
-    """By `kine check`."""
+    """The findings of `kine check`."""
     async with drivers.view(place.endpoint(), Options()) as view:
         return [finding.id async for findings in _findings(view) for finding in findings]
 
 
 async def filled(log: Log) -> int:
-    """A log with vacant ids below its newest, which is told."""
+    """Fills a log so that ids below its newest, which is returned, are vacant."""
     await log.append([write(COMPACT), write(created(b"/a"))], 0)
     for last in range(2, 8):
         await log.append([write(updated(b"/a", last, 2))], last)
@@ -65,7 +65,7 @@ async def test_a_counter_left_behind_is_advanced_at_start(
     newest = await filled(first := await open_log(place))
     await first.close()
     set_back(go(place), place.kind, last)
-    if place.kind != "mysql":  # InnoDB does not let it be set behind the rows
+    if place.kind != "mysql":  # InnoDB refuses a counter below the existing rows
         assert await found(place) == ["allocator-behind"]
 
     log = await open_log(place)
@@ -94,7 +94,7 @@ async def test_a_counter_set_back_under_a_running_server_gives_no_id_twice(
 async def test_a_leap_is_one_gap_for_whoever_reads_it(
     shared_place: Place, open_log: OpenLog, go: Callable[[Place], GoWriter]
 ) -> None:
-    """Of 300 million ids: in constant memory, in few rows, and nothing is to be done at the next start."""
+    """A leap of 300 million ids: constant memory, few rows, and nothing left to do at the next start."""
     log, other = await open_log(shared_place), await open_log(shared_place)
     await log.append([write(created(b"/a"))], 0)
     leap = 300_000_000
@@ -127,7 +127,7 @@ async def test_a_leap_before_a_guarded_write(
 async def test_who_holds_an_id_before_a_leap_is_waited_for(
     shared_place: Place, open_log: OpenLog, go: Callable[[Place], GoWriter]
 ) -> None:
-    """It was given before the leap, and is committed after it."""
+    """The id was allocated before the leap, and is committed after it."""
     log = await open_log(shared_place)
     await log.append([write(created(b"/a"))], 0)
     holder, other = go(shared_place), go(shared_place)
@@ -135,7 +135,7 @@ async def test_who_holds_an_id_before_a_leap_is_waited_for(
     holder.create("/held")
     if shared_place.kind == "postgres":
         other.run("SELECT setval('kine_id_seq', 5000000)")
-    else:  # whose table cannot be altered while it is written to
+    else:  # the MySQL table cannot be altered while it is written to
         other.run(
             "INSERT INTO kine (id, name, created, deleted, prev_revision) VALUES (5000000, 'x', 1, 0, 0)"
         )
@@ -171,7 +171,7 @@ async def test_a_row_that_comes_within_a_leap_is_moved(
 def test_a_server_goes_over_a_leap_whatever_its_length(
     shared_place: Place, go: Callable[[Place], GoWriter], tmp_path: Path
 ) -> None:
-    """Writes, watches, another start, a compaction of it all, and SIGTERM: none takes a step an id."""
+    """Writes, watches, a restart, a compaction of it all, and SIGTERM: none takes a step for each id."""
     first = start_kine(shared_place.endpoint(), "http2", tmp_path / "first")
     with Client(first.address) as client, client.watch() as watch:
         watch.create(b"/", b"0")

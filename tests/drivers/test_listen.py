@@ -19,7 +19,7 @@ from tests.servers.postgres import database_server
 
 Connection: TypeAlias = psycopg.AsyncConnection[Any]
 
-PATIENCE = 60.0  # seconds, for what comes by itself
+PATIENCE = 60.0  # seconds, for what arrives without a request
 
 pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing() or "-")
 
@@ -50,7 +50,7 @@ async def polls(caplog: pytest.LogCaptureFixture) -> None:
 async def started(
     announce: Callable[[str], Awaitable[None]], wires: list[Pipeline]
 ) -> AsyncIterator[NotificationListener]:
-    """A listener that announces itself so; the connections it makes are added to `wires`."""
+    """A listener that announces itself with `announce`; the connections it opens are appended to `wires`."""
 
     async def listening() -> Pipeline:
         wires.append(Pipeline(await connect()))
@@ -106,7 +106,7 @@ async def test_announcements_of_others_during_the_trial_do_not_deafen(announcer:
 async def test_an_announcement_that_arrives_late_is_heard_all_the_same(
     announcer: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A database, or a machine, that is busy at the start: it had been polled for ten minutes."""
+    """As when the database, or the machine, is busy at the start: kine once polled for ten minutes then."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("kine.drivers.postgres.listen_notify._TRIAL", 0.05)
     busy = asyncio.Event()

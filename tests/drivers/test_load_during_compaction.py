@@ -30,7 +30,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def filled(log: Log) -> int:
-    """Many keys; each third is deleted, each other third changed, in the end. Returns the newest revision."""
+    """Writes many keys; in the end each third is deleted, each other third updated. Returns the revision."""
     head = await log.newest()
     ids = []
     for number in range(KEYS):
@@ -59,7 +59,7 @@ async def test_an_index_is_loaded_while_others_compact(
     load, steps, loads = log.load, itertools.count(KEYS), []
 
     async def overtaken(after: int = 0) -> AsyncIterator[list[Row]]:
-        """After each block another instance has compacted further."""
+        """Lets another instance compact further after each block."""
         loads.append(after)
         async for rows in load(after):
             yield rows

@@ -106,7 +106,7 @@ async def test_guarded_write_is_carried_out_when_nobody_has(log: Log) -> None:
 
 
 async def test_guarded_writes_go_on_after_a_refused_one(log: Log) -> None:
-    """What a refused one has used up of ids must not hold the next one up."""
+    """The ids that a refused write has consumed must not delay the next one."""
     await log.append([write(created(b"/a"))], 0)
     for _ in range(3):
         with pytest.raises(BehindError):
@@ -127,7 +127,7 @@ async def test_a_row_that_was_compacted_cannot_be_replaced(log: Log) -> None:
 async def test_a_key_whose_creation_was_compacted_cannot_be_created(
     log: Log, beside: tuple[NewRow, ...]
 ) -> None:
-    """Its first row, which the unique index would know, is gone; the one that replaced it is there."""
+    """The key's first row, which the unique index would find, is gone; the row that replaced it exists."""
     await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
     await log.append([write(updated(b"/a", 2, 2))], 2)
     await log.compact(3, [])
@@ -140,7 +140,7 @@ async def test_a_key_whose_creation_was_compacted_cannot_be_created(
 async def test_of_two_creations_one_on_a_tombstone_and_one_on_nothing_one_succeeds(
     log: Log, beside: tuple[NewRow, ...]
 ) -> None:
-    """One instance knows the tombstone yet, the other has heard of its compaction."""
+    """One instance still knows the tombstone, the other has learnt of its compaction."""
     await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
     await log.append([write(deleted(b"/a", 2))], 2)
     await log.append([write(created(b"/other"))], 3)
@@ -152,7 +152,7 @@ async def test_of_two_creations_one_on_a_tombstone_and_one_on_nothing_one_succee
 
 
 async def test_a_tombstone_that_is_about_to_be_compacted_holds_up_no_creation(log: Log) -> None:
-    """The store forgets first, the database after it."""
+    """The store removes it first, the database later."""
     await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
     await log.append([write(deleted(b"/a", 2))], 2)
     await log.compact(3, [])
@@ -162,7 +162,7 @@ async def test_a_tombstone_that_is_about_to_be_compacted_holds_up_no_creation(lo
 
 
 async def test_a_revision_that_is_another_keys_cannot_be_replaced(log: Log) -> None:
-    """After a failover that lost commits, a revision may be given again."""
+    """After a failover that lost commits, a revision may be allocated again."""
     await log.append([write(created(b"/a")), write(created(b"/b"))], 0)
     await log.append([write(created(b"/c"))], 2)
     assert await log.append([write(updated(b"/lost", 2, 2))], 2) == [None]
@@ -172,7 +172,7 @@ async def test_a_revision_that_is_another_keys_cannot_be_replaced(log: Log) -> N
 
 
 async def test_the_newest_row_of_a_key_is_known_after_a_compaction(log: Log) -> None:
-    """An instance that is behind creates, changes or deletes what is there in another state."""
+    """A lagging instance creates, updates or deletes a key whose state has changed."""
     await log.append([write(created(b"compact_rev_key", b"")), write(created(b"/a"))], 0)
     await log.append([write(updated(b"/a", 2, 2))], 2)
     await log.append([write(updated(b"/a", 3, 2))], 3)
@@ -297,8 +297,8 @@ async def test_another_instance_sees_a_commit_at_once(log: Log, place: Place, op
 async def test_another_instance_is_told_of_a_commit(log: Log, place: Place, open_log: OpenLog) -> None:
     other = await open_log(place)
     await log.append([write(created(b"/a"))], 0)
-    await asyncio.wait_for(other.changed(0), 60)  # it is there already
-    for _ in range(10):  # what announces the first one may come after it was seen
+    await asyncio.wait_for(other.changed(0), 60)  # the commit is already visible
+    for _ in range(10):  # the first one's notification may arrive after it was read
         waiting = asyncio.ensure_future(other.changed(1))
         done, _ = await asyncio.wait([waiting], timeout=0.1)
         if not done:

@@ -62,5 +62,5 @@ async def test_a_loss_ends_the_use_of_every_connection_made_before_it(database: 
             async with database.transaction("Test") as other:
                 await other.run("KILL CONNECTION_ID()")
         [(still,)] = await session.run("SELECT CONNECTION_ID()")
-        assert still == kept  # under way, it goes on
+        assert still == kept  # the open transaction goes on
     assert await connection_of(database) != kept

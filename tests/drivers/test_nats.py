@@ -28,7 +28,7 @@ PATIENCE = 60.0  # seconds
 
 
 class GoKine:
-    """Publishes what Go kine 0.16.4 publishes."""
+    """Publishes the messages that Go kine 0.16.4 publishes."""
 
     def __init__(self, client: Client, bucket: str) -> None:
         self._client = client
@@ -208,7 +208,7 @@ async def test_a_bucket_that_was_deleted_is_told(log: Log, place: NatsPlace, go:
 async def test_a_compaction_that_fails_in_many_places_tells_one_reason(
     log: Log, place: NatsPlace, go: GoKine
 ) -> None:
-    """As on a full disk, where every key's removal is refused."""
+    """As on a full disk, where the removal of every key fails."""
     assert isinstance(log, NatsLog)
     await go.api(f"STREAM.DELETE.KV_{place.bucket}")
     superseded = {f"key{number}": (5, False, True) for number in range(3)}
@@ -219,8 +219,8 @@ async def test_a_compaction_that_fails_in_many_places_tells_one_reason(
 async def test_a_question_that_is_not_answered_denies_no_write_of_its_group(
     place: NatsPlace, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One write lands, the other conflicts, and why cannot be asked: it is decided again."""
-    # The server has a subject of another name to whose subscriber, who says nothing, the question goes.
+    """One write lands, the other conflicts, and the query for the reason fails: it is decided again."""
+    # The query is redirected to another subject, whose subscriber never responds.
     question, elsewhere = (
         f"$JS.API.STREAM.MSG.GET.KV_{place.bucket}",
         f"$XX.API.STREAM.MSG.GET.KV_{place.bucket}",
@@ -252,7 +252,7 @@ async def test_a_write_whose_answer_is_lost_is_not_denied_by_a_question_that_is(
     told = iter((0, 1))
 
     async def unheard(self: Appender, one: Publication, extra: dict[str, str]) -> asyncio.Future[Msg]:
-        """The write lands, and its first answer does not come."""
+        """Publishes the write, and loses the first acknowledgement."""
         sent = await publish(self, one, extra)
         if next(told, 1):
             return sent
@@ -264,7 +264,7 @@ async def test_a_write_whose_answer_is_lost_is_not_denied_by_a_question_that_is(
     failures = iter((None, LostError()))
 
     async def sometimes(self: JetStreamStream, **query: object) -> object:
-        """Finds nothing, then does not answer; later as it is."""
+        """First finds nothing, then fails, and later queries the server."""
         if (failure := next(failures, answer)) is answer:
             return await answer(self, **query)
         if failure is not None:

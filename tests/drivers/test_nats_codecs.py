@@ -75,7 +75,7 @@ def test_bytes_at_random_are_refused_or_read(data: bytes) -> None:
 
 
 def info(*active: int, leader: str = "n0") -> bytes:
-    """A stream's info, as its leader tells it, with nanoseconds since each replica's last answer."""
+    """A stream's info, as its leader reports it, with nanoseconds since each replica was last active."""
     replicas = [{"name": f"n{n}", "current": True, "active": since} for n, since in enumerate(active, 1)]
     cluster = {"cluster": {"leader": leader, **({"replicas": replicas} if replicas else {})}}
     config = {"description": '"last_seq":3, "replicas":', "num_replicas": len(active) + 1}

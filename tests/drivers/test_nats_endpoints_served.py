@@ -62,7 +62,7 @@ async def writes(log: Log) -> bool:
 
 
 async def refusal(endpoint: str, options: Options, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a client that is not let in says; a start would go on trying for minutes."""
+    """The error of a client whose login fails; a start would retry for minutes."""
     monkeypatch.setattr("kine.drivers.nats.client._CONNECT_TIMEOUT", 3.0)
     parsed = parse(endpoint, options)
     client = NatsClient(parsed)
@@ -199,7 +199,7 @@ async def test_a_configuration_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
     config.write_text(
         f"server_name: mine\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'there'))} }}\n"
     )
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # for what is kept beside the data
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # for files that are kept with the data
     async with opened(f"nats://?serverConfig={config}") as log:
         assert await writes(log)
         assert (tmp_path / "there" / "jetstream").is_dir()

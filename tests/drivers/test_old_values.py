@@ -56,7 +56,7 @@ def test_compaction_leaves_no_copy_of_what_was_overwritten(place: Place, tmp_pat
     assert told("check", "--endpoint", place.endpoint()).out == "nothing found\n"
 
 
-# A server with no room left for a value or a copy of one: the error is the one of a full disk.
+# A server without space for a value or a copy of one: the error is that of a full disk.
 NO_ROOM = {
     "postgres": (
         "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from tests.drivers.conftest import OpenLog
     from tests.drivers.driver_databases import Place
 
-WAIT = 60.0  # seconds for what must come; a loaded machine is no failure
+WAIT = 60.0  # seconds; generous, as a loaded machine is no failure
 
 
 @pytest.fixture
 def connections(shared_place: Place) -> Callable[[], int]:
-    """How many connections of others the server has on this database."""
+    """The number of others' connections that the server has on this database."""
     assert isinstance(shared_place, PostgresPlace | MysqlPlace)
     admin = shared_place.server.admin()
     question = (
@@ -44,7 +44,7 @@ def connections(shared_place: Place) -> Callable[[], int]:
 
 @pytest.fixture
 def lines(shared_place: Place) -> int:
-    """Connections that are shared by all who use them, and belong to no pool."""
+    """The number of connections that all users share, outside of the pool."""
     return 2 if shared_place.kind == "postgres" else 0
 
 
@@ -102,7 +102,7 @@ async def test_a_connection_idle_for_too_long_is_closed_though_nobody_asks_for_o
 async def test_no_more_connections_are_open_than_allowed(
     shared_place: Place, open_log: OpenLog, connections: Callable[[], int], most: int
 ) -> None:
-    """Whatever was opened stays open: idle connections are kept."""
+    """Every opened connection stays open: idle ones are kept."""
     log = await open_log(shared_place, options=Options(max_open_connections=most))
     writing = asyncio.Lock()  # as the store has one writer
 

@@ -88,7 +88,7 @@ async def test_what_was_asked_together_is_undone_together(wire: Pipeline) -> Non
 
 
 async def test_a_commit_that_is_refused_is_a_failure(wire: Pipeline) -> None:
-    """By a check that comes at the end, when every statement has been answered with success."""
+    """A deferred constraint fails at the commit, after every statement has succeeded."""
     deferred = b"CREATE TEMPORARY TABLE deferred (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"
     await wire.ask([(Statement(b"", deferred), ())], prepared=False)
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -108,7 +108,7 @@ async def test_large_questions_and_answers_pass_each_other(wire: Pipeline) -> No
 
 
 async def test_answer_that_libpq_has_at_hand_is_not_waited_for(wire: Pipeline) -> None:
-    """As libpq reads by itself where it cannot send at once."""
+    """libpq reads on its own where it cannot send at once."""
     first = values_later(wire, ANSWER)
     libpq = wire.connection.pgconn
     while libpq.is_busy():
@@ -158,7 +158,7 @@ async def test_a_line_replaces_what_is_lost_and_what_is_of_another_generation() 
         assert (first.closed, second.closed) == (True, False)
         second.close()
         assert len(await line.ask([ANSWER], prepare=True, limit=5)) == 1
-        assert generation.number == 2  # what was made before the second is not to be used either
+        assert generation.number == 2  # connections made before the second are not to be used either
         generation.end(1)
         assert generation.number == 2
     finally:
@@ -177,7 +177,7 @@ async def test_a_line_gives_up_what_is_not_answered_in_time() -> None:
 
 
 async def test_connections_made_since_a_loss_outlive_the_discovery_of_older_ones(open_log: OpenLog) -> None:
-    """By then the database may let in no new ones: it has too many, or its KDC is down."""
+    """By then the database may accept no new ones: it has too many, or its KDC is down."""
     async with Proxy(database_server().port) as proxy, asyncio.timeout(60):
         log = await open_log(PostgresPlace(database_server()), port=proxy.port)
         assert isinstance(log, SqlLog)

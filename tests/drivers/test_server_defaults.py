@@ -150,7 +150,7 @@ def test_check_finds_a_table_that_keeps_no_promise(hostile_place: Place, tmp_pat
 async def test_every_transaction_is_durable_and_sees_what_was_committed(
     postgres_with_defaults: postgres.Postgres, tmp_path: Path
 ) -> None:
-    """A trigger notes what is in force where a row is written."""
+    """A trigger records the settings in force where a row is written."""
     place = PostgresPlace(postgres_with_defaults)
     instance = start_kine(place.endpoint(), "http2", tmp_path)
     with closing(place.go()) as go, Client(instance.address) as client:

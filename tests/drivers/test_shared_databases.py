@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def test_the_wait_for_a_free_connection_ends(shared_place: Place, open_log: OpenLog) -> None:
-    """One connection is all there may be, and it hangs."""
+    """The pool may have one connection only, and that one hangs."""
     async with Proxy(shared_place.server.port) as proxy:  # type: ignore[attr-defined]
         options = Options(max_open_connections=1)
         log = await open_log(shared_place, lock_timeout(shared_place, 1), port=proxy.port, options=options)
@@ -46,7 +46,7 @@ async def test_the_wait_for_a_free_connection_ends(shared_place: Place, open_log
 async def test_an_idle_connection_serves_while_no_new_one_is_to_be_had(
     shared_place: Place, open_log: OpenLog
 ) -> None:
-    """The place of one that was lost is the first to be taken again, and empty."""
+    """The slot of a lost connection is the first to be taken again, and is empty."""
     async with Proxy(shared_place.server.port) as proxy:  # type: ignore[attr-defined]
         log = await open_log(shared_place, port=proxy.port)
         assert isinstance(log, SqlLog)
@@ -76,7 +76,7 @@ async def test_an_idle_connection_serves_while_no_new_one_is_to_be_had(
 async def test_an_instance_that_stops_in_a_transaction_holds_nobody_up(
     shared_place: Place, open_log: OpenLog
 ) -> None:
-    """As by SIGSTOP between two statements: its turn ends before the others' patience does."""
+    """As by SIGSTOP between two statements: the transaction times out before the others' lock wait does."""
     parameters = lock_timeout(shared_place, 4)
     stopped, other = await open_log(shared_place, parameters), await open_log(shared_place, parameters)
     assert isinstance(stopped, SqlLog)
@@ -98,7 +98,7 @@ async def test_an_instance_that_stops_in_a_transaction_holds_nobody_up(
 async def test_a_commit_that_compaction_went_over_is_not_taken_for_anothers(
     shared_place: Place, open_log: OpenLog
 ) -> None:
-    """Its answer was lost; before it is asked for, the key is deleted, compacted, and created the same."""
+    """Its response was lost; before it is looked up, the key is deleted, compacted, and created alike."""
     log, other = await open_log(shared_place), await open_log(shared_place)
     assert isinstance(log, SqlLog)
     await other.append([write(created(b"compact_rev_key", b""))], 0)
@@ -116,7 +116,7 @@ async def test_a_commit_that_compaction_went_over_is_not_taken_for_anothers(
 
 
 async def test_a_replica_made_of_the_primary_is_not_read_from(open_log: OpenLog, mysql_server: Mysql) -> None:
-    """MySQL's keeps its connections; what it knows may be old from then on. PostgreSQL's is restarted."""
+    """MySQL keeps its connections; its data may be old from then on. PostgreSQL is restarted."""
     log = await open_log(MysqlPlace(mysql_server))
     assert await log.newest() == 0
     with mysql_server.admin().cursor() as admin:
@@ -132,7 +132,7 @@ async def test_a_replica_made_of_the_primary_is_not_read_from(open_log: OpenLog,
 async def test_a_write_that_landed_is_not_denied_because_the_database_then_went_away(
     shared_place: Place, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside one that conflicts: nothing may be asked about that one before the other is told."""
+    """Another write of the group conflicts: the query for its state must not delay or fail the first."""
     log = await open_log(shared_place)
     other = await open_log(shared_place)
     await other.append([write(created(b"/taken"))], 0)
@@ -151,7 +151,7 @@ async def test_a_write_that_landed_is_not_denied_because_the_database_then_went_
 async def test_compaction_whose_connection_is_lost_is_done_again(
     shared_place: Place, open_log: OpenLog, go: Callable[[Place], GoWriter], moment: str
 ) -> None:
-    """It ended with the connection, and so did the call of whoever had asked for it."""
+    """It used to end with the connection, and so did the call of the client that had requested it."""
     async with Proxy(shared_place.server.port) as proxy:  # type: ignore[attr-defined]
         log = await open_log(shared_place, port=proxy.port)
         rows = [created(b"compact_rev_key", b""), created(b"/a"), created(b"/b")]

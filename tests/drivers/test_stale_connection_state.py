@@ -39,7 +39,7 @@ DDL = {
 
 
 async def everything(log: Log, number: int) -> None:
-    """Each kind of statement, several times, so that all of them are prepared."""
+    """Runs each kind of statement several times, so that all of them are prepared."""
     for turn in range(3):
         name = b"/%d/%d/" % (number, turn)
         head = await log.newest()
@@ -100,7 +100,7 @@ SPOILED = {
 
 
 async def spoil(log: Log, statement: str) -> None:
-    """On every connection it has."""
+    """Runs the statement on every connection of the log."""
     assert isinstance(log, SqlLog)
     database = log._database
     if isinstance(database, MysqlDatabase):

@@ -142,11 +142,11 @@ async def test_character_sets_that_mysql_has_are_taken(mysql_server: Mysql) -> N
         await open_log(MysqlPlace(mysql_server).endpoint(parameters))
 
 
-# ---- what the database's owner can mend
+# ---- what the database's owner can fix
 
 
 def readiness(address: str) -> str:
-    """What /readyz says; empty if it is 200."""
+    """The text of /readyz; empty if it returns 200."""
     try:
         with urllib.request.urlopen(f"http://{address}/readyz", timeout=60):
             return ""
@@ -155,7 +155,7 @@ def readiness(address: str) -> str:
 
 
 class Mending:
-    """Looks at each line of a starting server's log, and mends what the next expected one names."""
+    """Reads each line of a starting server's log, and applies the fix that the next expected line names."""
 
     def __init__(self, *steps: tuple[str, Callable[[re.Match[str]], None]]) -> None:
         self._steps = list(steps)
@@ -168,7 +168,7 @@ class Mending:
         return serving(line)
 
     def _readiness(self) -> str:
-        """What /readyz says, as JSON escapes it in the log."""
+        """The text of /readyz, as JSON escapes it in the log."""
         return readiness(f"127.0.0.1:{self.port}").replace('"', '\\"')
 
     def serve(self, endpoint: str, directory: Path) -> None:
@@ -204,7 +204,7 @@ def test_postgres_that_is_still_being_set_up_is_waited_for(postgres_server: Post
 
 @pytest.fixture(scope="module")
 def german_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """It tells whoever logs in what is wrong in its own language."""
+    """A server that reports login errors in German."""
     if reason := postgres.missing():
         pytest.skip(reason)
     if shutil.which("localedef") is None:
@@ -229,7 +229,7 @@ def german_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 def test_postgres_that_speaks_another_language_is_understood(
     german_postgres: Postgres, tmp_path: Path
 ) -> None:
-    """The database, which is not there, is made; that the password is wrong, is told with what to do."""
+    """The missing database is created; a wrong password is reported with the fix."""
     server = german_postgres
     name = server.new_database()
     run(server, f"CREATE ROLE {name} LOGIN CREATEDB PASSWORD 'another-word'")
@@ -276,7 +276,7 @@ def test_mysql_that_is_still_being_set_up_is_waited_for(mysql_server: Mysql, tmp
 
 
 def waits_for(kind: str, request: pytest.FixtureRequest, directory: Path) -> tuple[str, str]:
-    """A database that no start gets into, and a line that each attempt has a reason to log."""
+    """A database that no start can connect to, and a line that each attempt has a reason to log."""
     if kind == "sqlite":
         locked = sqlite3.connect(directory / "state.db", isolation_level=None)
         request.addfinalizer(locked.close)
@@ -357,7 +357,7 @@ def test_mysql_user_who_may_not_create_is_given_the_statements(mysql_server: Mys
 
 
 def go_kines_database(server: Postgres | Mysql, table: str) -> str:
-    """Its name, and that of a user with no rights in it."""
+    """A database with Go kine's table; its name is also that of a user without rights in it."""
     name = server.new_database()
     run(server, f"CREATE DATABASE {name}")
     run(server, table, name)
@@ -373,7 +373,7 @@ def go_kines_database(server: Postgres | Mysql, table: str) -> str:
 def test_postgres_user_who_lacks_rights_is_given_the_grants(
     postgres_server: Postgres, tmp_path: Path, rights: str
 ) -> None:
-    """On the table of Go kine, then, when kine's own were made by somebody else, on those."""
+    """Grants on Go kine's table; then, where another user has created kine's own tables, on those."""
     server = postgres_server
     name = go_kines_database(server, POSTGRES_TABLE)
     if rights:
@@ -452,12 +452,12 @@ async def test_search_path_without_a_schema_is_named(
     assert "search_path names no schema that is there" in reason
 
 
-# ---- settings of the server's that would break statements
+# ---- server settings that would break statements
 
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Path, Path]:
-    """A certificate and its key, where a database server may read them, beside the authority's `ca.pem`."""
+    """A certificate and its key, where a database server may read them, next to the CA's `ca.pem`."""
     folder, authority = directory("tls", None), trustme.CA()
     write_authority(folder, authority)
     cert, key = write_pair(folder, authority)
@@ -466,7 +466,7 @@ def pair() -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def strange_mysql(pair: tuple[Path, Path]) -> Iterator[Mysql]:
-    """One whose settings for everybody are unlike those that statements are written for."""
+    """A server whose global settings differ from those that the statements are written for."""
     if reason := mysql.missing():
         pytest.skip(reason)
     cert, key = pair
@@ -511,7 +511,7 @@ def aborted(server: Mysql, database: str) -> int:
 
 
 async def connected(server: Mysql, database: str, *, asking: str = "", some: bool) -> None:
-    """Until some connection, or none, is there and asks that."""
+    """Waits until a connection, or none, is open that sends this statement."""
     question = (
         "SELECT count(*) FROM information_schema.processlist WHERE db = %s AND coalesce(info, '') LIKE %s"
     )
@@ -694,7 +694,7 @@ def test_ids_of_32_bits(kind: str, request: pytest.FixtureRequest, tmp_path: Pat
 def test_ids_of_32_bits_that_are_used_up_above_a_gap(
     kind: str, last: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """What is there is served, and why nothing can be written is said."""
+    """Existing keys are served, and the error says why nothing can be written."""
     server: Postgres | Mysql = request.getfixturevalue(f"{kind}_server")
     name = server.new_database()
     run(server, f"CREATE DATABASE {name}")

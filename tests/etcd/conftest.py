@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def five(client: Client, prefix: bytes) -> list[bytes]:
-    """The keys a to e, with values that order the other way round."""
+    """The keys a to e, with values in the reverse order."""
     keys = [prefix + letter for letter in (b"a", b"b", b"c", b"d", b"e")]
     for number, key in enumerate(keys):
         client.put(key, b"value %d" % (9 - number))

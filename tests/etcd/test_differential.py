@@ -13,7 +13,7 @@ from tests.servers import Backend, etcd
 
 @pytest.mark.slow
 @pytest.mark.quick_on("sqlite-http2")
-@pytest.mark.timeout(900)  # a failure is shrunk before it is told
+@pytest.mark.timeout(900)  # a failure is shrunk before it is reported
 def test_random_traffic_is_answered_as_etcd_answers_it(
     backend: Backend,
     own_server: StartOwn,

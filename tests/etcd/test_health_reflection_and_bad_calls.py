@@ -99,7 +99,7 @@ def test_reflection_of_an_unknown_symbol_is_not_found(client: Client, needs) -> 
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
-# ---- calls that are none
+# ---- unknown and malformed calls
 
 
 @pytest.mark.parametrize("path", ["/etcdserverpb.KV/NoSuchMethod", "/no.such.Service/Range"])
@@ -145,8 +145,8 @@ def test_passed_deadline_ends_the_call_and_not_the_server(client: Client, prefix
 
     requests: SimpleQueue[pb.WatchRequest | None] = SimpleQueue()
 
-    with pytest.raises(grpc.RpcError):  # with which code depends on which end's clock is first
-        next(watch(iter(requests.get, None), timeout=0.2))  # a stream without watches says nothing
+    with pytest.raises(grpc.RpcError):  # the code depends on which end's deadline fires first
+        next(watch(iter(requests.get, None), timeout=0.2))  # a stream without watches gets no message
     requests.put(None)
 
     assert client.range(prefix).count == 0

@@ -17,7 +17,7 @@ NOT_FOUND = "etcdserver: requested lease not found"
 UNKNOWN_LEASE = 0x7E57_0000_0000_0003
 # Seconds of waiting each.
 BY_THE_CLOCK = pytest.mark.quick_on("sqlite-http2", "postgres", "nats")
-EXPIRY_SLACK = 30.0  # seconds after its TTL in which a lease must have expired, on a busy machine
+EXPIRY_SLACK = 30.0  # seconds after its TTL within which a lease must expire, even on a busy machine
 
 
 # ---- grant
@@ -103,7 +103,7 @@ def test_time_to_live_tells_granted_and_remaining(client: Client) -> None:
 
 
 def test_time_to_live_counts_whole_seconds_that_remain(client: Client) -> None:
-    """The time since the grant is more than none: of 60 seconds 59 whole ones are left."""
+    """Some time has passed since the grant: of 60 seconds 59 whole ones are left."""
     for _ in range(20):
         before = time.monotonic()
         lease = client.grant(60).ID
@@ -276,7 +276,7 @@ def test_revoked_lease_cannot_be_put_under(client: Client, prefix: bytes) -> Non
 
 
 def test_put_under_a_lease_that_is_being_revoked_leaves_no_key(client: Client, prefix: bytes) -> None:
-    """Before or after: either way the key is gone when both are answered."""
+    """Whichever comes first, the key is gone once both calls have returned."""
     left: list[bytes] = []
     with ThreadPoolExecutor(8) as clients:
         for number in range(40):
@@ -353,9 +353,9 @@ def test_txn_attaches_and_detaches(client: Client, prefix: bytes) -> None:
 @BY_THE_CLOCK
 def test_expiry_deletes_the_keys(client: Client, watch: WatchStream, prefix: bytes, capabilities) -> None:
     client.put(prefix + b"kept", b"v")
-    # Before the lease, which a busy machine may have expire before the watch begins.
+    # Before the lease, which may expire before the watch begins on a busy machine.
     watch.create(prefix, prefix_end(prefix), prev_kv=True, filters=[pb.WatchCreateRequest.NOPUT])
-    start = time.monotonic()  # of the lease, not of what a busy machine does after it
+    start = time.monotonic()  # up to the lease's end, without a busy machine's delay after it
     lease = client.grant(capabilities.min_ttl).ID
     client.txn(success=[txn_ops.put(prefix + key, b"v", lease=lease) for key in (b"a", b"b")])
 

@@ -43,9 +43,9 @@ def test_size_grows_with_data(client: Client, prefix: bytes, capabilities) -> No
         pytest.skip("the size is the database's own statistics', which lag")
     before = client.status().dbSize
     for number in range(40):
-        client.put(prefix + b"%d" % number, os.urandom(500_000))  # a database may compress
+        client.put(prefix + b"%d" % number, os.urandom(500_000))  # the database may compress data
 
-    deadline = time.monotonic() + 60  # etcd tells it anew when its batch is committed, every 100 ms
+    deadline = time.monotonic() + 60  # etcd updates it when its batch is committed, every 100 ms
     while client.status().dbSize <= before + 5_000_000:
         assert time.monotonic() < deadline
         client.put(prefix + b"0", b"v")
@@ -183,7 +183,7 @@ def test_member_list_has_the_one_member_that_answers(client: Client) -> None:
     assert len(member.clientURLs) > 0
 
 
-# ---- what a single member without users has not
+# ---- not available on a single member without users
 
 
 @pytest.mark.parametrize(

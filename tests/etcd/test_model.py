@@ -13,7 +13,7 @@ from tests.servers import Backend
 
 @pytest.mark.slow
 @pytest.mark.quick_on("memory", "sqlite-http2")
-@pytest.mark.timeout(900)  # a failure is shrunk before it is told
+@pytest.mark.timeout(900)  # a failure is shrunk before it is reported
 def test_random_traffic_agrees_with_the_model(
     backend: Backend, own_server: StartOwn, counts: Counts, pytestconfig: pytest.Config
 ) -> None:

@@ -199,4 +199,4 @@ def test_message_over_the_transports_limit_is_refused(client: Client, prefix: by
     with pytest.raises(grpc.RpcError) as refusal:
         client.put(prefix + b"k", b"x" * 3_000_000)
 
-    assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # the words are the transport's own
+    assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # the text is the transport's own

@@ -14,7 +14,7 @@ FUTURE = "etcdserver: mvcc: required revision is a future revision"
 
 @pytest.fixture
 def shuffled(client: Client, prefix: bytes) -> dict[str, list[bytes]]:
-    """Three keys and the order of each sort target."""
+    """Three keys, and their order by each sort target."""
     a, b, c = prefix + b"a", prefix + b"b", prefix + b"c"
     client.put(b, b"2")
     client.put(a, b"0")
@@ -118,7 +118,7 @@ def test_equal_values_keep_the_order_of_keys(client: Client, prefix: bytes) -> N
 
 @pytest.fixture
 def history(client: Client, prefix: bytes) -> list[int]:
-    """Keys a, b, c created in turn, then a changed: the four revisions."""
+    """Keys a, b, c created in turn, then a updated: the four revisions."""
     return [client.put(prefix + key, b"v").header.revision for key in (b"a", b"b", b"c", b"a")]
 
 

@@ -50,7 +50,7 @@ def test_long_list_between_writes_is_as_it_was_written(client: Client, prefix: b
         client.put(key, value)
     for turn in range(5):
         changed = prefix + b"%03d" % (turn * 37)
-        for _ in range(2):  # the second is answered from what is kept of the first
+        for _ in range(2):  # the second is answered from the cache that the first has filled
             answer = client.range(prefix, prefix_end(prefix))
             page = client.range(prefix, prefix_end(prefix), limit=70)
             assert {kv.key: kv.value for kv in answer.kvs} == written

@@ -23,7 +23,7 @@ def streams(needs: Any) -> None:
 
 
 def streamed(client: Client, key: bytes, end: bytes = b"", **fields: Any) -> pb.RangeResponse:
-    """The parts put together, of which only the last has more than keys."""
+    """The parts put together; only the last has more fields than keys."""
     *parts, last = client.range_stream(key, end, **fields)
     for part in parts:
         assert part.kvs
@@ -149,7 +149,7 @@ def test_a_long_range_is_told_in_parts_that_compaction_does_not_end(
             client.put(key, value)
         begun = client.revision()
         parts = client.range_stream(b"/a/", b"/a0")
-        told = [next(parts)]  # flow control keeps the server from telling the rest
+        told = [next(parts)]  # flow control keeps the server from sending the rest
 
         client.delete(b"/a/30")
         client.put(b"/a/31", b"changed")

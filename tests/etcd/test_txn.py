@@ -114,7 +114,7 @@ def test_response_kinds_are_present_even_when_empty(client: Client, prefix: byte
     assert kinds == ["response_range", "response_delete_range"]
 
 
-# ---- operations see what came before them in the txn
+# ---- operations see the effects of earlier ones in the txn
 
 
 def test_get_after_put_sees_it(client: Client, prefix: bytes) -> None:

@@ -80,7 +80,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("name", "ops"), CASES.items(), ids=CASES.keys())
 def test_which_are_refused(name: str, ops: list[pb.RequestOp]) -> None:
-    """Written down, so that the reference model is held to it, too."""
+    """Written out, so that the reference model is checked against it, too."""
     refused = False
     try:
         decode_txn(pb.TxnRequest(success=ops))

@@ -142,7 +142,7 @@ def test_progress_notify_does_not_replace_events(client: Client, watch: WatchStr
 
 
 def progress_at(watch: WatchStream, revision: int):
-    """Asks until an answer has reached `revision`: a server may answer for what it has sent so far."""
+    """Requests progress until a response has reached `revision`: a server may lag with what it has sent."""
     while True:
         watch.ask_progress()
         answer = watch.receive()

@@ -227,7 +227,7 @@ def test_big_history_is_replayed_whole(client: Client, watch: WatchStream, prefi
 def test_a_watch_that_catches_up_tells_the_present_revision(
     client: Client, watch: WatchStream, prefix: bytes
 ) -> None:
-    """Not that of its last event: that one tells itself."""
+    """The header has the current revision; that of its last event is in the event itself."""
     start = client.revision() + 1
     for number in range(10):
         client.put(prefix + b"%d" % number, b"x" * 400_000)
@@ -273,7 +273,7 @@ def test_fragments_hold_as_many_events_as_fit(client: Client, watch: WatchStream
     sizes = [answer.ByteSize() for answer in answers]
     more = [answer.events[0].ByteSize() for answer in answers[1:]]
     limit = 1_572_864 + 512 * 1024  # of a request, and etcd's overhead
-    slack = 100  # of the header, whose length changes with what it tells
+    slack = 100  # of the header, whose length varies with its values
     assert max(sizes) < limit
     assert all(size + its > limit - slack for size, its in zip(sizes, more, strict=False)), sizes
 
@@ -297,7 +297,7 @@ def test_a_watch_that_catches_up_is_sent_a_thousand_revisions_at_once(
 def test_a_watch_after_a_start_is_sent_as_much_at_once(
     own_server: StartOwn, prefix: bytes, needs: Needs, fragment: bool
 ) -> None:
-    """No value is in memory then."""
+    """After a start no value is in memory."""
     needs("durable")
     server = own_server()
     with Client(server.address) as client:

@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 _MEBIBYTES = {"sqlite": 128, "postgres": 768, "postgres-pgbouncer": 768, "mysql": 768, "nats": 512}
 _SLOW = 0.1  # seconds
 _ELECTION = 6.0  # seconds: nodes wait for 4 to 9
-_HISTORY = "revHistory=64"  # the traffic looks back; what is dropped has tests of its own
+_HISTORY = "revHistory=64"  # the traffic reads the past; dropped history has its own tests
 
-Inflict = Callable[[int, float], None]  # a number drawn, seconds; returns when it is put right
+Inflict = Callable[[int, float], None]  # a random number, seconds; returns once it is healed
 
 
 class Behind(Protocol):
     @property
     def ports(self) -> Sequence[int]:
-        """Where it listens; each instance has a proxy of its own before each."""
+        """The ports it listens on; each instance has its own proxy in front of each."""
 
     @property
     def faults(self) -> dict[str, Inflict]:
-        """What can be done to it, by kind."""
+        """The faults it can suffer, by kind."""
 
     @property
     def logs(self) -> Sequence[Path]:
-        """Of its servers."""
+        """The logs of its servers."""
 
     def endpoint(self, ports: Sequence[int]) -> str:
-        """What an instance is told, with its proxies' ports."""
+        """The endpoint for an instance that connects to these proxies' ports."""
 
     def stop(self) -> None: ...
 
 
 def behind(kind: str, directory: Path, *, with_disk: bool = True) -> Behind:
-    """A database for one run alone, which keeps what it has committed when it is killed."""
+    """Creates the storage for one run, which keeps what it has committed when it is killed."""
     disk = Disk(_MEBIBYTES[kind]) if with_disk and kind in _MEBIBYTES and not disk_missing() else None
     parent = parent_of(disk)
     slowed = Shim() if disk is not None and not shim_missing() else None
@@ -76,7 +76,7 @@ def behind(kind: str, directory: Path, *, with_disk: bool = True) -> Behind:
 
 
 class Nothing:
-    """The instance's memory, or what it runs itself."""
+    """No shared server: the instance's memory, or a server that the instance embeds."""
 
     ports: Sequence[int] = ()
     logs: Sequence[Path] = ()
@@ -195,7 +195,7 @@ class Nodes:
         return own | _of_disk(self._disk, servers, to_restart=servers)
 
     def _isolate(self, number: int, seconds: float) -> None:
-        """Long enough for the others to choose a new leader."""
+        """Isolates a node for long enough that the others elect a new leader."""
         self._nats.isolate(number % len(self._nats.servers))
         time.sleep(_ELECTION + seconds)
         self._nats.join()
@@ -230,7 +230,7 @@ def _pause(servers: Sequence[DatabaseServer], number: int, seconds: float) -> No
 
 
 def slow_sync(shims: Sequence[Shim], number: int, seconds: float) -> None:
-    """A tenth of a second each, and for longer than other faults, so that some are met."""
+    """Delays each fsync by a tenth of a second, for longer than other faults last, so that some occur."""
     for shim in shims:
         shim.slow_sync(_SLOW)
     time.sleep(2 * seconds)
@@ -248,9 +248,9 @@ def _of_disk(
         disk.fill()
         time.sleep(seconds)
         disk.free()
-        for server in to_restart:  # a NATS server does not go on by itself, nor end when told
+        for server in to_restart:  # a NATS server neither recovers nor ends at SIGTERM
             server.kill()
-        for server in servers:  # some end themselves on a full disk
+        for server in servers:  # some exit on a full disk
             if not server.running:
                 server.start()
 

@@ -38,7 +38,7 @@ class Cluster:
             self.proxies = [ProxyProcess(*self.behind.ports) for _ in range(self.size)]
         if not clock_shim.missing():
             self.shims = [clock_shim.Shim() for _ in range(self.size)]
-        self.start_instance(0)  # which makes what the others find
+        self.start_instance(0)  # which creates the tables
         with ThreadPoolExecutor(self.size) as pool:
             list(pool.map(self.start_instance, range(1, self.size)))
 
@@ -55,7 +55,7 @@ class Cluster:
             self.instances[number] = instance
 
     def take(self, number: int) -> Instance:
-        """Out of the set of those that clients use."""
+        """Removes an instance from those that clients use."""
         with self._lock:
             return self.instances.pop(number)
 
@@ -74,7 +74,7 @@ class Cluster:
             instance.kill()
         for proxy in self.proxies:
             proxy.close()
-        for log in self.behind.logs:  # which may go with a disk
+        for log in self.behind.logs:  # which may be gone with a disk
             with contextlib.suppress(OSError):
                 shutil.copy(log, self.directory / f"database-{log.name}")
         self.behind.stop()

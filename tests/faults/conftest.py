@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Pair(NamedTuple):
-    """Two instances on one database, the second of which reads what it has missed three rows at a time."""
+    """Two instances on one database, of which the second reads missed rows in blocks of three."""
 
     one: Client
     other: Client
@@ -51,7 +51,7 @@ def pair(instances: tuple[Instance, Instance]) -> Iterator[Pair]:
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest) -> Place:
-    """A database that nobody else uses, on each kind of server that instances share."""
+    """An unused database, on each kind of server that instances can share."""
     if reason := missing(request.param):
         pytest.skip(reason)
     return new_place(request.param)

@@ -17,7 +17,7 @@ COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
 
 def after_compaction(other: Client, compacted: int) -> Iterator[str]:
-    """What is wrong with its answers about a revision that is compacted."""
+    """Wrong responses of the other instance about a revision that is compacted."""
     with contextlib.suppress(grpc.RpcError):
         found = other.range(PREFIX + b"first", revision=compacted - 1)
         yield f"{other.address} answered at {compacted - 1}, {compacted} being compacted: {found}"
@@ -29,7 +29,7 @@ def after_compaction(other: Client, compacted: int) -> Iterator[str]:
 
 
 def after_revocation(one: Client, other: Client) -> Iterator[str]:
-    """What is wrong with its answers about a lease that both knew."""
+    """Wrong responses of the other instance about a lease that both knew."""
     with contextlib.suppress(grpc.RpcError):
         lease = one.grant(600).ID
         known = other.time_to_live(lease).TTL

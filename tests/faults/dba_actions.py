@@ -1,5 +1,4 @@
-"""Changes that an administrator, a restore or another program may make to the table while kine serves from
-it.
+"""Changes that an administrator, a restore or another program may make to the table under a running kine.
 
 Each is a statement or two that bypass kine. A statement that waits too long for the table's users is given
 up.

@@ -52,10 +52,10 @@ class History:
 
 
 def operations(calls: Iterable[Call], history: History) -> list[Operation]:
-    """What the checker of linearizability takes: a key each, values for revisions.
+    """The input of the linearizability checker: one key each, values instead of revisions.
 
-    The outcome of a write nobody heard of is read from the events: it landed, by the time somebody saw it,
-    or it never did.
+    The outcome of a write without a response is taken from the events: it landed, at the latest when it was
+    first seen, or it never did.
     """
     landed = {event.item.value: event for event in history.events.values() if not event.deleted}
     value_at = {event.revision: event.item.value for event in history.events.values() if not event.deleted}
@@ -100,7 +100,7 @@ def operations(calls: Iterable[Call], history: History) -> list[Operation]:
 
 
 def _deletion(history: History, key: bytes, expected: int) -> Event | None:
-    """The event that deleted the key as it was at a revision."""
+    """The event that deleted the version of the key that a revision had written."""
     events = history.by_key.get(key, [])
     for before, after in pairwise(events):
         if before.revision == expected:

@@ -24,27 +24,27 @@ _STEPS = (5, 3600, 400 * 86400, -5, -3600, -400 * 86400)
 @dataclass(frozen=True, slots=True)
 class Fault:
     kind: str
-    number: int  # of the instance, or of what else there are several
+    number: int  # of the instance, or of the node
     lasts: float  # seconds
-    then: float  # seconds of peace after it
+    then: float  # seconds without faults after it
 
     def __str__(self) -> str:
         return f"{self.kind} ({self.number}, {self.lasts:.1f} s)"
 
 
 def kinds(cluster: Cluster) -> list[str]:
-    """Those that this cluster can suffer."""
+    """The kinds of fault that this cluster can suffer."""
     process = [kind for kind in _PROCESS if kind == "pause" or cluster.backend.capabilities.survives_kill]
     found = [*process, *(_NETWORK if cluster.proxies else ()), *cluster.behind.faults]
     if cluster.shims:
         found.append("step clock")
-        if cluster.backend.kind == "sqlite":  # it is the instances that sync
+        if cluster.backend.kind == "sqlite":  # there the instances themselves call fsync
             found.append("slow fsync")
     return found
 
 
 def schedule(seed: str, cluster: Cluster) -> Iterator[Fault]:
-    """Without end. Every kind comes once before any comes again."""
+    """Yields faults without end. Every kind comes once before any repeats."""
     draw = Random(f"{seed}/faults")
     known = kinds(cluster)
     while True:
@@ -53,7 +53,7 @@ def schedule(seed: str, cluster: Cluster) -> Iterator[Fault]:
 
 
 def inflict(fault: Fault, cluster: Cluster) -> None:
-    """Returns when it is over and put right."""
+    """Injects a fault; returns once it has been healed."""
     number = fault.number
     if fault.kind == "pause":
         instance = cluster.instances[number]

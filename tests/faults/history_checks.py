@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tests.faults.lease_traffic import Holder
     from tests.faults.watch_traffic import Event, Watcher
 
-_READS = {"get", "list", "page"}  # that must be of the present
-_PRESENT = {*_READS, "stale"}  # of the present, or what an instance takes for it
+_READS = {"get", "list", "page"}  # that must be linearizable
+_PRESENT = {*_READS, "stale"}  # of the current state, or an instance's view of it
 
 
 def violations(
@@ -41,7 +41,7 @@ def violations(
 
 
 def _watch(watcher: Watcher, history: History) -> Iterator[str]:
-    """Ordered, unique, reliable, resumable, bookmarkable, within each watch and from one to the next."""
+    """etcd's watch guarantees, ordered, unique, reliable, resumable, bookmarkable, in and across segments."""
     revisions = sorted({revision for revision, _ in history.events})
     name = f"the watch of instance {watcher.number}"
     for segment in watcher.segments:
@@ -53,7 +53,7 @@ def _watch(watcher: Watcher, history: History) -> Iterator[str]:
                     yield f"{name} from {segment.start}: {event.revision} after {last}"
                 last = max(last, event.revision)
                 got.add(event.revision)
-            # Everything up to a notice must have come before it; later ones must lie beyond it.
+            # All events up to a progress notice must have come before it, and later ones must lie beyond it.
             if kind == "progress":
                 last = max(last, header)
         due = {revision for revision in revisions if segment.start <= revision <= last}
@@ -62,7 +62,7 @@ def _watch(watcher: Watcher, history: History) -> Iterator[str]:
 
 
 def _events(history: History, calls: Sequence[Call]) -> Iterator[str]:
-    """Each write once, by a caller who may have written it; versions and old values as they follow."""
+    """Each write occurs once, from a client that may have written it; versions and old values match."""
     may = {b"first"} | {value for call in calls for value in call.values}
     refused = {value for call in calls if call.outcome is Outcome.REFUSED for value in call.values}
     counted = Counter(event.item.value for event in history.events.values() if not event.deleted)
@@ -127,7 +127,7 @@ def _landed(call: Call, history: History) -> Iterator[str]:
 
 
 def _real_time(calls: Sequence[Call]) -> Iterator[str]:
-    """A call sees, and comes after, all that was answered before it was sent."""
+    """A call reflects, and has a later revision than, everything that was acknowledged before it was sent."""
     done = [call for call in calls if call.outcome is Outcome.DONE]
     ends = sorted(done, key=lambda call: call.returned)
     floor, place = 0, 0
@@ -141,9 +141,9 @@ def _real_time(calls: Sequence[Call]) -> Iterator[str]:
 
 
 def _atomic(calls: Sequence[Call], watchers: Sequence[Watcher], history: History) -> Iterator[str]:
-    """A transaction of two keys lands whole, with nothing in between, and the present is never half of it.
+    """A transaction of two keys lands whole, with nothing in between, and no current read sees half of it.
 
-    Its rows have a revision each: only who asks for the first of them by number sees the state in between.
+    Its rows have a revision each: only a read at the first of them by number sees the state in between.
     """
     landed = {event.item.value: event.revision for event in history.events.values() if not event.deleted}
     revisions = {revision for revision, _ in history.events}

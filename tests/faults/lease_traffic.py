@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 LEASED = PREFIX + b"leased/"
 _TTL = (2, 3)  # seconds
 _PAUSE = 0.1
-# After the run all is healed, and every lease has been left: seconds until the last is gone, the margin that
-# an instance adds which knows the lease by its record only and its start within the last fault included.
+# Seconds after the run, when all is healed and every lease abandoned, until the last is gone. Includes the
+# margin that an instance adds if it knows the lease only by its record, and its start within the last fault.
 GONE = 1.25 * max(_TTL) + 1 + 60
 
 
@@ -37,12 +37,12 @@ class Lease:
     key: bytes
     ttl: int
     held: int  # monotonic nanoseconds: when the last renewal that was answered was sent
-    revoked: bool = False  # it was tried at least
+    revoked: bool = False  # a revocation was at least attempted
 
 
 @dataclass
 class Holder:
-    """One client with a lease at a time."""
+    """One client that holds a lease at a time."""
 
     number: int
     seed: str
@@ -114,7 +114,7 @@ def _keep_alive(lease_id: int) -> pb.LeaseKeepAliveRequest:
 
 
 def too_early(holders: Sequence[Holder], history: History) -> Iterator[str]:
-    """No key goes before its lease's time, counted from when the last answered renewal was sent."""
+    """Keys deleted before their lease's TTL had passed since the last acknowledged renewal was sent."""
     for holder in holders:
         for lease in holder.leases:
             for event in history.by_key.get(lease.key, ()):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.servers import Backend
 
-_HEAL = 120.0  # seconds for every watch to reach the end after the last fault
+_HEAL = 120.0  # seconds after the last fault for every watch to reach the end
 _COMPACT_EVERY = 0.5  # so that instances are started while others compact
 _HOLDERS = 3  # of leases
 _KEPT = 400  # revisions that compaction leaves
@@ -47,7 +47,7 @@ class Plan:
     clients: int = 8
     keys: int = 20
     faults: bool = True
-    disk: bool = True  # of its own, where one can be mounted: it is filled and frozen then
+    disk: bool = True  # a loop disk, where one can be mounted: it is then filled and frozen
 
 
 @dataclass(slots=True)
@@ -55,14 +55,14 @@ class Report:
     plan: Plan
     instances: int = 0
     operations: int = 0
-    unknown: int = 0  # calls that failed, whose outcome was then told by the events
+    unknown: int = 0  # failed calls whose outcome the events revealed
     refused: int = 0
     events: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     compactions: int = 0
     leases: int = 0
     seconds: float = 0.0
-    between: list[str] = field(default_factory=list)  # wrong answers that were met on the way
+    between: list[str] = field(default_factory=list)  # wrong responses found during the run
     violations: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     watchers: list[Watcher] = field(default_factory=list)
@@ -150,7 +150,7 @@ _LAST = PREFIX + b"last"
 
 
 def _healed(cluster: Cluster, watchers: list[Watcher]) -> list[str]:
-    """Every instance answers again, all alike, and every watch reaches the end."""
+    """Waits until every instance responds again, all alike, and every watch reaches the end."""
     if living := _living(cluster):
         return [f"leases that were left live on: {living}"]
     deadline = time.monotonic() + _HEAL
@@ -172,7 +172,7 @@ def _healed(cluster: Cluster, watchers: list[Watcher]) -> list[str]:
 
 
 def _living(cluster: Cluster) -> list[bytes]:
-    """Leased keys that are not gone when all must be."""
+    """Leased keys that still exist when all must be gone."""
     keys: list[bytes] = []
     deadline = time.monotonic() + GONE
     while time.monotonic() < deadline:

@@ -39,7 +39,7 @@ def summary(report: Report) -> dict[str, object]:
 
 
 def totals(reports: Sequence[Report]) -> dict[str, dict[str, object]]:
-    """By kind of backend."""
+    """Totals by kind of backend."""
     made: dict[str, dict[str, object]] = {}
     for kind in dict.fromkeys(report.plan.backend.kind for report in reports):
         its = [report for report in reports if report.plan.backend.kind == kind]
@@ -77,7 +77,7 @@ def table(reports: Sequence[Report]) -> Table:
 
 
 def keep(report: Report, directory: Path, target: Path) -> None:
-    """Writes a line of JSON a call, an answer of a watch and a fault; copies the logs."""
+    """Writes one line of JSON per call, per response of a watch, and per fault; copies the logs."""
     target.mkdir(parents=True, exist_ok=True)
     (target / "summary.json").write_text(json.dumps(summary(report), indent=2) + "\n")
     (target / "violations.txt").write_text("\n\n".join(report.violations) + "\n")

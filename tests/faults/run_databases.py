@@ -24,7 +24,7 @@ def missing(kind: str) -> str:
 
 
 def new_place(kind: str) -> Place:
-    """A database that nobody else uses."""
+    """A new database, which does not exist yet."""
     return PostgresPlace(postgres_server()) if kind == "postgres" else MysqlPlace(mysql_server())
 
 

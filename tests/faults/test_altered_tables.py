@@ -1,6 +1,4 @@
-"""Tables altered under a running server so that writes are no longer safe: none is accepted until it is
-undone.
-"""
+"""Tables altered under a running server so that writes are unsafe: none is accepted until it is undone."""
 
 from __future__ import annotations
 

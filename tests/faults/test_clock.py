@@ -75,7 +75,7 @@ def test_a_step_of_the_clock_neither_ends_leases_nor_lengthens_them(pair: Pair, 
 
 
 def test_instances_started_with_wrong_clocks_hinder_no_other(tmp_path: Path) -> None:
-    """Instances know each other by rows that say when each began, and old ones are dropped."""
+    """Instances know each other by rows with their start times, of which old ones are dropped."""
     if reason := missing("postgres"):
         pytest.skip(reason)
     place = new_place("postgres")

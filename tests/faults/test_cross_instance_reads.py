@@ -26,7 +26,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 @pytest.fixture
 def compacted(pair: Pair, prefix: bytes) -> int:
-    """A revision that was there when the second instance last answered, and was compacted at the first."""
+    """A revision that existed when the second instance last answered, and was compacted at the first."""
     revisions = [pair.one.put(prefix, b"%d" % number).header.revision for number in range(3)]
     assert pair.other.range(prefix, revision=revisions[0]).kvs[0].value == b"0"
     pair.one.compact(revisions[2])

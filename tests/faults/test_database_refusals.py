@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster")
 FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
 BOUND = 20.0  # seconds within which a call is answered, whatever the database does
-USER = "limited"  # who is no superuser: those are let in and let write where nobody else is
+USER = "limited"  # not a superuser, who may still connect and write where others may not
 
 
 class Setting(NamedTuple):
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 def started(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Place, Instance]]:
-    """One instance for all, with a user of its own, and a lock_timeout of a second."""
+    """One shared instance, with its own database user and a lock_timeout of a second."""
     if reason := missing(request.param):
         pytest.skip(reason)
     place = new_place(request.param)
@@ -90,7 +90,7 @@ def setting(started: tuple[Place, Instance], prefix: bytes) -> Iterator[Setting]
 
 
 def refusal(client: Client, key: bytes, value: bytes = b"") -> tuple[grpc.StatusCode, str]:
-    """Of the first write that is refused, which comes at once or soon."""
+    """The error of the first write that is refused, which comes at once or soon."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         try:
@@ -113,7 +113,7 @@ def recovered(client: Client, key: bytes) -> int:
 
 
 def goes_on(setting: Setting, key: bytes) -> None:
-    """Writes are accepted again, and the watch that was there before tells them."""
+    """Checks that writes are accepted again, and that the watch from before receives them."""
     revision = recovered(setting.client, key)
     last = 0
     while last < revision:
@@ -170,7 +170,7 @@ def test_too_many_connections(setting: Setting, prefix: bytes) -> None:
 
 @contextmanager
 def turn_held(place: Place) -> Iterator[None]:
-    """Another has the turn of writers, and does not let it go."""
+    """Another session holds the writer lock, and does not release it."""
     with closing(place.go()) as go:
         go.begin()
         go.run("LOCK TABLE kine IN EXCLUSIVE MODE" if place.kind == "postgres"
@@ -180,7 +180,7 @@ def turn_held(place: Place) -> Iterator[None]:
 
 
 def test_a_lock_that_is_not_let_go(setting: Setting, prefix: bytes) -> None:
-    """The turn of writers: the wait for it is bounded, and reads need none."""
+    """The wait for the writer lock is bounded, and reads do not need it."""
     with turn_held(setting.place):
         assert refusal(setting.client, prefix + b"refused") == UNAVAILABLE
         assert setting.client.get(prefix + b"before") is not None
@@ -189,7 +189,7 @@ def test_a_lock_that_is_not_let_go(setting: Setting, prefix: bytes) -> None:
 
 
 def test_statements_that_are_cancelled(setting: Setting, prefix: bytes) -> None:
-    """By statement_timeout, or max_statement_time, shorter than the wait for the turn."""
+    """By a statement_timeout, or max_statement_time, shorter than the wait for the writer lock."""
     on, off = {
         "postgres": (
             "ALTER ROLE {user} SET statement_timeout = '300ms'",

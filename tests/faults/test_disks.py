@@ -48,7 +48,7 @@ def sqlite(small: Disk) -> str:
 
 @pytest.fixture
 def postgres_endpoint(small: Disk) -> Iterator[str]:
-    """A tablespace on the disk: the server's own log is elsewhere, as it would end itself without it."""
+    """A tablespace on the disk. The server's log is elsewhere: it would exit if it could not write that."""
     if reason := postgres.missing():
         pytest.skip(reason)
     place = small.path / "tablespace"
@@ -92,7 +92,7 @@ def test_a_disk_that_is_full(endpoint: str, small: Disk, tmp_path: Path) -> None
 
 
 def test_a_disk_that_stands_still(endpoint: str, small: Disk, tmp_path: Path) -> None:
-    """Writes wait and are then told; nobody reads what is not committed."""
+    """Writes wait, and then return; no read returns what is not committed."""
     instance = start_kine(endpoint, "http2", tmp_path)
     try:
         with Client(instance.address, timeout=BOUND) as client, client.watch() as watch:
@@ -109,7 +109,7 @@ def test_a_disk_that_stands_still(endpoint: str, small: Disk, tmp_path: Path) ->
 
 
 def test_sqlite_is_started_on_a_disk_that_is_full(sqlite: str, small: Disk, tmp_path: Path) -> None:
-    """After a kill: it serves reads, refuses writes, and takes them once there is space."""
+    """After a kill, it serves reads, refuses writes, and accepts them once there is space."""
     instance = start_kine(sqlite, "http2", tmp_path)
     with Client(instance.address) as client:
         client.put(PREFIX + b"before", b"1")
@@ -129,7 +129,7 @@ def test_sqlite_is_started_on_a_disk_that_is_full(sqlite: str, small: Disk, tmp_
 def test_sqlite_deletes_and_compacts_on_a_disk_it_has_filled(
     sqlite: str, small: Disk, tmp_path: Path
 ) -> None:
-    """What that frees inside the file is used again, though the disk stays full."""
+    """Space freed inside the file is used again, though the disk stays full."""
     instance = start_kine(sqlite, "http2", tmp_path, flags=("--compact-min-retain=1000",))
     try:
         with Client(instance.address, timeout=BOUND) as client:
@@ -152,7 +152,7 @@ def test_sqlite_deletes_and_compacts_on_a_disk_it_has_filled(
 
 @contextmanager
 def glances(path: Path) -> Iterator[None]:
-    """Another process reads, a moment at a time: what the log has by then is needed that long."""
+    """Another process opens short read transactions: each keeps the WAL until it ends."""
     ended = threading.Event()
 
     def look() -> None:
@@ -232,7 +232,7 @@ def test_sqlite_keeps_room_for_deletions_when_others_fill_the_disk(
 def test_postgres_deletes_all_where_there_is_room_for_little(
     postgres_endpoint: str, small: Disk, tmp_path: Path
 ) -> None:
-    """A deletion in a full database carries no copy of what it deletes."""
+    """In a full database, the row of a deletion contains no copy of the deleted value."""
     reserve = small.path / "reserve"
     reserve.write_bytes(os.urandom(1 << 20))
     instance = start_kine(postgres_endpoint, "http2", tmp_path)
@@ -284,7 +284,7 @@ def test_a_disk_that_is_full_under_a_server_to_be_started_again(kind: str, tmp_p
 
 
 def fill_up(client: Client, acknowledged: dict[bytes, int]) -> None:
-    """Until a write is refused, which comes soon."""
+    """Writes until a write is refused, which comes soon."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         key = PREFIX + b"%d" % len(acknowledged)
@@ -293,7 +293,7 @@ def fill_up(client: Client, acknowledged: dict[bytes, int]) -> None:
 
 
 def refusal(client: Client) -> tuple[grpc.StatusCode, str]:
-    """Of the first write that is refused, which comes soon."""
+    """The error of the first write that is refused, which comes soon."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def test_15220_progress_is_in_step_with_every_watch_of_its_stream(
     client: Client, watch: WatchStream, prefix: bytes, needs: Needs
 ) -> None:
-    """etcd-io/etcd#15220: a progress notice overtook events that were still on their way.
+    """etcd-io/etcd#15220: a progress notification overtook events that were still on their way.
 
     Here one watch of the stream is synced while another replays history to a client that reads slowly.
     """
@@ -54,7 +54,7 @@ def test_15220_progress_is_in_step_with_every_watch_of_its_stream(
 
 
 def test_15271_a_watch_resumed_on_an_instance_behind_sees_nothing_again(pair: Pair, prefix: bytes) -> None:
-    """etcd-io/etcd#15271: after a partition, a watch that moved to a member behind was sent old events."""
+    """etcd-io/etcd#15271: after a partition, a watch that moved to a lagging member was sent old events."""
     one, other, paused = pair
     other.revision()
     paused.suspend()
@@ -75,7 +75,7 @@ def test_15271_a_watch_resumed_on_an_instance_behind_sees_nothing_again(pair: Pa
 
 
 def test_17247_a_transaction_decided_again_is_told_once(client: Client, prefix: bytes) -> None:
-    """etcd-io/etcd#17247: what a transaction had cached while it was decided made its event come twice."""
+    """etcd-io/etcd#17247: state cached while a transaction was evaluated made its event come twice."""
     counter, log = prefix + b"counter", prefix + b"log/"
     client.put(counter, b"0")
     address = client.address
@@ -121,7 +121,7 @@ def test_17529_a_stream_of_many_watches_that_starves_loses_nothing(
     ids = [watch.create(prefix, prefix_end(prefix)).watch_id for _ in range(4)]
     watch.pause()
     written = [client.put(prefix + b"%d" % (n % 3), b"x" * 8000).header.revision for n in range(150)]
-    for _ in range(2):  # and some that come while it starves
+    for _ in range(2):  # and some that are created while it starves
         watch.ask(prefix, prefix_end(prefix), start_revision=start)
     watch.resume()
     told: dict[int, list[int]] = {}
@@ -137,7 +137,7 @@ def test_17529_a_stream_of_many_watches_that_starves_loses_nothing(
 def test_18089_a_compaction_at_a_delete_is_no_silence_for_a_watch_behind(
     client: Client, watch: WatchStream, prefix: bytes
 ) -> None:
-    """etcd-io/etcd#18089: a slow watch was not told of a deletion at the revision compacted to."""
+    """etcd-io/etcd#18089: a slow watch missed a deletion at the revision compacted to."""
     start = client.revision() + 1
     watch.create(prefix, prefix_end(prefix))
     watch.pause()
@@ -182,7 +182,7 @@ def test_18667_a_txn_that_reads_what_is_compacted_writes_nothing(client: Client,
 def test_20221_a_watch_on_a_future_revision_hears_nothing_before_it(
     client: Client, watch: WatchStream, prefix: bytes, needs: Needs
 ) -> None:
-    """etcd-io/etcd#20221: it was sent older events, and notices of progress up to where it was not yet."""
+    """etcd-io/etcd#20221: it was sent older events, and progress up to revisions that it had not reached."""
     needs("progress_in_step")
     current = client.put(prefix + b"k").header.revision
     watch.create(prefix + b"k", start_revision=current + 4, progress_notify=True)
@@ -201,7 +201,7 @@ def test_20221_a_watch_on_a_future_revision_hears_nothing_before_it(
 
 
 def test_20418_a_paused_instance_answers_no_read_from_before_its_pause(pair: Pair, prefix: bytes) -> None:
-    """etcd-io/etcd#20418: a member that had been stopped confirmed itself as leader, and read stale."""
+    """etcd-io/etcd#20418: a resumed member confirmed itself as leader, and served stale reads."""
     one, other, paused = pair
     keys = [prefix + b"%d" % number for number in range(20)]
     for key in keys:
@@ -225,7 +225,7 @@ def test_20418_a_paused_instance_answers_no_read_from_before_its_pause(pair: Pai
 
 @pytest.fixture
 def crash(backend: Backend, own_server: StartOwn, needs: Needs) -> tuple[Instance, int, int]:
-    """Killed with SIGKILL while it compacts to a deletion, and started again; that revision, and the last."""
+    """An instance killed while it compacted to a deletion, and restarted; that revision, and the last."""
     needs("keeps_tombstone_at_compact_revision")
     if backend.transport == "grpcio" or not backend.capabilities.survives_kill:
         pytest.skip("one transport is enough" if backend.transport == "grpcio" else "not after SIGKILL")
@@ -263,11 +263,11 @@ def reachable(client: Client, revision: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.quick_on("sqlite", "postgres")
 def test_17780_19179_a_crash_within_a_compaction(crash: tuple[Instance, int, int]) -> None:
-    """etcd-io/etcd#17780: the newest revision, a deletion, was compacted, and after a crash given once more.
+    """etcd-io/etcd#17780: the newest revision, a deletion, was compacted, and reused after a crash.
 
-    etcd-io/etcd#19179: a watch from the very revision of a compaction, resumed after a crash within it, was
-    not told of the deletion there. #13766, #14685: what was stored as the revision was not what was stored.
-    k3s-io/kine#311: what started with all that lives older than the compact revision did not work.
+    etcd-io/etcd#19179: a watch from the very revision of a compaction, resumed after a crash within it,
+    missed the deletion there. #13766, #14685: the stored revision was wrong. k3s-io/kine#311: a start failed
+    when all live keys were older than the compact revision.
     """
     instance, deleted, last = crash
     with Client(instance.address) as client, client.watch() as watch:

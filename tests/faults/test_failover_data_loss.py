@@ -26,7 +26,7 @@ def instance(place: Place, tmp_path: Path) -> Iterator[Instance]:
 
 
 def lose(place: Place, after: int) -> None:
-    """As if what came after this revision had never arrived here."""
+    """Removes the rows after this revision, as if they had never been replicated."""
     with contextlib.closing(place.go()) as go:
         go.run("DELETE FROM kine WHERE id > ?", (after,))
         if place.kind == "postgres":

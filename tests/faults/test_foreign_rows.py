@@ -55,7 +55,7 @@ def test_a_held_revision_that_is_rolled_back_loses_nothing(pair: list[Instance],
 
 @pytest.mark.slow
 def test_keys_named_as_gap_rows_are_seen_and_hold_nothing_up(pair: list[Instance], go: GoWriter) -> None:
-    """The row that fills a missing revision is `gap-<revision>`: a client may have taken the name."""
+    """The row that fills a missing revision is `gap-<revision>`: a client may use the name as a key."""
     with Client(pair[0].address) as one, Client(pair[1].address) as two, two.watch() as watch:
         missing = one.revision() + 5
         watch.create(b"gap-", b"gap.", start_revision=one.revision() + 1)

@@ -44,7 +44,7 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def fill(client: Client) -> list[bytes]:
-    """Each key twice, so that there is something to compact, until not even a small value is taken."""
+    """Writes each key twice, so that there is something to compact, until even a small value is refused."""
     keys: list[bytes] = []
     for size in (VALUE, VALUE // 20, 1):
         while True:
@@ -66,7 +66,7 @@ def taken(client: Client, key: bytes, size: int) -> bool:
 
 
 def test_deletion_and_compaction_work_in_a_full_store(endpoint: str, tmp_path: Path) -> None:
-    # As by default: what a compaction keeps back must not keep a full store full.
+    # The default: the revisions that a compaction retains must not keep a full store full.
     instance = start_kine(endpoint, "http2", tmp_path, flags=("--compact-min-retain=1000",))
     try:
         with Client(instance.address) as client:

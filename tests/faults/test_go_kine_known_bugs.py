@@ -1,5 +1,4 @@
-"""Regression tests for Go kine's known bugs, named by their public issue in k3s-io/kine unless stated
-otherwise.
+"""Regression tests for Go kine's known bugs, named by their issue in k3s-io/kine unless stated otherwise.
 
 Those that other tests cover are listed, with these, in docs/reliability.md.
 """
@@ -24,7 +23,7 @@ from tests.servers.kine import start_kine
 if TYPE_CHECKING:
     from tests.servers.process import Instance
 
-WITHIN = 60.0  # seconds for what comes by itself
+WITHIN = 60.0  # seconds, for what happens without a request
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -34,11 +33,11 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-# ---- on whatever the suite runs on
+# ---- on every backend of the suite
 
 
 def test_408_what_was_deleted_does_not_come_back_with_any_compaction(client: Client, prefix: bytes) -> None:
-    """#408: compaction removed a deletion and left the row below it, which was the key's newest then."""
+    """#408: compaction removed a deletion but not the row below it, which became the key's newest."""
     first = client.put(prefix + b"k").header.revision
     for _ in range(3):
         client.put(prefix + b"k")
@@ -58,8 +57,8 @@ def test_408_what_was_deleted_does_not_come_back_with_any_compaction(client: Cli
 def test_the_current_revision_does_not_go_back(client: Client, prefix: bytes) -> None:
     """No issue; "Fix Append goroutine preemption causing currentRev rollback".
 
-    A write that was slow to return set the current revision back to its own; reads at revisions that had
-    been told were then refused as being in the future.
+    A write that was slow to return set the current revision back to its own; reads at revisions that had been
+    returned before were then refused as being in the future.
     """
 
     def write_and_read(number: int) -> list[int]:
@@ -81,7 +80,7 @@ def test_the_current_revision_does_not_go_back(client: Client, prefix: bytes) ->
             assert told == sorted(told)
 
 
-# ---- on servers that several write to
+# ---- on database servers that several instances write to
 
 
 class Setting(NamedTuple):
@@ -101,7 +100,7 @@ class Setting(NamedTuple):
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Place, ProxyProcess, Instance]]:
-    """One that compacts by itself, over a line that can be cut."""
+    """An instance that compacts periodically, behind a proxy that can cut its connections."""
     if reason := missing(request.param):
         pytest.skip(reason)
     place = new_place(request.param)
@@ -136,7 +135,7 @@ def recovered(client: Client, key: bytes) -> int:
 
 
 def test_489_compaction_goes_on_after_an_outage(setting: Setting, prefix: bytes) -> None:
-    """#489, #357, k3s-io/k3s#12898: one failure, and it never compacted again: the database grew."""
+    """#489, #357, k3s-io/k3s#12898: after one failure it never compacted again, and the database grew."""
     before = setting.client.put(prefix + b"k").header.revision
     failures = setting.instance.log.read_text().count("compaction failed")
     setting.proxy.refuse()
@@ -151,8 +150,8 @@ def test_489_compaction_goes_on_after_an_outage(setting: Setting, prefix: bytes)
 
 
 def test_10619_a_compaction_that_cannot_go_on_keeps_what_it_has_done(setting: Setting, prefix: bytes) -> None:
-    """k3s-io/k3s#10619: a compaction that ran into its time limit was rolled back whole, time and again."""
-    setting.go.begin()  # holds off the compactions while there is little to compact
+    """k3s-io/k3s#10619: a compaction that reached its time limit was rolled back entirely, every time."""
+    setting.go.begin()  # delays compactions while there is little to compact
     setting.go.run("SELECT id FROM kine WHERE id = 1 FOR UPDATE")  # compact_rev_key's row
     first = setting.client.put(prefix + b"k").header.revision
     with ThreadPoolExecutor(8) as pool:
@@ -170,7 +169,7 @@ def test_10619_a_compaction_that_cannot_go_on_keeps_what_it_has_done(setting: Se
 
 
 def test_759_revisions_used_up_by_conflicts_hold_up_no_watch(setting: Setting, prefix: bytes) -> None:
-    """#759: inserts that failed used revisions up; filling them one by one, polling fell behind for good."""
+    """#759: failed inserts consumed revisions; polling filled them one by one, and fell behind for good."""
     written = []
     for number in range(40):
         setting.go.begin()
@@ -184,7 +183,7 @@ def test_759_revisions_used_up_by_conflicts_hold_up_no_watch(setting: Setting, p
 def test_676_a_list_does_not_tell_a_revision_whose_predecessor_it_lacks(
     setting: Setting, prefix: bytes
 ) -> None:
-    """#676: a list told of revision 101 while 100 was not committed yet; a watch from 102 never saw it."""
+    """#676: a list returned revision 101 before 100 was committed; a watch from 102 then never saw 100."""
     with closing(setting.place.go()) as other:
         setting.go.begin()
         setting.go.create(prefix.decode() + "held")
@@ -205,7 +204,7 @@ def test_676_a_list_does_not_tell_a_revision_whose_predecessor_it_lacks(
 
 
 def test_82_a_leap_of_revisions_stops_no_watch(setting: Setting, prefix: bytes) -> None:
-    """#82: where the database leapt ahead by a million, that many rows were inserted to fill it."""
+    """#82: where the database's ids leapt ahead by a million, as many rows were inserted to fill the gap."""
     leap = setting.client.put(prefix + b"before").header.revision + 1_000_000
     if setting.place.kind == "postgres":
         setting.go.run("SELECT setval('kine_id_seq', ?)", (leap,))

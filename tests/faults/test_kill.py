@@ -36,7 +36,7 @@ class Written:
 
 @dataclass(slots=True)
 class Load:
-    """Writers, each on keys of its own and one write at a time, until the server is gone."""
+    """Writers, each with its own keys and one write at a time, until the server is gone."""
 
     address: str
     round: int
@@ -81,7 +81,7 @@ def test_kill_loses_nothing_and_reuses_no_revision(backend: Backend, own_server:
         pytest.skip("one transport is enough" if backend.transport == "grpcio" else "not after SIGKILL")
     acknowledged: list[Written] = []
     attempted: set[bytes] = set()
-    followed: list[kv.Event] = []  # by a watch that is resumed after each restart
+    followed: list[kv.Event] = []  # received by a watch that is resumed after each restart
     instance = own_server(durable=True)
     with Client(instance.address) as client:
         first = client.revision() + 1

@@ -36,7 +36,7 @@ def cas(
     return Operation(client, K, "cas", called, returned, value, expected, seen, succeeded)
 
 
-# ---- what is fine
+# ---- linearizable histories
 
 
 def test_nothing_happened() -> None:
@@ -90,7 +90,7 @@ def test_earlier_state_may_be_given() -> None:
     assert check([get(1, 0, 1, b"before")], initial=b"before") is None
 
 
-# ---- what is not
+# ---- violations
 
 
 def test_stale_read_is_found() -> None:
@@ -165,7 +165,7 @@ def test_unknown_write_cannot_come_before_its_call() -> None:
 
 
 def explained_by_some_order(history: list[Operation]) -> bool:
-    """Linearizability by its definition: tries every order of every choice of unknown operations."""
+    """Linearizability by its definition: tries every order of every subset of the unknown operations."""
     known = [operation for operation in history if operation.returned is not None]
     unknown = [operation for operation in history if operation.returned is None]
     for choice in range(2 ** len(unknown)):

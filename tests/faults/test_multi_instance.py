@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kine.proto import kv_pb2 as kv
     from tests.servers.process import Instance
 
-PATIENCE = 60.0  # seconds, for what comes by itself
+PATIENCE = 60.0  # seconds, for what happens without a request
 HELD = 15.0  # seconds, longer than the 10 s a held revision is waited for by default
 LEASES = 12
 TTL = 5  # seconds, in which a lease is put to use
@@ -69,7 +69,7 @@ def clients(trio: Trio) -> Iterator[list[Client]]:
 
 
 def until(watch: WatchStream, key: bytes) -> list[kv.Event]:
-    """The watch's events up to one of this key, which is left out."""
+    """The watch's events before the first of this key."""
     events: list[kv.Event] = []
     while not events or events[-1].kv.key != key:
         events.extend(watch.receive(PATIENCE).events)
@@ -122,7 +122,7 @@ def test_leases_are_listed_by_every_instance(clients: list[Client]) -> None:
 def test_a_lease_that_another_instance_is_expiring_is_not_kept_alive(
     trio: Trio, clients: list[Client], prefix: bytes
 ) -> None:
-    """The one has found it due and is kept from deleting its key, while the other is asked to renew it."""
+    """One instance has found it due and cannot delete its key yet, when the other is asked to renew it."""
     granted = clients[0].grant(TTL)
     put = clients[0].put(prefix, lease=granted.ID).header.revision
     assert clients[1].time_to_live(granted.ID).grantedTTL == TTL
@@ -131,7 +131,7 @@ def test_a_lease_that_another_instance_is_expiring_is_not_kept_alive(
     try:
         go.run(TURN[trio.place.kind])
         while not go.run(WAITING[trio.place.kind])[0][0]:
-            time.sleep(0.15)  # more often, and MariaDB shows what it has shown before
+            time.sleep(0.15)  # at shorter intervals MariaDB repeats its previous result
         told = clients[1].keep_alive_once(granted.ID).TTL
     finally:
         go.rollback()
@@ -155,7 +155,7 @@ def test_instances_that_compact_at_once_agree(trio: Trio, clients: list[Client],
 
     assert answers[1] == "", "nobody went further"
     assert {answers[0], answers[2]} <= {"", "etcdserver: mvcc: required revision has been compacted"}
-    after = clients[1].put(prefix + b"after").header.revision  # with it, whoever is behind learns
+    after = clients[1].put(prefix + b"after").header.revision  # with it, lagging instances catch up
     for client in clients:
         assert client.revision() == after
         with client.watch() as watch:
@@ -184,7 +184,7 @@ def compacted(client: Client, revision: int) -> str:
 
 @pytest.mark.engines
 def test_a_revision_held_for_15_seconds_loses_nothing(trios: dict[str, Trio], prefix: bytes) -> None:
-    """On all kinds of database at once, as most of it is waiting."""
+    """On all kinds of database concurrently, as most of the time is spent waiting."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda trio: hold(trio, prefix), trios.values()))
 
@@ -235,7 +235,7 @@ def hold(trio: Trio, prefix: bytes) -> None:
 
 
 def test_no_put_on_a_hot_key_fails(trio: Trio) -> None:
-    """Unconditional puts of many clients on one key, through all instances: each succeeds, none is lost."""
+    """Unconditional puts of many clients to one key, through all instances: each succeeds, none is lost."""
     key, writers, times = b"/registry/hot", 16, 20
     fleet = [Client(trio.instances[n % len(trio.instances)].address) for n in range(writers)]
 

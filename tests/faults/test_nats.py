@@ -31,7 +31,7 @@ PATIENCE = 60.0  # seconds
 
 
 class Writers:
-    """Each creates key after key, remembers what was acknowledged, and goes on after an error."""
+    """Each creates key after key, records what was acknowledged, and goes on after an error."""
 
     def __init__(self, address: str, count: int = 4) -> None:
         self._address = address
@@ -53,7 +53,7 @@ class Writers:
                     time.sleep(0.05)
 
     def more(self, count: int, seconds: float = 60) -> None:
-        """Waits until that many more are acknowledged."""
+        """Waits until `count` more writes are acknowledged."""
         wanted = len(self.acknowledged) + count
         deadline = time.monotonic() + seconds
         while len(self.acknowledged) < wanted:
@@ -105,7 +105,7 @@ def test_a_node_killed_and_restarted_loses_no_write_and_no_event(tmp_path: Path)
 
 @pytest.mark.engines
 def test_a_leader_that_is_cut_off_answers_no_stale_read(tmp_path: Path) -> None:
-    """JetStream itself lets it go on for ten seconds and more; the others choose a new one after four."""
+    """JetStream itself lets it lead for ten seconds and more; the others elect a new leader after four."""
     cluster = nats.Nats(3, divisible=True)
     instances: list[Instance] = []
     try:
@@ -148,7 +148,7 @@ def patiently(work: Callable[[], object], seconds: float = 60) -> None:
 
 
 def alone_reads(client: Client, key: bytes, *, until: float) -> set[bytes]:
-    """What a leader answers meanwhile."""
+    """The values that the isolated leader's client reads meanwhile."""
     found = set()
     while time.monotonic() < until:
         with contextlib.suppress(grpc.RpcError):
@@ -206,7 +206,7 @@ def children(parent: int) -> list[int]:
 
 @pytest.mark.engines
 def test_a_compaction_goes_on_when_the_server_does_not_answer_for_a_while(tmp_path: Path) -> None:
-    """As where other instances read the whole bucket at their start, on a busy machine."""
+    """As when other instances read the whole bucket at their start, on a busy machine."""
     server = nats.Nats(1)
     instance = start_kine(server.endpoint("kine"), "http2", tmp_path)
     node = server.servers[0]
@@ -225,7 +225,7 @@ def test_a_compaction_goes_on_when_the_server_does_not_answer_for_a_while(tmp_pa
             while messages(server) == held:
                 pass
             node.suspend()
-            # Longer than an answer is waited for, and shorter than the connection is.
+            # Longer than the timeout of a request, and shorter than that of the connection.
             assert not wait([compacting], timeout=7).done, compacting.exception()
             node.resume()
             compacting.result(PATIENCE)

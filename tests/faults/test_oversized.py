@@ -67,7 +67,7 @@ def put_large(client: Client) -> None:
 
 
 def put_long_key(client: Client) -> None:
-    """Longer than an index of PostgreSQL's can hold, which only it can tell."""
+    """Puts a key longer than PostgreSQL's index can hold, which only the database detects."""
     client.put(PREFIX + os.urandom(3000).hex().encode(), b"value")
 
 

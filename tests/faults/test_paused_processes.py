@@ -45,7 +45,7 @@ def test_compaction_overtakes_a_paused_instance(pair: Pair, prefix: bytes) -> No
 
 
 def test_a_paused_instance_does_not_create_over_what_it_has_missed(pair: Pair, prefix: bytes) -> None:
-    """The key's first row is compacted away: nothing stands in the way but the row that replaced it."""
+    """The key's first row is compacted away: only the row that replaced it prevents the create."""
     one, other, paused = pair
     keys = [prefix + b"%d" % number for number in range(20)]
     with ThreadPoolExecutor(20) as pool:
@@ -67,7 +67,7 @@ def create(client: Client, key: bytes) -> pb.TxnResponse:
 
 
 def test_an_instance_that_catches_up_shows_no_half_of_a_transaction(pair: Pair, prefix: bytes) -> None:
-    """It reads what it has missed in blocks, whose edges lie within transactions of two keys."""
+    """It reads missed rows in blocks, whose edges lie within transactions of two keys."""
     one, other, paused = pair
     with other.watch() as watch:
         write_both(one, prefix, b"")

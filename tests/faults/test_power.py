@@ -69,7 +69,7 @@ MADE: dict[str, tuple[Callable[[Path], tuple[str, DatabaseServer | None]], Calla
 }
 
 
-# The others start a server of their own: `make test-engines`.
+# The others each start a separate server: `make test-engines`.
 @pytest.fixture(
     params=["sqlite", *(pytest.param(kind, marks=pytest.mark.engines) for kind in list(MADE)[1:])]
 )
@@ -79,7 +79,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         pytest.skip(reason)
     made = Disk(SIZES.get(request.param, 256))
     endpoint, server = make(made.path)
-    os.sync()  # what was made without it, a configuration say, is no part of this
+    os.sync()  # what exists without it, such as a configuration, is not part of this
     yield Place(request.param, endpoint, made, server)
     if server is not None:
         server.kill()
@@ -87,7 +87,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 
 def until_killed(instance: Instance, *others: DatabaseServer) -> dict[int, bytes]:
-    """What was acknowledged: key by revision."""
+    """Acknowledged writes: key by revision."""
     acknowledged: dict[int, bytes] = {}
     enough = threading.Event()
 
@@ -140,7 +140,7 @@ def test_what_was_acknowledged_survives_a_loss_of_power(place: Place, tmp_path: 
 
 
 def test_sqlite_by_default_loses_the_newest_writes_at_most(tmp_path: Path) -> None:
-    """What is found is a beginning of what was acknowledged, and a sound database."""
+    """What remains is a prefix of the acknowledged writes, in a consistent database."""
     made = Disk(256)
     endpoint = f"sqlite://{made.path / 'state.db'}"
     try:

@@ -26,7 +26,7 @@ PREFIX = b"/registry/faults/"
 END = prefix_end(PREFIX)
 CALL_TIMEOUT = 6.0  # seconds
 _PAUSE = 0.05  # seconds after a failure
-# The server says that nothing of the call was applied; any other failure leaves it open.
+# Errors that state that nothing was applied; any other failure leaves the outcome unknown.
 _CERTAIN = {"etcdserver: unhealthy cluster", "etcdserver: mvcc: database space exceeded"}
 _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
@@ -41,12 +41,12 @@ WRITES = {"create", "update", "delete", "put", "pair"}
 
 class Outcome(Enum):
     DONE = "done"
-    REFUSED = "refused"  # for certain, nothing was applied
+    REFUSED = "refused"  # nothing was applied, for certain
     UNKNOWN = "unknown"
 
 
 class Seen(NamedTuple):
-    """A key-value in an answer."""
+    """A key-value in a response."""
 
     key: bytes
     value: bytes
@@ -61,12 +61,12 @@ def seen(item: kv.KeyValue) -> Seen:
 
 @dataclass(slots=True)
 class Call:
-    """A call and what came of it. Times are nanoseconds of one clock."""
+    """A call and its outcome. Times are nanoseconds of one clock."""
 
     client: int
     instance: int
     kind: str
-    keys: tuple[bytes, ...]  # of a list none: it is of everything
+    keys: tuple[bytes, ...]  # none for a list, which is of everything
     called: int
     values: tuple[bytes, ...] = ()
     expected: int = 0  # the mod_revision it rests on
@@ -82,7 +82,7 @@ class Call:
 
 @dataclass
 class Known:
-    """What clients have heard lately, so that updates mostly meet what is there. Shared, and a guess only."""
+    """Shared hints of what clients have seen lately, so that most updates succeed. Only approximate."""
 
     mods: dict[bytes, int] = field(default_factory=dict)
     revision: int = 0
@@ -104,7 +104,7 @@ Address = Callable[[int], str]  # of an instance, "" while it is down
 
 
 class Caller:
-    """One client: a thread that sends a call at a time, to an instance it now and then changes."""
+    """One client: a thread that sends one call at a time, to an instance that it changes now and then."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class Caller:
             call.values = tuple(self._value() for _ in call.keys)
         if call.kind in ("update", "delete"):
             call.expected = known.mods.get(call.keys[0], 0)
-            if not call.expected:  # not known to be there: bring it there
+            if not call.expected:  # not known to exist: create it
                 call.kind = "create"
                 call.values = call.values or (self._value(),)
         if call.kind in ("list", "page", "past"):

@@ -37,7 +37,7 @@ LIMIT = 64 * 1024
 
 
 class Taking:
-    """An application that answers each request with its body."""
+    """An application that responds to each request with its body."""
 
     def __init__(self) -> None:
         self.connection = Connection(self, Limits())
@@ -63,7 +63,7 @@ class Taking:
 
 
 def http2(data: bytes) -> None:
-    """A conversation, whole and in pieces: one answer, windows that add up, no more kept than a frame."""
+    """A connection's bytes, whole and in pieces: equal output, consistent windows, one frame kept at most."""
     if not data:
         return
     size, data = 1 + data[0], PREFACE + HEAD.pack(0, 0, 4, 0, 0) + data[1:]
@@ -81,7 +81,7 @@ def http2(data: bytes) -> None:
 
 
 def hpack(data: bytes) -> None:
-    """Header blocks, one after the other, judged and read as by the library."""
+    """Header blocks, one after the other: accepted and decoded as by the hpack library."""
     blocks = []
     while data:
         blocks.append(data[1 : 1 + data[0]])
@@ -90,7 +90,7 @@ def hpack(data: bytes) -> None:
 
 
 def decode_as_the_library(blocks: list[bytes]) -> None:
-    """Decodes the blocks of one connection with both decoders: equal headers, up to a block both refuse."""
+    """Decodes one connection's blocks with both decoders: equal headers, up to a block that both refuse."""
     library, ours = LibraryDecoder(MAX_LIST), Decoder(MAX_LIST)
     library.max_allowed_table_size = 4096
     for block in blocks:
@@ -106,7 +106,7 @@ def decode_as_the_library(blocks: list[bytes]) -> None:
 
 
 def opening(data: bytes) -> None:
-    """The first bytes of a connection: what is told of a part is not taken back by the rest."""
+    """The first bytes of a connection: the protocol detected from a prefix stays the same with more bytes."""
     verdicts = [detect_protocol(data[:end]) for end in range(len(data) + 1)]
     settled = [verdict for verdict in verdicts if verdict is not DetectedProtocol.UNKNOWN]
     assert len(set(settled)) <= 1
@@ -118,7 +118,7 @@ def opening(data: bytes) -> None:
 
 
 def messages(data: bytes) -> None:
-    """A body in pieces; the first byte says whether it is told to be compressed."""
+    """A request body in pieces; the first byte selects its declared compression."""
     if len(data) < 2:
         return
     encoding = ("", "gzip", "identity", "snappy")[data[0] % 4]
@@ -137,7 +137,7 @@ def messages(data: bytes) -> None:
 
 
 def gzipped(data: bytes) -> None:
-    """What is compressed is read back, and nothing that is not one member is."""
+    """A gzip member decompresses to its content, or is refused for its size."""
     packed = gzip.compress(data, 1, mtime=0)
     inbox = MessageReader(LIMIT, "gzip")
     inbox.feed(b"\1" + len(packed).to_bytes(4, "big") + packed)
@@ -147,14 +147,14 @@ def gzipped(data: bytes) -> None:
 
 
 class _Api:
-    """Every unary call on a log in memory, made anew now and then, as what is put stays."""
+    """Every unary call on an in-memory log, which is replaced periodically, as keys accumulate."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._calls = 0
 
     def _begin(self) -> None:
-        defragmentation._LEAST = 0.0  # its rest would take the time
+        defragmentation._LEAST = 0.0  # the pause between runs would take too long
 
         async def begin() -> None:
             driver = drivers.connect("memory://", Options())
@@ -193,7 +193,7 @@ atexit.register(_api.close)
 
 
 def requests(data: bytes) -> None:
-    """A unary call, which the first byte chooses: it is answered, or refused with a status."""
+    """A unary call, chosen by the first byte: it returns a response or a status."""
     if data:
         _api.call(data[0], data[1:])
 
@@ -205,7 +205,7 @@ _SECRET = "hunter22secret"
 
 
 def endpoints(data: bytes) -> None:
-    """An endpoint: taken, or refused in words that hold nothing of its password."""
+    """An endpoint: accepted, or refused with an error that does not contain its password."""
     if not data:
         return
     text = data[1:].decode("utf-8", "replace")

@@ -37,11 +37,11 @@ StartTarget = Callable[..., Target]
 def start_target(
     request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.Config
 ) -> Iterator[StartTarget]:
-    """Starts servers that count what they do, on each transport: `start_target("--flag=…", endpoint="…")`.
+    """Starts counting servers, on each transport: `start_target("--flag=…", endpoint="…")`.
 
-    `constants` sets constants of modules, by their whole names, to what a test can wait for.
-    Without an endpoint the database is an SQLite file, the same one each time that a test asks. The end
-    of the test ends them, and finds that none ended before.
+    `constants` overrides constants of modules, by their full names, with values that a test can wait for.
+    Without an endpoint the database is an SQLite file, the same one for all servers of a test. The end of the
+    test stops them, and checks that none exited before.
     """
     wanted = pytestconfig.getoption("--transport")
     if wanted and request.param not in wanted:
@@ -75,7 +75,7 @@ def start_target(
 
 @pytest.fixture
 def target(start_target: StartTarget) -> Iterator[Target]:
-    """A server with its defaults, which must outlive the test and log no error of its own."""
+    """A server with its defaults, which must survive the test and log no error of its own."""
     running = start_target()
     yield running
     assert running.instance.running, f"the server has ended: {running.instance.log.read_text()[-3000:]}"

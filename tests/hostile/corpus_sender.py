@@ -17,7 +17,7 @@ TIMEOUT = 20.0  # seconds
 STREAMING = {method.path for method in METHODS if method.streaming}
 WATCH = "/etcdserverpb.Watch/Watch"
 LAST_WATCH = 777_777
-# Sent after all others of a stream: its answer tells that theirs have been given.
+# Sent after all others of a stream: its response shows that they have all been answered.
 LAST = pb.WatchRequest(
     create_request=pb.WatchCreateRequest(key=b"\xff\xff the last", watch_id=LAST_WATCH)
 ).SerializeToString()
@@ -29,7 +29,7 @@ PYTHON = re.compile(
 
 
 class Ended(NamedTuple):
-    """How a call ended: a status, its text, and the answers before it."""
+    """How a call ended: a status, its text, and the responses before it."""
 
     code: str
     text: str
@@ -64,7 +64,7 @@ def _answers(channel: grpc.Channel, sent: Sent) -> Iterator[bytes]:
 
 
 def complaint(ended: Ended) -> str:
-    """What no answer may be, in words; nothing if it is fit for a client."""
+    """Why no response may look like this; empty if it is fit for a client."""
     if PYTHON.search(ended.text):
         return "a text of the program's inside"
     if ended.code == "UNKNOWN":

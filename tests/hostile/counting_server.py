@@ -30,7 +30,7 @@ from kine.transport.http2 import active_calls, protocol
 
 
 class Turns:
-    """The most that came in between two turns of the event loop."""
+    """The maximum counted within one turn of the event loop."""
 
     def __init__(self, name: str, about: str) -> None:
         self._count = self._most = self.total = 0
@@ -90,13 +90,13 @@ def called(connection: Any, turns: Turns) -> None:
 
 
 def listed(turns: Turns) -> None:
-    """Leases, and keys of leases, that were encoded for a list of them."""
+    """Counts leases, and keys of leases, that are encoded for a list."""
     for name in ("LeaseLeasesResponse", "LeaseTimeToLiveResponse"):
         setattr(lease.rpc, name, _counting(getattr(lease.rpc, name), turns))
 
 
 def removed(turns: Turns) -> None:
-    """Watchers that have gone."""
+    """Counts watchers that are removed."""
     before: Callable[..., None] = watch_hub.WatchHub.remove
 
     def remove(self: Any, watcher: Any) -> None:
@@ -107,7 +107,7 @@ def removed(turns: Turns) -> None:
 
 
 def told(turns: Turns) -> None:
-    """Watchers that were sent events."""
+    """Counts watchers that events are sent to."""
     before: Callable[..., None] = watch.WatchStream.events
 
     def events(self: Any, *what: Any) -> None:
@@ -118,7 +118,7 @@ def told(turns: Turns) -> None:
 
 
 def copied(turns: Turns) -> None:
-    """Bytes of values that are copied, to be sorted by."""
+    """Counts bytes of values that are copied to sort by them."""
     before: Callable[[bytes], bytes] = range_select.value_of
 
     def value_of(encoded: bytes) -> bytes:

@@ -39,19 +39,19 @@ KEY, VALUE = b"/registry/probe", b"here"
 
 
 def head(stream: int, path: str, *more: tuple[str, str]) -> bytes:
-    """As `tests.transport.raw_http2.head`, with what grpcio's server wants besides."""
+    """As `tests.transport.raw_http2.head`, with the headers that grpcio's server also requires."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "kine")]
     fields += [("te", "trailers"), ("content-type", "application/grpc"), *more]
     return frame(HEADERS, END_HEADERS, stream, Encoder().encode(fields))
 
 
 def request(stream: int, path: str, message: bytes, *more: tuple[str, str], flags: int = END_STREAM) -> bytes:
-    """A call's frames, to send on a `Wire`: with every header that either transport wants."""
+    """A call's frames, to send on a `Wire`, with every header that either transport requires."""
     return head(stream, path, *more) + body(stream, message, flags)
 
 
 def await_that(condition: Callable[[], object]) -> None:
-    """Waits until it is so."""
+    """Waits until the condition holds."""
     deadline = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < deadline, "what must come did not"
@@ -59,7 +59,7 @@ def await_that(condition: Callable[[], object]) -> None:
 
 
 class Probe:
-    """Gets one key again and again, on a connection of its own. An answer that fails fails the test."""
+    """Gets one key repeatedly, on its own connection. A wrong or failed response fails the test."""
 
     def __init__(self, address: str) -> None:
         self._client = Client(address, timeout=WAIT)
@@ -89,11 +89,11 @@ class Probe:
 
     @property
     def answered(self) -> int:
-        """Answers so far."""
+        """Number of responses so far."""
         return len(self._times)
 
     def answers(self, count: int) -> None:
-        """Waits for so many more of them. Fails when there are none."""
+        """Waits for `count` more responses. Fails if they do not come."""
         with self._changed:
             wanted = len(self._times) + count
             served = self._changed.wait_for(lambda: self._failure or len(self._times) >= wanted, WAIT)
@@ -135,17 +135,17 @@ class Target:
     # ---- clients
 
     def client(self) -> Client:
-        """One more client; closed at the end."""
+        """Returns another client, which is closed at the end."""
         self._closing.append(Client(self.address, timeout=WAIT))
         return self._closing[-1]
 
     def wire(self, **options: int) -> Wire:
-        """A connection to send by hand on: `window=0` takes no answer at all. The caller closes it."""
+        """A connection for raw frames: `window=0` accepts no response at all. The caller closes it."""
         return Wire(self.address, **options)
 
     @contextmanager
     def probed(self) -> Iterator[Probe]:
-        """The time of the attack: a probe runs, memory is measured against what it was before."""
+        """The duration of the attack: a probe runs, and memory growth is measured from its start."""
         probe = Probe(self.address)
         try:
             probe.answers(20)
@@ -166,23 +166,23 @@ class Target:
     # ---- memory
 
     def rest(self) -> None:
-        """What is in memory now is not the attack's."""
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # VmHWM begins at what is there now
+        """Takes the current memory as the baseline, which is not the attack's."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # resets VmHWM to the current value
         self._resting = self.memory
 
     @property
     def memory(self) -> int:
-        """Bytes resident now."""
+        """Resident bytes now."""
         return self._status("VmRSS")
 
     @property
     def memory_peak(self) -> int:
-        """The most that was resident since `rest`."""
+        """Maximum of resident bytes since `rest`."""
         return self._status("VmHWM")
 
     @property
     def memory_growth(self) -> int:
-        """By how many bytes memory has grown at most since `rest`."""
+        """Maximum growth of memory in bytes since `rest`."""
         return self.memory_peak - self._resting
 
     def _status(self, name: str) -> int:
@@ -193,14 +193,14 @@ class Target:
 
     @property
     def files(self) -> set[str]:
-        """Names of what lies in the server's directory, by path in it; logs of the tests left out."""
+        """Relative paths in the server's directory, without the tests' own logs."""
         below = self.instance.directory
         found = {str(path.relative_to(below)) for path in below.rglob("*")}
         return {name for name in found if not name.startswith("server-")}
 
     @property
     def unlinked(self) -> int:
-        """Bytes of disk in files that the server has open and that have no name any more."""
+        """Disk bytes of unlinked files that the server still has open."""
         held = 0
         for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
             try:
@@ -212,7 +212,7 @@ class Target:
 
     @property
     def disk(self) -> int:
-        """Bytes that the directory's files take, those without a name included."""
+        """Disk bytes of the directory's files, including unlinked ones."""
         held = self.unlinked
         for path in self.instance.directory.rglob("*"):
             try:
@@ -223,7 +223,7 @@ class Target:
 
     @property
     def connections(self) -> int:
-        """Sockets the server has open."""
+        """Number of sockets that the server has open."""
         found = 0
         for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
             try:
@@ -235,7 +235,7 @@ class Target:
     # ---- metrics
 
     def page(self, path: str) -> tuple[int, str]:
-        """A page of the metrics port, on a connection of its own: status and body."""
+        """A page of the metrics port, over its own connection: status and body."""
         connection = http.client.HTTPConnection(self.metrics_address, timeout=WAIT)
         try:
             connection.request("GET", path)
@@ -245,7 +245,7 @@ class Target:
             connection.close()
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels. Raises KeyError where there is none of that name."""
+        """The sum of a metric over its labels. Raises KeyError if there is none of that name."""
         _, page = self.page("/metrics")
         values = [
             float(line.rpartition(" ")[2])
@@ -258,25 +258,25 @@ class Target:
 
     @property
     def messages_per_turn(self) -> int:
-        """The most messages of streams that were handled in one turn of the event loop."""
+        """Maximum of stream messages that were handled in one turn of the event loop."""
         return int(self.metric("hostile_stream_messages_per_turn"))
 
     @property
     def plans_per_turn(self) -> int:
-        """Likewise transactions, but for those that Kubernetes makes, that were decided upon."""
+        """Likewise, transactions that were evaluated, except those of Kubernetes' kind."""
         return int(self.metric("hostile_plans_per_turn"))
 
     @property
     def calls_per_turn(self) -> int:
-        """Likewise unary calls, of the http2 transport."""
+        """Likewise, unary calls of the http2 transport."""
         return int(self.metric("hostile_calls_per_turn"))
 
     @property
     def leases_per_turn(self) -> int:
-        """Likewise leases, and keys of leases, that were encoded to be listed."""
+        """Likewise, leases, and keys of leases, that were encoded for a list."""
         return int(self.metric("hostile_leases_per_turn"))
 
     @property
     def watchers_per_turn(self) -> int:
-        """Likewise watchers that were sent events."""
+        """Likewise, watchers that events were sent to."""
         return int(self.metric("hostile_watchers_per_turn"))

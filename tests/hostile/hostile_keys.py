@@ -44,7 +44,7 @@ ROOTLESS = [
 
 
 def every(prefix: bytes) -> list[bytes]:
-    """All of them below `prefix`, each once."""
+    """All hostile keys, each once, below `prefix`."""
     found = reduce(lambda all_of, family: [*all_of, *family], FAMILIES.values(), list[bytes]())
     found += [b"x" * (length - len(prefix)) for length in LENGTHS]
     return [prefix + key for key in dict.fromkeys(found)]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from kine.proto import rpc_pb2 as pb
 
-# None that a short run's revisions would come to: what is in the future, is so everywhere.
+# None that a short run's revisions would reach: a future revision is one on every server.
 EXTREMES = (0, 1, 2, 3, -1, -2, 2**31 - 1, 2**32, 2**62, 2**63 - 1, -(2**63))
 INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (0, 1, -1, 2**31 - 1, -(2**31)),
@@ -35,11 +35,11 @@ KEYS = (
     b"/registry/health", b"gap-5", b"'; DROP TABLE kine; --", b"%_\\", b"x" * 700, b"/meta", b"meta/a",
 )  # fmt: skip
 WORDS = ("", "root", "etcdserverpb.KV", "rpc.proto", "\0", "a\nb", "\u2028", "x" * 300)
-DEEPEST = 3  # of messages in messages; what goes deeper is made on purpose, see `deep`
+DEEPEST = 3  # levels of nested messages; deeper ones are handwritten, see `deep`
 
 
 class Sent(NamedTuple):
-    """One request: `messages` is one for a unary call, one or more for a stream."""
+    """One request: `messages` has one for a unary call, one or more for a stream."""
 
     method: str  # its path
     messages: tuple[bytes, ...]
@@ -104,7 +104,7 @@ def _scalars(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 @cache
 def messages(kind: Descriptor, depth: int = 0) -> st.SearchStrategy[Any]:
-    """Messages of this kind in which every field may be set, to anything its type has."""
+    """Messages of this type in which every field may be set, to any value of its type."""
     choices: dict[str, st.SearchStrategy[Any]] = {}
     for field in kind.fields:
         if field.message_type is None:
@@ -115,7 +115,7 @@ def messages(kind: Descriptor, depth: int = 0) -> st.SearchStrategy[Any]:
             continue
         choices[field.name] = st.lists(values, max_size=3) if field.is_repeated else values
     make = GetMessageClass(kind)
-    # A field of a oneof that is set later takes the place of one that was set before: each has its chance.
+    # In a oneof the field set last wins, so one is chosen: each has its chance.
     # Without a key most messages are refused at once: it is nearly always there.
     given = {"key": choices.pop("key")} if "key" in choices else {}
     return st.fixed_dictionaries(given, optional=choices).map(
@@ -126,7 +126,7 @@ def messages(kind: Descriptor, depth: int = 0) -> st.SearchStrategy[Any]:
 def _one_of_each(kind: Descriptor, chosen: dict[str, Any]) -> dict[str, Any]:
     for union in kind.oneofs:
         named = [field.name for field in union.fields if field.name in chosen]
-        # By what else was drawn, so that none of them is always the one that stays.
+        # Chosen by what else was drawn, so that it is not always the same one.
         stays = named[len(str(chosen)) % len(named)] if named else ""
         for name in named:
             if name != stays:
@@ -189,7 +189,7 @@ def varint(number: int) -> bytes:
 
 
 def deep(depth: int, *, branches: int = 1) -> bytes:
-    """A Txn in a Txn in a Txn; by hand, as protobuf's own encoder has a limit too."""
+    """A Txn nested `depth` times; encoded by hand, as protobuf's own encoder has a limit too."""
     encoded = pb.TxnRequest(
         success=[pb.RequestOp(request_put=pb.PutRequest(key=b"/deep"))]
     ).SerializeToString()
@@ -223,7 +223,7 @@ def _made_on_purpose() -> list[Sent]:
 
 
 def corpus(seed: int, each: int) -> list[Sent]:
-    """`each` valid messages of every method's, as many mutated ones, and those made on purpose."""
+    """`each` valid messages of every method, as many mutated ones, and the handwritten ones."""
     chance = random.Random(seed)
     sent = _made_on_purpose()
     for number, method in enumerate(METHODS):

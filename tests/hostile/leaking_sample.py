@@ -15,7 +15,7 @@ TELLS = "import sys; print('serving', *eval(sys.argv[1]), flush=True); sys.stdin
 
 @pytest.mark.parametrize("said", ["['all is well']", "['the password is', 'planted' + ' word']"])
 def test_planted(tmp_path: Path, said: str) -> None:
-    # `kine` among the first words makes it one of ours.
+    # `kine` among the first words makes the scan take it for a kine.
     program = tmp_path / "kine"
     program.write_text(TELLS)
     command = [sys.executable, "kine", said, ENDPOINT]

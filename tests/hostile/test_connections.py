@@ -24,7 +24,7 @@ PUT = "/etcdserverpb.KV/Put"
 
 
 def opened(target: Target, stack: ExitStack, count: int) -> list[socket.socket]:
-    """Connections that say nothing."""
+    """Opens connections that send nothing."""
     host, _, port = target.address.rpartition(":")
     found = []
     for _ in range(count):
@@ -61,7 +61,7 @@ def test_connection_that_makes_room_is_told_to_go(start_target: StartTarget) -> 
     one = pb.RangeRequest(key=KEY).SerializeToString()
     wires: deque[Wire] = deque()
     with ExitStack() as stack:
-        for _ in range(3 * MOST):  # some in the same millisecond, which is all that the server's clock tells
+        for _ in range(3 * MOST):  # some in the same millisecond, the server clock's resolution
             wires.append(stack.enter_context(target.wire()))
             wires[-1].send(head(1, RANGE) + body(1, one))
             wires[-1].answers(1)
@@ -113,7 +113,7 @@ def test_large_requests_that_many_connections_send_half_of(start_target: StartTa
     with target.probed() as probe, ExitStack() as stack:
         wires = [stack.enter_context(target.wire()) for _ in range(64)]
         for wire in wires:
-            # The library lets in 16 KiB before a request is read, and ends a call that sends more.
+            # grpcio accepts 16 KiB before a request is read, and ends a call that sends more.
             wire.send(
                 begun, *([half] * 64 if target.transport != "grpcio" else [frame(DATA, 0, 1, bytes(8_000))])
             )

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 KIND = {method.path: method.message for method in METHODS}
 RESERVED = "etcdserver: compact_rev_key_apiserver is where kine keeps compact_rev_key: write that"
-# What kine refuses, or tells in its own way: see docs/compatibility.md.
+# What kine refuses, or reports differently: see docs/compatibility.md.
 OWN_WAY = ("/etcdserverpb.Auth/", "/etcdserverpb.Cluster/", "/grpc.", "/v3lockpb.")
 OWN_WAY += tuple(f"/etcdserverpb.Maintenance/{name}" for name in ("MoveLeader", "Downgrade", "Snapshot"))
 if etcd.version() < (3, 7):
     OWN_WAY += ("/etcdserverpb.KV/RangeStream",)
-EVERY = 100  # requests, after which a good one must be answered rightly
+EVERY = 100  # after this many requests a valid one must get the right response
 
 
-# ---- what etcd 3.5.1 does not survive, or kine answers otherwise on purpose
+# ---- requests that crash etcd 3.5.1, or to which kine responds differently on purpose
 
 
 def decoded(sent: Sent) -> list[Message] | None:
@@ -61,17 +61,17 @@ def as_in_etcd(sent: Sent) -> bool:
         return False
     messages = decoded(sent)
     if messages is None:
-        return False  # Go's parser takes unknown groups, and depths, that others do not
+        return False  # Go's parser accepts unknown groups, and depths, that others do not
     alarms = [each for each in messages if isinstance(each, pb.AlarmRequest)]
     if any(operations(each) > 128 for each in messages):
-        return False  # etcd counts each level of nesting by itself
+        return False  # etcd counts the operations of each level of nesting separately
     return not any(
         (each.action not in (pb.AlarmRequest.GET, pb.AlarmRequest.DEACTIVATE)) for each in alarms
     ) and not any(sorted_out_of_bounds(each) for each in messages)
 
 
 def operations(message: Any) -> int:
-    """Of a Txn, with those of the transactions within it; 0 of any other message."""
+    """The operations of a Txn, including those of nested ones; 0 for any other message."""
     if not isinstance(message, pb.TxnRequest):
         return 0
     within = (op.request_txn for op in (*message.success, *message.failure) if op.HasField("request_txn"))
@@ -84,7 +84,7 @@ def operations(message: Any) -> int:
 
 @pytest.fixture
 def reference(backend: Backend, tmp_path: Path) -> Iterator[Client | None]:
-    """A real etcd, where its answers can be held against the server's."""
+    """A real etcd, where its responses can be compared with the server's."""
     (real,) = etcd.BACKENDS
     if real.missing() or backend.capabilities.holds_key is not any_bytes:
         yield None
@@ -96,7 +96,7 @@ def reference(backend: Backend, tmp_path: Path) -> Iterator[Client | None]:
 
 
 def begin(client: Client) -> None:
-    """Revisions 1 to 3 are compacted from here on, and the next ones are there."""
+    """Makes revisions 1 to 3 compacted, with the next ones present."""
     for number in range(8):
         client.put(b"/first", b"%d" % number)
     client.compact(4)
@@ -138,11 +138,11 @@ def test_every_request_is_answered_or_refused_as_by_etcd(
 
 
 def unleased(client: Client) -> list[KeyValue]:
-    """All there is that does not end by itself."""
+    """All keys without a lease, which do not expire."""
     return [kv for kv in client.range(b"\0", b"\0").kvs if not kv.lease]
 
 
-# Leases of the shortest time end in between, and take their keys along: not at one moment everywhere.
+# Leases with the shortest TTL expire meanwhile and delete their keys, at different moments on each server.
 OF_LEASES = {
     "etcdserver: requested lease not found",
     "etcdserver: lease already exists",
@@ -154,7 +154,7 @@ def agree(ended: Ended, due: Ended) -> bool:
     if "wireType" in due.text or "illegal tag" in due.text:
         return True  # for protobuf's own parsers a known number with another type is an unknown field
     if ended.text in OF_LEASES or due.text in OF_LEASES:
-        return True  # where the lease is there yet, the request may fail for what is looked at next
+        return True  # where the lease still exists, the request may fail at the next check
     return ended[:2] == due[:2] or ended.text == RESERVED
 
 

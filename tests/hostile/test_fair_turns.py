@@ -46,7 +46,7 @@ def test_one_sorted_range_among_hundreds_of_another_client(target: Target) -> No
     client = target.client()
     fill(client)
     one = pb.RangeRequest(**SORTED).SerializeToString()
-    with target.probed(), target.wire(window=0) as wire:  # each of its answers stays queued, and counts
+    with target.probed(), target.wire(window=0) as wire:  # each of its responses stays queued, and counts
         wire.send(*(head(stream, RANGE) + body(stream, one) for stream in IDS))
         await_that(lambda: target.metric("kine_queued_bytes") > 0)
         assert len(client.call("KV/Range", pb.RangeRequest(**SORTED), pb.RangeResponse).kvs) == 1
@@ -91,7 +91,7 @@ def test_queue_that_one_client_has_filled_takes_what_others_write(start_target: 
 
 
 def dear(target: Target) -> bytes:
-    """A transaction that compares all keys ten times, and would write if that failed: it does not."""
+    """A Txn that compares all keys ten times, and would write if that failed, which it does not."""
     fill(target.client())
     held = pb.Compare(
         key=b"/many/", range_end=b"/many0", target=pb.Compare.VERSION, result=pb.Compare.GREATER, version=0
@@ -131,7 +131,7 @@ def test_transactions_that_compare_large_values_many_times(target: Target) -> No
 
 
 def test_writes_of_one_key_are_not_decided_upon_again_and_again(target: Target) -> None:
-    """Each commit takes one of them: the others wait as they are."""
+    """Each commit takes one of them; the others wait without being evaluated again."""
     one = pb.TxnRequest(success=[put(b"/same", b"v"), put(b"/other", b"v")]).SerializeToString()
     with target.probed() as probe, target.wire() as wire:
         wire.send(*(head(stream, TXN) + body(stream, one) for stream in IDS))
@@ -195,7 +195,7 @@ def test_header_blocks_of_many_fields(target: Target) -> None:
 def test_transactions_of_hundreds_of_thousands_of_operations(
     target: Target, field: str, nested: bool
 ) -> None:
-    """A few bytes as they are sent, 40 MB each once they are understood."""
+    """A few bytes each on the wire, 40 MB each once decoded."""
     many = (b"\x0a\0" if field == "compare" else b"\x12\0") * 500_000
     txn = pb.TxnRequest.FromString(many)
     if nested:

@@ -91,7 +91,7 @@ def test_handshakes_that_fail_cost_a_bounded_number_of_log_lines(secured: Secure
 def test_handshake_that_stalls_ends(secured: Secured) -> None:
     with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(connected(address)) for address in secured.addresses]
-        begun = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # a ClientHello that never comes whole
+        begun = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # an incomplete ClientHello
         clients += [opened.enter_context(connected(address)) for address in secured.addresses]
         for client in clients[2:]:
             client.sendall(begun)

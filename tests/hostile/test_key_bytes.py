@@ -14,12 +14,12 @@ from tests import txn_ops
 from tests.client import DELETE, PUT, Client, WatchStream, keys_of, prefix_end
 from tests.hostile.hostile_keys import FAMILIES, LENGTHS, ROOTLESS, every
 
-# What keeps keys apart is the database's; on the others it is shown in `make test-engines`.
+# The database keeps keys apart; the other backends are tested in `make test-engines`.
 EACH_DATABASE = pytest.mark.quick_on("sqlite-http2", "postgres", "mysql", "nats")
 
 
 def held(client: Client, keys: list[bytes]) -> list[bytes]:
-    """Puts each under its own bytes as value; returns those held; the others are refused for a reason."""
+    """Puts each key with its own bytes as value; returns those stored; others are refused for a reason."""
     found = []
     for key in keys:
         refusal = None
@@ -37,7 +37,7 @@ def held(client: Client, keys: list[bytes]) -> list[bytes]:
 
 
 def check(client: Client, prefix: bytes, keys: list[bytes]) -> None:
-    """The keys below the prefix are these, by every way of asking."""
+    """Checks that the keys below the prefix are these, by every kind of read."""
     end = prefix_end(prefix)
     in_order = sorted(keys)
     answer = client.range(prefix, end)
@@ -67,7 +67,7 @@ def test_keys_alike_are_kept_apart(client: Client, prefix: bytes, family: str) -
 
 
 def test_which_keys_are_held(client: Client, prefix: bytes, capabilities) -> None:
-    # Each by itself: some databases hold only the first of those that are alike.
+    # Each below its own prefix: some databases store only the first of similar ones.
     keys = [
         prefix + b"%d/" % number + key.removeprefix(prefix)
         for number, key in enumerate(every(prefix))

@@ -42,7 +42,7 @@ def test_lists_of_leases_by_the_hundred(target: Target) -> None:
         assert client.leases() == granted
         for wire in wires:
             wire.answers(CALLS)
-    # Who asks while the database is being read waits for the next reading, together with all who do.
+    # Requests that arrive while the database is being read share the next read.
     assert statements(target, "Leases") - before < CONNECTIONS * CALLS / 4
     assert target.leases_per_turn <= BLOCK
 
@@ -67,7 +67,7 @@ def test_keys_of_a_lease_by_the_hundred(target: Target) -> None:
 
 
 def test_keys_of_a_lease_are_those_of_the_call(target: Target) -> None:
-    """None of an answer that was under way before."""
+    """A list that was already being made when the call came is not used for it."""
     client = target.client()
     lease = client.grant(FOREVER).ID
     for number in range(3 * BLOCK):

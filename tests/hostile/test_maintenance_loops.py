@@ -26,7 +26,7 @@ def together(calls: int, call: Callable[[int], object]) -> None:
 
 
 def statements(target: Target, name: str) -> int:
-    """How often the database was asked so, as the metrics have it."""
+    """How often this statement was sent to the database, according to the metrics."""
     lines = target.page("/metrics")[1].splitlines()
     counted = [line for line in lines if line.startswith("kine_sql_total{") and f'name="{name}"' in line]
     return sum(int(float(line.rpartition(" ")[2])) for line in counted)
@@ -55,7 +55,7 @@ def test_defragment_in_a_loop_is_joined_and_rests(target: Target) -> None:
             stop.set()
             attack.join()
 
-    # Each run answers all who ask meanwhile, but for those who come between two.
+    # Each run serves all requests that arrive meanwhile, except those that arrive between two.
     assert statements(target, "Vacuum") <= asked / CLIENTS + 2
 
 

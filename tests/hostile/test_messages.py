@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 RANGE, PUT = "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put"
 GZIP = ("grpc-encoding", "gzip")
 INTERNAL = b"grpc-status\x0213"
-# Bytes that may be sent at once: grpcio's windows are small at first.
+# Bytes that may be sent at once: grpcio's initial windows are small.
 SIZES = {"http2": 2 * MIB - 1024, "grpcio": 32 * 1024}
 
 
 def compressed(stream: int, message: bytes) -> bytes:
-    """A call whose message says that it is compressed."""
+    """A call whose message is flagged as compressed."""
     whole = bytearray(request(stream, RANGE, message, GZIP))
     at = whole.index(b"\0" + len(message).to_bytes(4, "big"))
     whole[at] = 1
@@ -29,7 +29,7 @@ def compressed(stream: int, message: bytes) -> bytes:
 
 
 def ended(wire: Wire, count: int) -> list[bytes]:
-    """How the next streams end: trailers, or nothing for a reset."""
+    """How the next streams end: trailers, or b"" for a reset."""
     found: list[bytes] = []
     for got in wire.frames():
         if got.kind == RST_STREAM:
@@ -58,7 +58,7 @@ def test_message_of_many_gzip_members_costs_no_more_than_one(target: Target) -> 
 
 
 def test_messages_cut_short_leave_nothing(target: Target) -> None:
-    """An error that was raised again and again once kept every message it had been raised for."""
+    """An exception object that was raised repeatedly once kept every message alive that had caused it."""
     if target.transport == "grpcio":
         pytest.skip("it ends such a call without a word")
     half = bytes(min(SIZES[target.transport], MIB) // 2)

@@ -46,7 +46,7 @@ def test_pages_are_served_beside_silent_connections(target: Target) -> None:
             for said in SAID:
                 for _ in range(CONNECTIONS * target.scale):
                     client = opened.enter_context(connected(address))
-                    with contextlib.suppress(OSError):  # it has made room for another already
+                    with contextlib.suppress(OSError):  # it was already closed in favour of another
                         client.sendall(SAID[said])
                 for _ in range(2):
                     assert {page: target.page(page)[0] for page in PAGES} == PAGES, (address, said)

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
-WAIT = 60.0  # seconds for what must happen
+WAIT = 60.0  # seconds; generous, for a busy machine
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
 
 @dataclass(slots=True)
 class Guarded:
-    """A server that asks for certificates, and the files it has its own from."""
+    """A server that requires client certificates, and the folder of its own."""
 
     instance: Instance
     folder: Path
@@ -49,7 +49,7 @@ class Guarded:
 
 
 def show(folder: Path, authority: trustme.CA) -> None:
-    """Writes the server's certificate, as tools do that renew one: key first, each at once."""
+    """Replaces the server's certificate as renewal tools do: the key first, each file atomically."""
     issued = authority.issue_cert("127.0.0.1")
     key, cert = folder / "new.key", folder / "new.pem"
     key.write_bytes(issued.private_key_pem.bytes())
@@ -92,11 +92,11 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
 
 
 def answered(guarded: Guarded, context: ssl.SSLContext) -> bytes:
-    """What the server says to one who speaks HTTP/2 over TLS; nothing if it ends the connection."""
+    """The server's response to an HTTP/2 preface over TLS; empty if it ends the connection."""
     received = b""
     with (
         socket.create_connection(guarded.endpoint, WAIT) as plain,
-        contextlib.suppress(ssl.SSLError, ConnectionError),  # TLS 1.3 tells at the first read
+        contextlib.suppress(ssl.SSLError, ConnectionError),  # TLS 1.3 reports it at the first read
         context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
     ):
         client.sendall(HTTP2)
@@ -201,7 +201,7 @@ def test_broken_renewal_keeps_what_was_there_and_says_so_once(start: Start) -> N
 
 
 def told(guarded: Guarded, what: str, times: int) -> None:
-    """Waits until the log has it: grpcio looks at the files in a thread of its own."""
+    """Waits until the message is in the log: grpcio checks the files in a separate thread."""
     deadline = time.monotonic() + WAIT
     while guarded.log.count(f'"{what}"') < times:
         assert time.monotonic() < deadline, guarded.log

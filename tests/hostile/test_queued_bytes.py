@@ -52,7 +52,7 @@ REFUSED = created(b"k", start_revision=-1)
 
 
 def fill(client: Client, size: int) -> int:
-    """Puts `VALUES` keys of so many bytes; the revision of the first."""
+    """Puts `VALUES` keys of `size` bytes; returns the revision of the first."""
     value = os.urandom(size)
     first = client.put(DIRECTORY + b"0000", value).header.revision
     for number in range(1, VALUES):
@@ -61,7 +61,7 @@ def fill(client: Client, size: int) -> int:
 
 
 def send(wire: Wire, *frames: bytes) -> None:
-    """Until the server takes no more: a client that is over its budget is not heard, and may be cut off."""
+    """Sends until the server stops reading: a client over its budget is not read from, and may be cut off."""
     wire.socket.settimeout(1)
     for each in frames:
         try:
@@ -70,7 +70,7 @@ def send(wire: Wire, *frames: bytes) -> None:
             return
 
 
-# ---- answers that are not taken
+# ---- responses that are not read
 
 
 def test_watch_streams_without_a_window(start_target: StartTarget) -> None:
@@ -253,7 +253,7 @@ def test_txn_that_compares_more_keys_than_one_may(target: Target) -> None:
 
 
 def test_txn_that_compares_more_deleted_keys_than_one_may(target: Target) -> None:
-    """They are no part of the range, and cost as much to look at."""
+    """Deleted keys are not part of the range, and cost as much to examine."""
     client = target.client()
     for number in range(0, 2_000, 100):
         client.txn([], [put(b"/many/%04d" % each, b"v") for each in range(number, number + 100)])

@@ -14,7 +14,7 @@ from tests.txn_ops import put
 if TYPE_CHECKING:
     from tests.hostile.harness import Target
 
-IN_A_TURN = 300  # calls or messages: an allowance of 64, and what one piece of 2 KiB can hold besides
+IN_A_TURN = 300  # calls or messages: an allowance of 64, plus what one read of 2 KiB can hold
 
 
 def test_calls_of_many_connections_at_once(target: Target) -> None:

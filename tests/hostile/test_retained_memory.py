@@ -34,17 +34,17 @@ REFLECTION = "/grpc.reflection.v1{}.ServerReflection/ServerReflectionInfo"
 NAMED = health.HealthCheckRequest(service=LARGE.decode()).SerializeToString()
 DESCRIBED = reflection.ServerReflectionRequest(file_containing_symbol=LARGE.decode()).SerializeToString()
 MANY = 300  # streams
-FEW = 50  # that fit into the window that the library begins with
+FEW = 50  # that fit into grpcio's initial window
 
 
 def packed(message: bytes) -> bytes:
-    """A message as it is sent compressed: a thousandth of its size, where it is all one letter."""
+    """A compressed message on the wire: a thousandth of its size, where it is all one letter."""
     small = gzip.compress(message)
     return b"\1" + len(small).to_bytes(4, "big") + small
 
 
 def answered(wire: Wire, streams: int) -> dict[int, bytes]:
-    """Waits until so many streams have had an answer or their end; the trailers of those that have ended."""
+    """Waits until so many streams have had a response or ended; returns the trailers of the ended ones."""
     heard: dict[int, bytes] = {}
     for got in wire.frames():
         if got.kind == DATA:
@@ -76,11 +76,11 @@ def test_streams_keep_no_message(start_target: StartTarget, path: str, message: 
             wire.send(*(head(i, path, GZIP) + frame(DATA, 0, i, one) for i in range(1, 2 * FEW, 2)))
             answered(wire, FEW)
         probe.answers(5)
-    assert target.memory_growth < SLACK + 24 * MIB  # the library has copies of its own
+    assert target.memory_growth < SLACK + 24 * MIB  # grpcio has copies of its own
 
 
 def test_messages_of_streams_that_wait(start_target: StartTarget) -> None:
-    """Each needs its key until the end, and its client takes nothing."""
+    """Each needs its key until the end, and its client reads nothing."""
     target = start_target("--max-queued-bytes=16MiB", "--value-cache-bytes=1MiB")
     fill(target.client(), 100 * KIB)
     every = pb.RangeRequest(key=DIRECTORY, range_end=DIRECTORY + b"\xff" + LARGE).SerializeToString()

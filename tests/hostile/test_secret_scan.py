@@ -76,7 +76,7 @@ def test_profiles_metrics_and_arguments_tell_no_password(
 
 
 def logging_in(kind: str, word: str) -> str:
-    """The endpoint of a server on which a user of this password may do everything."""
+    """The endpoint of a server on which a user with this password may do everything."""
     if kind == "nats":
         if reason := nats_programs.missing():
             pytest.skip(reason)
@@ -106,7 +106,7 @@ def logging_in(kind: str, word: str) -> str:
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The check as at the beginning of a run."""
+    """Resets the scan to its state at the beginning of a run."""
     told: dict[str, str] = {}
     monkeypatch.setattr(secret_scan, "_told", told)
     monkeypatch.setattr(secret_scan, "_logs", [])

@@ -20,7 +20,7 @@ STREAMS = 12
 
 
 def fill(target: Target) -> int:
-    """Some megabytes; returns the database's size."""
+    """Writes some megabytes; returns the database's size."""
     client = target.client()
     for number in range(8 * target.scale):
         client.put(b"/large/%d" % number, bytes(MIB))
@@ -44,10 +44,10 @@ def test_streams_that_take_nothing_hold_one_copy_and_leave_none(target: Target) 
         probe.answers(50)
         held = target.unlinked
 
-        assert copies(target) == set()  # it has no name
+        assert copies(target) == set()  # it is unlinked
     assert held < 1.5 * size
     assert target.memory_growth < 64 * MIB
-    for _ in range(10 * target.scale):  # copies that nobody waits for any more
+    for _ in range(10 * target.scale):  # copies whose clients are gone
         with target.wire(window=0) as wire:
             ask(wire, 3)
     assert sum(len(part.blob) for part in target.client().snapshot()) > 0

@@ -35,7 +35,7 @@ def test_large_values_that_begin_alike_sorted_by_value(target: Target) -> None:
         probe.answers(10)
         wire.answers(calls)
     assert [item.key for item in found.kvs] == wanted
-    # A turn ends the sorting of one run of 8 MiB, or merges as much: each value is copied once.
+    # A turn finishes sorting one run of 8 MiB, or merges as much: each value is copied once.
     assert target.metric("hostile_value_bytes_per_turn") <= 24 * MIB
 
 

@@ -43,7 +43,7 @@ def fill(client: Client) -> None:
 
 
 def refused_swap(number: int) -> pb.TxnRequest:
-    """As Kubernetes updates: if somebody else was first, the answer is what there is."""
+    """Like Kubernetes' update: if another client was first, the response has the current value."""
     first = pb.Compare(key=key(number), target=pb.Compare.MOD, mod_revision=1)
     return pb.TxnRequest(compare=[first], success=[put(key(number), b"v")], failure=[get(key(number))])
 
@@ -76,7 +76,7 @@ def test_values_that_writes_need(
         )
         wire.answers(CALLS)
         probe.answers(5)
-    # What is cached of new values grows with the writes; a group of writes is 8 MiB, and what becomes of it.
+    # Cached new values grow with the writes; a group commit takes 8 MiB, plus what is made of it.
     assert target.memory_growth < BUDGET + SLACK + 40 * MIB + (100 * MIB if cache == CACHED else 0)
 
 
@@ -105,7 +105,7 @@ def test_values_in_answers_that_are_not_taken(
         )
         await_that(lambda: target.metric("kine_queued_bytes") > 2 * SIZE)
         probe.answers(300)
-        assert target.metric("kine_queued_bytes") < BUDGET // 4 + 8 * MIB  # grpcio's count twice
+        assert target.metric("kine_queued_bytes") < BUDGET // 4 + 8 * MIB  # on grpcio, responses count twice
     assert target.memory_growth < BUDGET + SLACK + 40 * MIB
 
 

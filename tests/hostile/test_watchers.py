@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KEY = b"/m/key"
 WATCHES = 1_500
 WRITES = 4
-ALLOWANCE = 500  # watchers told in a turn, and as many in the turn of a commit
+ALLOWANCE = 500  # watchers notified in a turn, and as many in the turn of a commit
 
 
 def overlapping(number: int) -> tuple[bytes, bytes]:
@@ -50,7 +50,7 @@ def test_event_that_thousands_of_watches_match(
 
 
 def test_prefixes_of_hundreds_of_lengths(target: Target) -> None:
-    """An event's key is looked up by a few of them; the others are asked, and none is forgotten."""
+    """Only a few prefix lengths of a key are looked up; all other watchers are checked one by one."""
     client = target.client()
     watch = client.watch()
     key = KEY + b"x" * 300

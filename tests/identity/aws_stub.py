@@ -1,5 +1,6 @@
-"""Stub of AWS' credential services on loopback: instance and container metadata, STS and single sign-on,
-which can be made slow or faulty.
+"""Stub of AWS' credential services: instance and container metadata, STS and single sign-on.
+
+It listens on loopback, and can be made slow or faulty.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Behaviour = Callable[[Asked], Answer]
 
 @dataclass
 class Stub:
-    """Behaves as it is told, from the next request on; while `silent` no request is answered."""
+    """Behaves as set, from the next request on; while `silent` it answers no request."""
 
     behave: Behaviour
     place: tuple[str, int] = ("127.0.0.1", 0)
@@ -66,7 +67,7 @@ class Stub:
             do_GET = do_POST = do_PUT = do_CONNECT = serve  # noqa: N815
 
             def log_message(self, *words: object) -> None:
-                """Silent."""
+                """Logs nothing."""
 
             def handle(self) -> None:
                 try:
@@ -94,13 +95,13 @@ class Stub:
             self._changed.notify_all()
 
     def wait_for(self, count: int, patience: float = 60.0) -> bool:
-        """Until so many requests have come."""
+        """Waits until so many requests have arrived."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self.asked) >= count, patience)
 
 
 def keys(life: float = 3600.0, access_key: str = sigv4.ACCESS_KEY) -> dict[str, str]:
-    """What the metadata services tell of a role."""
+    """The response of the metadata services for a role."""
     ends = datetime.now(UTC) + timedelta(seconds=life)
     return {
         "Code": "Success",
@@ -113,7 +114,7 @@ def keys(life: float = 3600.0, access_key: str = sigv4.ACCESS_KEY) -> dict[str, 
 
 
 def metadata(role: Callable[[], dict[str, str]] = keys) -> Behaviour:
-    """The instance's, version 2."""
+    """The instance metadata service, version 2."""
 
     def behave(asked: Asked) -> Answer:
         if asked.path.endswith("/api/token"):
@@ -130,7 +131,7 @@ def container(role: Callable[[], dict[str, str]] = keys) -> Behaviour:
 
 
 def sts(life: float = 3600.0, access_key: str = sigv4.ACCESS_KEY) -> Behaviour:
-    """Whatever role is to be assumed, and by what."""
+    """STS: gives credentials for any role, by any means."""
 
     def behave(asked: Asked) -> Answer:
         action = "AssumeRoleWithWebIdentity" if "WebIdentity" in asked.body else "AssumeRole"
@@ -149,7 +150,7 @@ def sts(life: float = 3600.0, access_key: str = sigv4.ACCESS_KEY) -> Behaviour:
 
 
 def single_sign_on() -> Behaviour:
-    """Renews any login, and gives the one renewed a role's credentials."""
+    """Single sign-on: renews any login, and returns a role's credentials for the renewed one."""
 
     def behave(asked: Asked) -> Answer:
         if asked.path == "/token":
@@ -183,5 +184,5 @@ def always(body: str, status: int = 200, kind: str = "text/plain") -> Behaviour:
 
 
 def access_key(token: str) -> Any:
-    """By which a token was signed."""
+    """The access key that a token was signed with."""
     return sigv4.fields(token)["X-Amz-Credential"].split("/")[0]

@@ -1,5 +1,4 @@
-"""Differential test of Go kine as the fork builds it and this kine: started alike, and their outcomes
-compared.
+"""Differential test of Go kine, as the fork builds it, and this kine: started alike, outcomes compared.
 
 KINE_TEST_FORK names the fork's program; docs/auth.md says how it is built. Without it nothing is compared.
 """
@@ -52,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One program with one endpoint. `end` is how its start has ended."""
+    """One program with one endpoint. `end` is how its start ended."""
 
     end: str
     log: Path
@@ -60,7 +59,7 @@ class Run:
 
 
 def listed(case: Case) -> bool:
-    """Whether docs/auth.md has the difference, or there is none."""
+    """Whether docs/auth.md lists the difference, or there is none."""
     return not case.ours or f"\n| {case.row}" in _DOCS.read_text()
 
 
@@ -72,9 +71,9 @@ def compare(
     *,
     before: tuple[str, ...] = (),
 ) -> dict[str, str]:
-    """What each program does, by its name. `values` are those of the endpoint, flags and variables.
+    """The outcome of each program, by its name. `values` are those of the endpoint, flags and variables.
 
-    `before` stands before the command. `observe(name, run)` is asked while the program runs.
+    `before` is prepended to the command. `observe(name, run)` is called while the program runs.
     """
 
     def one(name: str) -> str:

@@ -55,7 +55,7 @@ class GssGate:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if struct.unpack_from("!i", await _packet(reader), 4)[0] != _GSS:
-            return  # a request to cancel, which we do not pass on
+            return  # a cancel request, which is not forwarded
         writer.write(b"G")
         import gssapi
 

@@ -44,7 +44,11 @@ class MysqlGate(Gate):
             self._tasks.start(self._greet(accepted))
 
     async def _greet(self, accepted: socket.socket) -> None:
-        """Not by a stream: the client's TLS follows its request unasked, and a stream would swallow it."""
+        """Serves one client.
+
+        Reads from the socket, as the client starts TLS right after its request, and a stream would buffer
+        that.
+        """
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
             _, greeting = await _packet(server_reader)
@@ -109,14 +113,14 @@ class MysqlGate(Gate):
 
 
 def _offering_tls(greeting: bytes) -> bytes:
-    """The capabilities' lower half stands after version, thread, salt and a filler."""
+    """Offers TLS. The lower half of the capabilities follows version, thread, salt and a filler."""
     place = greeting.index(b"\0", 1) + 1 + 4 + 8 + 1
     lower = struct.unpack_from("<H", greeting, place)[0] | _SSL
     return greeting[:place] + struct.pack("<H", lower) + greeting[place + 2 :]
 
 
 def _text(packet: bytes, start: int) -> tuple[bytes, int]:
-    """Up to a NUL, and where what follows begins."""
+    """The text up to a NUL, and the position after it."""
     end = packet.index(b"\0", start)
     return packet[start:end], end + 1
 

@@ -23,16 +23,17 @@ _REFUSAL = b"SFATAL\0VFATAL\0C28P01\0MPAM authentication failed for user\0\0"
 
 @dataclass(frozen=True)
 class Circumstances:
-    """In which a password was given."""
+    """The circumstances in which a password was given."""
 
     encrypted: bool
     certificate: bool  # of the client's
 
 
 class Gate:
-    """`judge(user, password)` says who may pass. `presented` has every password that was given, in order.
+    """`judge(user, password)` decides who may pass. `presented` has every password that was given, in order.
 
-    Without `tls` none is offered. `clear`: the password is asked for where the client wants no TLS, too.
+    Without `tls` none is offered. `clear`: the password is requested without TLS, too, if the client wants
+    none.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Gate:
         self._thread.join(60)
 
     def cut(self) -> None:
-        """Ends every connection, as a failover does."""
+        """Breaks every connection, as a failover does."""
 
         async def cut() -> None:
             for writer in list(self._writers):
@@ -102,7 +103,7 @@ class Gate:
         words = start[8:].split(b"\0")
         parameters = dict(zip(words[::2], words[1::2], strict=False))
         if b"user" not in parameters:
-            return  # a request to cancel, which we do not pass on
+            return  # a cancel request, which is not forwarded
         user = parameters[b"user"].decode()
         writer.write(_CLEARTEXT)
         await reader.readexactly(1)

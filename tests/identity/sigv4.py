@@ -44,13 +44,13 @@ def signed_at(text: str) -> datetime:
 
 
 def fields(text: str) -> dict[str, str]:
-    """A token as its parts: their order is free, the signature covers them sorted."""
+    """The parts of a token: their order is free, the signature covers them sorted."""
     place, _, query = text.partition("?")
     return {"": place} | {name: values[0] for name, values in parse_qs(query).items()}
 
 
 def good(text: str, host: str, port: int, user: str, region: str, now: datetime) -> bool:
-    """Whether RDS would let its bearer in at this moment."""
+    """Whether RDS would accept the token at this moment."""
     try:
         moment = signed_at(text)
     except (KeyError, ValueError):

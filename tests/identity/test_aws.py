@@ -104,7 +104,7 @@ def _process(aws: pytest.MonkeyPatch, directory: Path) -> None:
 
 
 def _serve(aws: pytest.MonkeyPatch, body: str, kind: str) -> str:
-    """An address on loopback that answers every request so."""
+    """The address of an HTTP server on loopback that answers every request alike."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -116,7 +116,7 @@ def _serve(aws: pytest.MonkeyPatch, body: str, kind: str) -> str:
         do_POST = do_GET  # noqa: N815
 
         def log_message(self, *words: object) -> None:
-            """Silent."""
+            """Logs nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -243,7 +243,7 @@ def trusting_server() -> Iterator[postgres.Postgres]:
 
 
 class Clock:
-    """The judge's."""
+    """The clock of the gate that checks tokens."""
 
     ahead = timedelta(0)
 
@@ -415,7 +415,7 @@ class _Cleartext:
 
 
 def put_until_served(client: Client, key: bytes, value: bytes) -> None:
-    """The first calls after a cut may meet a lost connection."""
+    """Retries a put, as the first calls after a cut may still get a lost connection."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

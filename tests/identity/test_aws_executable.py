@@ -64,7 +64,7 @@ def assumed_role(bare: pytest.MonkeyPatch, stub: Stub, home: Path) -> None:
 
 
 def single_sign_on(bare: pytest.MonkeyPatch, stub: Stub, home: Path) -> None:
-    """Somebody has logged in, an hour ago; the login is renewed, and then credentials are asked for."""
+    """A login from an hour ago, which is renewed, after which credentials are requested."""
     (home / "config").write_text(
         "[default]\nsso_session = s\nsso_account_id = 123456789012\nsso_role_name = kine\n"
         "[sso-session s]\nsso_region = eu-central-1\nsso_start_url = https://example.com\n"

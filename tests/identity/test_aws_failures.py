@@ -71,7 +71,7 @@ async def token(provider: Provider, host: str = HOST) -> str:
 
 
 async def token_at_last(provider: Provider, key: str = sigv4.ACCESS_KEY) -> str:
-    """As a server does that tries on."""
+    """Retries as a server does."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
@@ -91,7 +91,7 @@ def from_metadata(bare: pytest.MonkeyPatch, stub: Stub, directory: Path) -> None
 
 
 def from_container(bare: pytest.MonkeyPatch, stub: Stub, directory: Path) -> None:
-    """As on ECS; EKS Pod Identity names a file with its own token beside."""
+    """As on ECS; EKS Pod Identity also names a file with its own token."""
     bare.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{stub.address}/credentials")
     (directory / "pod").write_text(SECRET)
     bare.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(directory / "pod"))
@@ -179,7 +179,7 @@ async def test_credentials_serve_until_they_expire_whatever_their_renewal_does(
     provider = aws()
     await token(provider)
     stub.behave = aws_stub.refusing()
-    # Renewed by itself from half the life on, without success.
+    # Renewed automatically from half its lifetime on, without success.
     assert await asyncio.to_thread(stub.wait_for, len(stub.asked) + 1)
     assert aws_stub.access_key(await token(provider)) == sigv4.ACCESS_KEY
     stub.behave = later[source]
@@ -206,7 +206,7 @@ async def test_silent_provider_is_given_up_in_time_and_a_renewal_delays_nobody(
 async def test_who_waits_behind_a_silent_provider_fails_with_the_first(
     bare: pytest.MonkeyPatch, stub: Stub, tmp_path: Path, aws: Callable[..., Provider]
 ) -> None:
-    """As writes do that want the one connection for writing, one after the other."""
+    """As writes do that wait one after the other for the one connection for writing."""
     from_container(bare, stub, tmp_path)
     stub.talking.clear()
     provider, turn = aws(2.0), asyncio.Lock()
@@ -308,7 +308,7 @@ def expired_login_of_yesterday(bare: pytest.MonkeyPatch, stub: Stub, directory: 
 
 
 def log_in(directory: Path, until: str) -> None:
-    """What `aws sso login` leaves behind."""
+    """Creates the files that `aws sso login` leaves."""
     cache = directory / "logins"
     cache.mkdir(exist_ok=True)
     (cache / f"{sha1(b's', usedforsecurity=False).hexdigest()}.json").write_text(
@@ -332,7 +332,7 @@ def container_that_is_not_there(bare: pytest.MonkeyPatch, stub: Stub, directory:
 
 
 def hop_limit_too_low(bare: pytest.MonkeyPatch, stub: Stub, directory: Path) -> str:
-    """The answer with the token does not arrive, and without a token there is none."""
+    """The response with the token does not arrive, and without a token there is none."""
     from_metadata(bare, stub, directory)
 
     def behave(asked: Asked) -> Answer:
@@ -488,7 +488,7 @@ async def test_sts_is_asked_where_the_environment_says(
 ) -> None:
     from_web_identity(bare, stub, tmp_path)
     bare.delenv("AWS_ENDPOINT_URL_STS")
-    bare.setenv("HTTPS_PROXY", stub.address)  # is told the name, and refuses to connect
+    bare.setenv("HTTPS_PROXY", stub.address)  # gets the name, and refuses to connect
     for name, value in settings.items():
         bare.setenv(name, value)
     stub.behave = aws_stub.always("", 403)
@@ -534,7 +534,7 @@ def test_no_variable_weakens_whom_a_token_is_given_to(
         monkeypatch.setenv("PGSSLMODE", told)
     connection = parse(f"postgres://kine@{HOST}/kine", IAM).connection
     assert connection["sslmode"] == "verify-full"
-    assert connection["sslrootcert"]  # those that the machine trusts
+    assert connection["sslrootcert"]  # the CAs that the machine trusts
 
 
 @pytest.mark.parametrize(
@@ -583,7 +583,7 @@ def test_our_defaults_give_way_to_variables(
 async def test_token_is_kept_from_a_server_that_is_not_the_one(
     bare: pytest.MonkeyPatch, tmp_path: Path, presented: str
 ) -> None:
-    """One that asks for the password, with a certificate of another authority or for another name."""
+    """A server that requests the password with a certificate of another CA or for another name."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     named = "db.example.com" if presented == "another name" else "127.0.0.1"

@@ -69,7 +69,7 @@ def judged(gate: Callable[[], Gate]) -> Callable[[str, str], bool]:
 
 @pytest.fixture(params=["postgres", "mysql"])
 def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Gate, str]]:
-    """In front of a real server, and the endpoint that leads through it."""
+    """A gate in front of a real server, and the endpoint that leads through it."""
     context: ssl.SSLContext = serving(tmp_path)
     if request.param == "postgres":
         if reason := postgres.missing():
@@ -105,7 +105,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Instance]]:
 
 
 def pod(bare: pytest.MonkeyPatch, directory: Path, stub: Stub) -> None:
-    """As EKS Pod Identity has it: a file with a token, and an agent that gives credentials for it."""
+    """EKS Pod Identity: a file with a token, and an agent that returns credentials for it."""
     (directory / "pod").write_text(SECRETS[1])
     bare.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(directory / "pod"))
     bare.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{stub.address}/v1/credentials")
@@ -136,7 +136,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 
 def put_some(client: Client) -> None:
-    """One of them needs a new connection."""
+    """Writes several times, as one of the writes needs a new connection."""
     for _ in range(3):
         client.put(b"/iam/a", b"2")
 
@@ -167,7 +167,7 @@ def test_late_short_and_silent_credentials_from_start_to_recovery(
         )
         with Client(address) as client:
             put_until_served(client, b"/iam/a", b"1")
-            # Then it is silent: nobody notices, until what it gave has expired.
+            # Then it does not respond, which has no effect until the credentials have expired.
             stub.talking.clear()
             end = time.monotonic() + 8
             calls = 0
@@ -181,7 +181,7 @@ def test_late_short_and_silent_credentials_from_start_to_recovery(
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
             shown = page(port, "/metrics") + page(port, "/debug/pprof/profile?seconds=1")
             assert 'error_code="identity"' in shown
-            # Then it answers again.
+            # Then it responds again.
             stub.behave = agent(3600)
             stub.talking.set()
             put_until_served(client, b"/iam/a", b"3")
@@ -222,7 +222,7 @@ def test_start_that_waits_for_credentials_says_so(
     assert instance.stop() == 0
 
 
-# ---- in a network of its own
+# ---- in a private network namespace
 
 
 AGENTS = {
@@ -240,7 +240,10 @@ HOSTS = "KINE_TEST_HOSTS"  # the file that is /etc/hosts within
 
 
 def within(test: str, folder: Path) -> bool:
-    """Whether the test runs where it may take any address and name; if not, it has run there now."""
+    """Whether the test runs in a private network namespace; if not, runs it there.
+
+    In such a namespace it may use any address and name.
+    """
     if reason := postgres.missing():
         pytest.skip(reason)
     if HOSTS in os.environ:
@@ -296,7 +299,7 @@ def test_roles_of_task_pod_and_machine_are_found_at_their_services_own_addresses
 def test_connections_follow_the_name_to_another_host(
     bare: pytest.MonkeyPatch, start: Callable[..., Instance], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """As RDS fails over: the name leads elsewhere, and who held the address swallows what comes."""
+    """An RDS failover: the name resolves elsewhere, and the old address swallows all packets."""
     if not within(request.node.nodeid, tmp_path):
         return
     name = f"db.c0ffee.{REGION}.rds.amazonaws.com"
@@ -317,7 +320,7 @@ def test_connections_follow_the_name_to_another_host(
             put_until_served(client, b"/iam/a", b"1")
             with Gate(server.port, context, judge, address="127.0.0.2", port=port) as second:
                 hosts.write_text(f"127.0.0.2 {name}\n")
-                former.close()  # it listens on, and answers nobody
+                former.close()  # it goes on listening, and responds to no one
                 put_until_served(client, b"/iam/a", b"2")
                 assert client.range(b"/iam/a").kvs[0].value == b"2"
                 assert second.presented

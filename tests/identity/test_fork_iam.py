@@ -57,7 +57,7 @@ _numbers = count(1)
 
 
 def given(end: str, host: str = ALIAS, region: str = "eu-central-1", how: str = "over TLS") -> str:
-    """What came of it, and where the token went."""
+    """The outcome, and where the token was sent."""
     return f"{end}; token of {region} for {host} {how}"
 
 
@@ -70,7 +70,7 @@ def my(query: str = "", *, host: str = ALIAS, user: str = f"{USER}@", port: str 
 
 
 def without(*names: str, **more: str) -> dict[str, str]:
-    """Variables: the keys, without some."""
+    """The variables `keys`, without some."""
     return {name: value for name, value in KEYS.items() if name not in names} | more
 
 
@@ -365,7 +365,7 @@ MYSQL = [
 
 @dataclass(frozen=True)
 class Behind:
-    """A gate for each program, so that both may run at once."""
+    """A gate for each program, so that both can run concurrently."""
 
     gates: dict[str, tuple[Gate, ...]]
     values: dict[str, dict[str, str]]
@@ -437,7 +437,7 @@ def behind() -> Iterator[Behind]:
 
 
 def _files(folder: Path, authority: trustme.CA, opened: ExitStack) -> dict[str, str]:
-    """All that the cases name but the gates."""
+    """All files that the cases name, except the gates'."""
     keys = f"aws_access_key_id = {sigv4.ACCESS_KEY}\naws_secret_access_key = "
     (folder / "credentials").write_text(f"[chosen]\n{keys}{sigv4.SECRET_KEY}\n[wrong]\n{keys}wrong\n")
     (folder / "profile").write_text("[default]\nregion = us-east-1\n")
@@ -553,7 +553,7 @@ def test_sts_is_asked_where_the_fork_asks_it(
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_WEB_IDENTITY_TOKEN_FILE": "{web}",
         "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/kine",
-        "HTTPS_PROXY": "{proxy}",  # is told the name, and refuses to connect
+        "HTTPS_PROXY": "{proxy}",  # gets the name, and refuses to connect
         **settings,
     }
     flags = ("--identity-provider=aws",)

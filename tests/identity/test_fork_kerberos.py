@@ -260,7 +260,7 @@ def realm() -> Iterator[Kerberized]:
 
 @pytest.fixture(scope="module")
 def files(realm: Kerberized) -> dict[str, str]:
-    """All that the cases name."""
+    """All files that the cases name."""
     here = realm.kdc.directory
     keytab = realm.keytab
     realm.kdc.kinit("kine", keytab, here / "cache")
@@ -362,7 +362,7 @@ def test_connections_are_made_without_a_kdc(realm: Kerberized, files: dict[str, 
 
 
 class Names(socketserver.BaseRequestHandler):
-    """A name server: alias.test is another name of db.test, on 127.0.0.1, whose reverse name is localhost."""
+    """A DNS server: alias.test is another name of db.test, on 127.0.0.1, whose reverse name is localhost."""
 
     def handle(self) -> None:
         question, answering = self.request
@@ -393,7 +393,7 @@ def _record(name: bytes, kind: int, content: bytes) -> bytes:
 
 @pytest.fixture
 def named(tmp_path: Path) -> Iterator[tuple[str, ...]]:
-    """Before a command: within it that name server answers, and no file knows a name."""
+    """A command prefix under which that DNS server is used, and no hosts file has a name."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a name server of their own needs root, and unshare")
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.10\noptions timeout:5 attempts:3\n")
@@ -415,7 +415,7 @@ def named(tmp_path: Path) -> Iterator[tuple[str, ...]]:
 
 @contextmanager
 def alone(what: str) -> Iterator[None]:
-    """One test at a time, of whatever process: there is one such place on the machine."""
+    """Runs one test at a time across all processes: there is only one such place on the machine."""
     with Path(f"/tmp/kine-tests-fork-{what}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

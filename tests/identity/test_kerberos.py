@@ -91,7 +91,7 @@ def test_ccname_alone_turns_nothing_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_libpq_without_gssapi_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     class Trial:
-        """What such a libpq says; none is at hand."""
+        """Fails as such a libpq does; none is available here."""
 
         @staticmethod
         def connect_start(conninfo: bytes) -> Trial:
@@ -101,7 +101,7 @@ def test_libpq_without_gssapi_says_what_to_install(monkeypatch: pytest.MonkeyPat
             return 'gssencmode value "require" invalid when GSSAPI support is not compiled in'
 
         def finish(self) -> None:
-            """Nothing is held."""
+            """Does nothing."""
 
     monkeypatch.setattr(dsn.pq, "PGconn", Trial)
     with pytest.raises(ValueError, match=r"install psycopg\[binary\]"):
@@ -141,7 +141,7 @@ def put(client: Client, value: bytes) -> None:
 
 
 def put_some(client: Client) -> None:
-    """One of them needs a new connection."""
+    """Writes several times, as one of the writes needs a new connection."""
     for _ in range(3):
         client.put(b"/krb", b"4")
 
@@ -234,7 +234,7 @@ def test_password_needs_no_ticket_where_the_server_asks_for_one(
     tmp_path: Path,
     by: str,
 ) -> None:
-    """As in Go kine, where the server chooses; here no KDC could be asked."""
+    """As in Go kine, where the server chooses the method; here no KDC can be reached."""
     config = tmp_path / "krb5.conf"
     config.write_text(realm.kdc.config.read_text().replace(f":{realm.kdc.port}", f":{free_port()}"))
     monkeypatch.setenv("KRB5_CONFIG", str(config))
@@ -347,7 +347,7 @@ def test_short_tickets_are_renewed_and_a_stopped_kdc_is_survived(
         realm.kdc.server.kill()
         try:
             time.sleep(5)
-            client.put(b"/krb", b"3")  # on a connection there is
+            client.put(b"/krb", b"3")  # on an existing connection
             cut(realm)
             with pytest.raises(grpc.RpcError):
                 put_some(client)

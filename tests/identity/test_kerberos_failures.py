@@ -54,7 +54,7 @@ def silent_kdc(realm: Kerberized) -> Iterator[Callable[[], None]]:
 def test_silent_kdc_delays_no_call_while_a_ticket_of_somebody_elses_lasts(
     realm: Kerberized, serve: Callable[..., Instance], silent_kdc: Callable[[], None], tmp_path: Path
 ) -> None:
-    """In the last 30 seconds of its life libkrb5 would renew it, wherever keys may be."""
+    """In the last 30 seconds of its lifetime libkrb5 would renew it, wherever keys may be."""
     cache = tmp_path / "cache"
     realm.kdc.kinit("kine", realm.keytab, cache)
     instance = serve(
@@ -67,7 +67,7 @@ def test_silent_kdc_delays_no_call_while_a_ticket_of_somebody_elses_lasts(
     end = time.monotonic() + 22
     with Client(instance.address) as client:
         while tickets.read_bytes() == first:
-            put(client, b"0")  # new connections find that the cache is another
+            put(client, b"0")  # new connections find that the cache has changed
         silent_kdc()
         _call_until(instance, end)
 
@@ -76,7 +76,7 @@ def test_silent_kdc_delays_no_call_while_a_ticket_of_somebody_elses_lasts(
 def test_silent_kdc_delays_no_call_while_a_ticket_of_ours_lasts(
     realm: Kerberized, serve: Callable[..., Instance], silent_kdc: Callable[[], None]
 ) -> None:
-    """From half its life on libkrb5 would renew one that a keytab's key has got."""
+    """From half its lifetime on libkrb5 would renew a ticket that was obtained with a keytab's key."""
     realm.kdc.add("brief", "-maxlife", "40 seconds")
     keytab = realm.kdc.keytab("brief", realm.kdc.directory / "brief.keytab", "-norandkey")
     with realm.postgres.admin() as admin:
@@ -104,7 +104,7 @@ def _call_until(instance: Instance, end: float) -> None:
 async def test_silent_kdc_and_name_server_are_asked_by_no_call_on_the_event_loops_thread(
     realm: Kerberized, silent_kdc: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, bool]] = []  # what, and whether on the loop's thread
+    asked: list[tuple[str, bool]] = []  # the call, and whether it was on the loop's thread
 
     def noted(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def called(*words: Any, **named: Any) -> Any:
@@ -129,7 +129,7 @@ async def test_silent_kdc_and_name_server_are_asked_by_no_call_on_the_event_loop
     loop = asyncio.get_running_loop()
 
     async def longest() -> float:
-        """Of the calls of two seconds, each with its pause."""
+        """The longest of the calls of two seconds, each followed by its pause."""
         found, last, end = 0.0, loop.time(), loop.time() + 2
         while loop.time() < end:
             await log.newest()
@@ -152,7 +152,7 @@ async def test_silent_kdc_and_name_server_are_asked_by_no_call_on_the_event_loop
 
 @pytest.fixture
 def slow_names(tmp_path: Path) -> Iterator[list[str]]:
-    """Within it no name server answers, and no file knows an address' name."""
+    """A command prefix under which no DNS server responds, and no file has an address' name."""
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("needs root, and unshare")
     silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -401,7 +401,7 @@ def test_two_thousand_connections_leave_no_memory_behind(
 
 
 def grown(instance: Instance, writes: int = 2000, *, before: int = 300) -> int:
-    """Bytes by which the process grows in so many writes, each on a connection of its own."""
+    """Bytes by which the process grows in so many writes, each on a new connection."""
     with Client(instance.address) as client:
         for _ in range(before):
             put(client, b"0")

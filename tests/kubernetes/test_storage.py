@@ -29,7 +29,7 @@ LEAST = 60  # tests, with their parts; 0 would be green, too
 
 @pytest.fixture(scope="session")
 def suite() -> Path:
-    """The suite as a program, built when the module has changed: minutes, the first time."""
+    """The suite as a compiled program, rebuilt when the module has changed: the first time takes minutes."""
     if shutil.which("go") is None:
         pytest.skip("no go in the PATH")
     files = [HERE / "go.mod", HERE / "go.sum", *sorted(HERE.glob("*.go"))]

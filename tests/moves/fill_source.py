@@ -46,7 +46,7 @@ def lease_of(number: int, amount: Amount) -> int:
 
 
 def fill(client: Client, amount: Amount, *, alone: bool) -> None:
-    """`alone`: each write is a Txn of its own, which is all that Go kine takes."""
+    """Fills a source. `alone`: each write is its own Txn, which is all that Go kine accepts."""
     numbers = range(amount.keys)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
 
@@ -92,7 +92,7 @@ def fill(client: Client, amount: Amount, *, alone: bool) -> None:
         else:
             each(write_block, ((0, block) for block in _blocks(numbers, amount)))
         middle = client.revision()
-        # Some in an order that is not the keys' own, so that revisions and keys do not go together.
+        # Some not in the order of the keys, so that revisions and keys do not correlate.
         shuffled = random.Random(15).sample(numbers, len(numbers))
         each(change, [number for number in shuffled if number % 11 == 0])
         each(remove, [number for number in shuffled if number % 23 == 3])

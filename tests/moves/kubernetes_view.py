@@ -40,7 +40,7 @@ class View:
 
 
 def view(client: Client, *, leases: bool = True, page: int = PAGE) -> View:
-    """`leases`: whether they can be asked for; Go kine's have their TTL as id."""
+    """Reads a store as an API server does. `leases`: whether to query them; Go kine's id is the TTL."""
     items: dict[bytes, Item] = {}
     start, revision, total = PREFIX, 0, 0
     while True:
@@ -66,7 +66,7 @@ def _item(kv: KeyValue) -> Item:
 
 
 def streamed(client: Client, seen: View) -> list[str]:
-    """How the list that comes as one stream differs from the one in pages."""
+    """How the list by RangeStream differs from the one in pages."""
     items: dict[bytes, Item] = {}
     last = None
     for part in client.range_stream(PREFIX, prefix_end(PREFIX)):
@@ -78,7 +78,7 @@ def streamed(client: Client, seen: View) -> list[str]:
 
 
 def differences(source: View, target: View, *, versions: bool, revisions: bool, ttls: bool) -> list[str]:
-    """In what the target is not as it should be; what it keeps is said by the last three."""
+    """Differences of the target from what is expected; the last three parameters say what it preserves."""
     found = []
     if missing := sorted(source.items.keys() - target.items.keys()):
         found.append(f"{len(missing)} keys are missing, {missing[0]!r} the first")
@@ -105,7 +105,7 @@ def differences(source: View, target: View, *, versions: bool, revisions: bool, 
 
 
 def used(client: Client, seen: View) -> None:
-    """An API server goes on with what it has listed: watches from there, writes, and nothing is lost."""
+    """Goes on as an API server after its list: watches from there and writes; checks that nothing is lost."""
     names = sorted(seen.items)[:: max(1, len(seen.items) // 5)]
     with client.watch() as watch:
         watch.create(PREFIX, prefix_end(PREFIX), start_revision=seen.revision + 1, prev_kv=True)
@@ -123,7 +123,7 @@ def used(client: Client, seen: View) -> None:
 
 
 def refuses_what_was_before(client: Client, revision: int) -> bool:
-    """No revision from before means two things: nothing is answered at it."""
+    """Whether reads at a revision from before the move are refused, so that no revision has two meanings."""
     try:
         client.range(PREFIX, prefix_end(PREFIX), revision=revision, limit=1)
     except grpc.RpcError as error:

@@ -27,7 +27,7 @@ _ROWS = "SELECT count(*) FROM kine"
 
 
 class Place(ABC):
-    """One database, or one etcd. `disk`: a small one of its own, under its data."""
+    """One database, or one etcd. `disk`: a small disk of its own for its data."""
 
     exact = True  # what is moved here keeps its versions and create revisions
     revisions = True  # and its revisions
@@ -48,19 +48,19 @@ class Place(ABC):
 
     @abstractmethod
     def held(self) -> int:
-        """How many rows or keys are there, about; 0 if none can be counted now."""
+        """The approximate number of its rows or keys; 0 if they cannot be counted now."""
 
     def served(self, *flags: str) -> Instance:
         return start_kine(self.endpoint, "http2", self.directory / "serving", flags=flags)
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing to be made before
-        """The target of a move, before it."""
+        """Prepares it as the target of a move."""
 
     def crash(self) -> None:  # noqa: B027 - a file needs nothing
-        """Whatever is behind the endpoint is killed."""
+        """Kills the server behind the endpoint."""
 
     def restart(self) -> None:  # noqa: B027
-        """It is there again, if it is not."""
+        """Starts it again, if it does not run."""
 
     def close(self) -> None:
         if self.disk is not None:
@@ -87,7 +87,7 @@ class SqlitePlace(Place):
 
 
 class SqlServerPlace(Place):
-    """A database on a server of its own."""
+    """A database on its own server."""
 
     @property
     @abstractmethod
@@ -114,7 +114,7 @@ class SqlServerPlace(Place):
 
 
 class PostgresPlace(SqlServerPlace):
-    """The server's own log is not on the small disk: it would end itself without it."""
+    """PostgreSQL, with the server's own log not on the small disk: it would exit if it could not write it."""
 
     @cached_property
     def _server(self) -> postgres.Postgres:
@@ -197,7 +197,7 @@ class NatsPlace(Place):
 
 
 class EtcdPlace(Place):
-    """On a port that stays its own."""
+    """An etcd on a port that stays the same."""
 
     exact = revisions = False
     serves = True
@@ -244,7 +244,7 @@ class EtcdPlace(Place):
 
 
 class _Go(Place):
-    """The database of a real Go kine: it has made the table, fills a source, serves what is moved there."""
+    """The database of a real Go kine, which creates the table, fills a source, and serves moved data."""
 
     exact = False
     tells_leases = False
@@ -261,8 +261,11 @@ class _Go(Place):
 class GoSqlitePlace(_Go, SqlitePlace):
     @property
     def endpoint(self) -> str:
-        """With its defaults, which a path without them lacks: it would not wait for another's lock, and tells
-        that a create has succeeded whose INSERT failed because of that."""
+        """The endpoint with the parameters of Go kine's default one.
+
+        Go kine does not apply them to a path without them: it would not wait for another's lock, and would
+        report that a create has succeeded whose INSERT failed because of that.
+        """
         defaults = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate"
         return f"sqlite://{self._path}?{defaults}&_stmt_cache_size=20&cache=shared"
 

@@ -26,7 +26,7 @@ INTERRUPTIONS = ("none", "INT", "KILL", "database", "full")
 
 
 class MoveError(AssertionError):
-    """Something is not as it should be."""
+    """The state after a move is not as expected."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Moved:
     command: str
     interruption: str
     interrupted_at: int = 0  # rows or keys at the target
-    answers: list[str] = field(default_factory=list)  # the interrupted command's last word, the server's
+    answers: list[str] = field(default_factory=list)  # last lines of the command and the server
     seconds: float = 0.0  # of all runs of the command
     keys: int = 0
 
@@ -95,7 +95,7 @@ def begin(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(running: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code, and all it has said but its progress."""
+    """The exit code, and the output without progress lines."""
     out, _ = running.communicate(timeout=_PATIENCE)
     lines = [line for line in out.splitlines() if not (line.startswith("kine: ") and " of " in line)]
     if any("Traceback" in line or "error of kine's own" in line for line in lines):
@@ -106,7 +106,7 @@ def finish(running: subprocess.Popen[str]) -> tuple[int, str]:
 def move(
     source: Source, target_kind: str, target: Place, command: str, interruption: str, seed: str
 ) -> Moved:
-    """Raises MoveError."""
+    """Moves once and checks the result. Raises MoveError."""
     moved = Moved(source.kind, target_kind, command, interruption, keys=len(source.seen.items))
     target.prepare()
     arguments = command_of(command, source, target)
@@ -160,7 +160,7 @@ def _interrupted(
 
 
 def _incomplete(moved: Moved, target: Place) -> None:
-    """It is not taken for the whole: by no server, and by no other command."""
+    """Checks that a partial target is not taken for a complete one: by no server, and by no other command."""
     if not target.serves and target.refuses_a_part:
         if moved.interrupted_at <= _OWN_KEYS:
             return  # it ended before anything was written

@@ -60,7 +60,7 @@ def recorded_anew(
 
 
 def equivalent() -> dict[str, str]:
-    """Faults that change nothing that anybody could notice, with the reason."""
+    """Mutants whose change has no observable effect, with the reason."""
     return dict(json.loads(EQUIVALENT.read_text()))
 
 
@@ -135,7 +135,7 @@ def changed_lines() -> dict[str, set[int]]:
 
 
 def changed(minutes: float, seed: int, workers: int) -> int:
-    """Never fails: time and chance decide how far it comes."""
+    """Never fails: time and chance decide how many mutants it tries."""
     began = time.monotonic()
     lines = changed_lines()
     by_package = {

@@ -54,7 +54,7 @@ class _Told:
                 return True
             state = Path("/proc", path.name, "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            path.unlink(missing_ok=True)  # of a process that is no more
+            path.unlink(missing_ok=True)  # of a process that has ended
             return True
         return state in "ZT"
 
@@ -92,7 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def record(tree: Path, data: Path, arguments: Sequence[str], seconds: float | None = None) -> int:
-    """One pytest run in `tree`, its traces added to `data`. Returns pytest's exit code."""
+    """Runs pytest once in `tree` and adds its traces to `data`. Returns pytest's exit code."""
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         now = Path(scratch, "test")
@@ -124,7 +124,7 @@ class Test:
     name: str
     seconds: float
     slow: bool
-    lines: int = 0  # that it executes: the fewer, the more it is about each of them
+    lines: int = 0  # the lines it executes: the fewer, the more specific it is to each
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class Map:
     sources: dict[str, str] = field(default_factory=dict)  # as they were recorded
 
     def tests_of(self, file: str, source: str, line: int, function: str) -> list[Test]:
-        """Those that execute the line; where it is newer than the record, those of its function."""
+        """The tests that execute the line; for a line newer than the record, those of its function."""
         recorded = self.lines.get(file, {})
         old = self._was(file, source, line)
         places = set(recorded.get(old, ())) if old is not None else set()
@@ -171,7 +171,7 @@ class Map:
 
 
 def gathered(tree: Path, data: Path) -> Map:
-    """What the recorded runs say, without tests that did not pass."""
+    """The map from the recorded runs, without tests that did not pass."""
     made = Map()
     places: dict[str, int] = {}
     for path in sorted(data.rglob("tests-*.json")):
@@ -216,7 +216,7 @@ def _traced(path: Path) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def copy_tree(root: Path, target: Path) -> None:
-    """What the tests need of the repository, without its history; links are kept."""
+    """Copies what the tests need of the repository, without its history; links are kept."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,

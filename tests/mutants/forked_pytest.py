@@ -20,12 +20,12 @@ LIBRARIES = (
     "hpack", "hypothesis", "hypothesis.stateful", "jsonschema", "nats", "prometheus_client", "psycopg",
     "pymysql", "pytest_asyncio", "pytest_timeout", "rich", "sortedcontainers", "sqlalchemy", "trustme",
     "typer", "uvloop", "xdist", "yaml",
-    "kine.proto.rpc_pb2", "kine.proto.kv_pb2",  # generated, and never mutated
+    "kine.proto.rpc_pb2", "kine.proto.kv_pb2",  # generated, so never mutated
 )  # fmt: skip
 
 
 def _run(arguments: list[str], output: str) -> None:
-    """In the fork; does not return."""
+    """Runs in the fork; does not return."""
     code = 70
     try:
         os.setsid()

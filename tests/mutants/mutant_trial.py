@@ -38,7 +38,7 @@ PACKAGES = {
     ),
     "forktools": ("forktools",),
 }
-_MOST_SECONDS = 40.0  # of the tests of one mutant, as they took when they were recorded
+_MOST_SECONDS = 40.0  # of one mutant's tests, by their recorded times
 _MOST_TESTS = 80
 _TEST_TIMEOUT = 60  # seconds: a fault may hang
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
@@ -62,7 +62,7 @@ def package_of(file: str) -> str | None:
 
 
 def every(root: Path) -> dict[str, list[Mutant]]:
-    """By package, all there are."""
+    """All mutants, by package."""
     found: dict[str, list[Mutant]] = defaultdict(list)
     for package, places in PACKAGES.items():
         for place in places:
@@ -74,7 +74,7 @@ def every(root: Path) -> dict[str, list[Mutant]]:
 
 
 def sample(all_mutants: dict[str, list[Mutant]], number: int, seed: int) -> list[Mutant]:
-    """So many, each package with the root of its size as weight; at most one of a line."""
+    """A sample of `count` mutants, each package weighted by the root of its size; at most one per line."""
     dice = random.Random(seed)
     weights = {package: len(its) ** 0.5 for package, its in all_mutants.items()}
     chosen: list[Mutant] = []
@@ -90,7 +90,7 @@ def sample(all_mutants: dict[str, list[Mutant]], number: int, seed: int) -> list
 
 
 def ordered(tests: Iterable[Test]) -> list[Test]:
-    """Those first that say the most for their time; of each function one before the next of any."""
+    """The most informative per second first; one of each function before the second of any."""
     by_function: dict[str, list[Test]] = defaultdict(list)
     for test in tests:
         by_function[test.name.partition("[")[0]].append(test)
@@ -114,7 +114,7 @@ def chosen(tests: Iterable[Test], seconds: float) -> list[Test]:
 
 
 class Trial:
-    """A copy of the tree that faults are put into, each by itself."""
+    """A copy of the tree to which one mutant at a time is applied."""
 
     def __init__(self, root: Path, copy: Path) -> None:
         self.copy = copy
@@ -148,7 +148,7 @@ class Trial:
         return Outcome(mutant, status, by, slow, len(tests), time.monotonic() - began)
 
     def _write(self, path: Path, source: bytes) -> None:
-        """With a time of its own: a cached bytecode goes by that."""
+        """Writes the file with a new modification time, which invalidates cached bytecode."""
         path.write_bytes(source)
         self._writes += 1
         os.utime(path, (time.time() + 10 * self._writes,) * 2)
@@ -200,7 +200,7 @@ def trials(
     until: float = float("inf"),
     seconds: float = _MOST_SECONDS,
 ) -> Iterator[Outcome]:
-    """Each one's outcome, as it comes; what has not begun by `until`, as `time.monotonic` has it, is left."""
+    """Yields outcomes as they come; mutants not started by `until` (`time.monotonic`) are left out."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         free: SimpleQueue[Trial] = SimpleQueue()
         for number in range(workers):
@@ -232,7 +232,7 @@ def trials(
 
 
 def really_failing(root: Path, names: Iterable[str], recorded: Map) -> set[str]:
-    """Those of the tests that fail without any fault: what they have caught is no proof."""
+    """Those of the tests that fail without a mutant, too: what they caught proves nothing."""
     tests = {test.name: test for test in recorded.tests}
     failing: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:

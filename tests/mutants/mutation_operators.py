@@ -1,8 +1,8 @@
-"""Mutation operators: small changes of a source file, as an engineer makes by mistake, found in its syntax
-tree.
+"""Mutation operators: small changes of a source file, as an engineer makes by mistake.
 
-Not mutated is what no test could be asked to notice: annotations, log lines, texts, assertions, defaults, and
-what a module does while it is imported (its tuning constants above all).
+They are found in its syntax tree. Not mutated is what no test could be asked to notice: annotations, log
+lines, texts, assertions, defaults, and what a module does while it is imported (its tuning constants above
+all).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """The same for as long as the function has this text once; lines may move."""
+        """A name that is stable while the function has this text only once; lines may move."""
         return f"{self.file}::{self.function}: {shown(self.before)} -> {shown(self.after)}"
 
     def applied(self, source: bytes) -> bytes:
@@ -90,7 +90,7 @@ class _Finder(ast.NodeVisitor):
         return self.source[start:stop].decode()
 
     def _add(self, node: ast.AST, kind: str, after: str, *, outer: ast.AST | None = None) -> None:
-        """`node` becomes `after`; `outer` shows where, if the node by itself says too little."""
+        """Changes `node` to `after`; `outer` gives the context, if the node alone says too little."""
         if not self.inside:
             return
         start, stop = self._span(outer or node)
@@ -242,7 +242,7 @@ class _Finder(ast.NodeVisitor):
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """A log line."""
+    """Whether it is a log line."""
     if not isinstance(node, ast.Call):
         return False
     function = node.func
@@ -260,7 +260,7 @@ def _is_odd(node: ast.AST) -> bool:
 
 
 def functions(source: bytes) -> Iterator[tuple[str, int, int]]:
-    """Each function's qualified name, and its first and last line; outer ones first."""
+    """Each function's qualified name, first and last line; outer functions first."""
 
     def of(body: list[ast.stmt], scope: str) -> Iterator[tuple[str, int, int]]:
         for node in body:

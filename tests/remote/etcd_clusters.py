@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Etcds:
-    """Starts processes and ends them all."""
+    """Starts etcd and kine processes, and ends them all."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started: list[Instance] = []
 
     def etcd(self, *flags: str, port: int = 0, scheme: str = "http", name: str = "etcd") -> Instance:
-        """A single one; with the same name and port again, the same one restarted."""
+        """Starts a single etcd; with the same name and port again, restarts it."""
         url = f"{scheme}://127.0.0.1:{port}"
         urls = (f"--listen-client-urls={url}", f"--advertise-client-urls={url}")
         return self._started(etcd.start(self.directory / name, flags=(*urls, *flags)))
 
     def cluster(self) -> list[Instance]:
-        """Three members; they serve only together, so all are begun before one is waited for."""
+        """Starts three members. They serve only together, so all are started before any is waited for."""
         peers = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
         clients = [free_port() for _ in range(3)]
         members = []
@@ -60,7 +60,7 @@ class Etcds:
         return members
 
     def again(self, member: Instance) -> Instance:
-        """A killed member, started anew on its data."""
+        """Restarts a killed member on its data."""
         with member.log.open("ab") as output:
             process = subprocess.Popen(member.process.args, stdout=output, stderr=subprocess.STDOUT)
         end_with_this_process(process.pid)
@@ -70,7 +70,7 @@ class Etcds:
         return self._started(kine.start_kine(endpoint, "http2", self.directory / "kine", flags=flags))
 
     def waiting_kine(self, endpoint: str, *flags: str) -> str:
-        """What one says of an etcd that does not let it in."""
+        """The log line of a kine that waits for an etcd."""
 
         def waits(line: str) -> str | None:
             return line if "waiting for etcd" in line else None

@@ -36,7 +36,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def start_etcd(etcds: Etcds, files: Files) -> str:
-    """One that asks for a certificate of its clients."""
+    """Starts an etcd that requires client certificates."""
     flags = [f"--cert-file={files.cert}", f"--key-file={files.key}"]
     flags += ["--client-cert-auth", f"--trusted-ca-file={files.ca}"]
     return f"https://{etcds.etcd(*flags, scheme='https').address}"

@@ -21,7 +21,7 @@ LOST = "etcdserver: request timed out, possibly due to connection lost"
 
 
 def put_until_taken(client: Client, key: bytes, value: bytes) -> None:
-    """As a client does that is not served: again, soon. It may be taken more than once."""
+    """Retries as a client does while no server is reachable. The write may be applied more than once."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

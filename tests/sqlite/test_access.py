@@ -21,7 +21,7 @@ from tests.servers.kine import ROOT, serving, start_kine
 from tests.servers.process import start
 
 OWNER = 65534
-# Root without the rights that let it use everybody's files: a user like any other.
+# Root without the capabilities to use other users' files: a user like any other.
 COMMON_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and setpriv"
@@ -31,7 +31,7 @@ needs_root = pytest.mark.skipif(
 def failed_start(
     endpoint: str, *, directory: str = "/", within: Sequence[str] = (), flags: Sequence[str] = ()
 ) -> str:
-    """What a kine that cannot start says."""
+    """The error of a kine that cannot start."""
     done = subprocess.run(
         [*within, sys.executable, "-m", "kine", "--listen-address=127.0.0.1:0", "--metrics-bind-address=0",
          f"--endpoint={endpoint}", *flags],
@@ -45,7 +45,7 @@ def failed_start(
 
 @pytest.fixture
 def database() -> Iterator[Path]:
-    """A file as a server of ours leaves it, in a directory that every user may enter."""
+    """A file as kine leaves it, in a directory that every user may enter."""
     folder = Path(tempfile.mkdtemp(prefix="kine-access-"))
     folder.chmod(0o755)
     ENDINGS.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -288,12 +288,12 @@ def test_socket_in_a_missing_directory_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def only_volume() -> Iterator[tuple[Path, list[str]]]:
-    """As in a container whose root is read-only: a data directory, and the start of a command there."""
+    """A container whose root is read-only: a data directory, and a command started there."""
     folder = Path(tempfile.mkdtemp(prefix="kine-access-", dir="/run"))
     ENDINGS.callback(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "run.sh"
     read_only = (
-        "mount --bind {0} {0}; mount -o remount,bind,ro {0}"  # what is there, this checkout perhaps, stays
+        "mount --bind {0} {0}; mount -o remount,bind,ro {0}"  # existing mounts, such as this checkout, stay
     )
     mounts = "; ".join(read_only.format(path) for path in ("/tmp", "/var/tmp"))
     script.write_text(f'#!/bin/sh\nset -e\n{mounts}; cd /tmp; exec {sys.executable} "$@"\n')

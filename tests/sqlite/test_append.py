@@ -57,7 +57,7 @@ async def test_what_a_row_replaces_stands_beside_it_whether_recalled_or_read(
     await log.append([write(updated(b"/a", 1, 1, b"3")), write(again)], 2)
     await log.append([write(deleted(b"/a", 3))], 4)
     await log.append([write(created(b"/a", b"6", prev=5))], 5)
-    # Others have written: each row by itself.
+    # Others have written: rows are inserted one at a time.
     await log.append([write(updated(b"/a", 6, 6, b"7"))], 1)
 
     assert rows_in(tmp_path, "value, old_value") == [
@@ -76,7 +76,7 @@ async def test_rows_that_hang_together_are_undone_together(log: SqliteLog, tmp_p
 
 
 async def test_rows_beyond_the_counter_are_known_of_at_once(log: SqliteLog, tmp_path: Path) -> None:
-    """A restore, or a hand, leaves it behind while another process has written."""
+    """A restore, or a manual change, leaves the counter behind after another process has written."""
     await log.append([write(created(b"/a")), write(created(b"/b"))], 0)
     assert log.peek() == 2
     other = sqlite3.connect(tmp_path / "state.db")

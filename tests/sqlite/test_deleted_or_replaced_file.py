@@ -28,7 +28,7 @@ def refused(client: Client) -> bool:
 
 
 def not_ready(port: int) -> str:
-    """What /readyz says, which it does once it has noticed."""
+    """The text of /readyz once the server has noticed."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         try:
@@ -77,7 +77,7 @@ def test_it_is_noticed_without_a_write(tmp_path: Path) -> None:
 
 
 def test_a_replaced_file_is_left_to_who_replaced_it(tmp_path: Path) -> None:
-    """SQLite removes the write-ahead log by its name when the last connection is closed."""
+    """SQLite unlinks the write-ahead log by its name when the last connection is closed."""
     path = tmp_path / "state.db"
     first = start_kine(f"sqlite://{path}", "http2", tmp_path)
     with Client(first.address) as client:

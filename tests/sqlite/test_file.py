@@ -55,7 +55,7 @@ def indexes(path: Path) -> set[str]:
 
 
 def insert(path: Path, statement: str) -> None:
-    """A row of another process's, as Go kine writes them."""
+    """Inserts a row from another process, as Go kine writes it."""
     with sqlite3.connect(path, timeout=60) as connection:
         connection.execute(statement)
     connection.close()

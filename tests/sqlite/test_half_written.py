@@ -16,7 +16,7 @@ from tests.servers.kine import start_kine
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Pages that the cache has no room for are written before the commit, which never comes.
+# Pages that do not fit into the cache are written before the commit, which never comes.
 HALF = """
 import os, signal, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -40,7 +40,7 @@ def half_written(tmp_path: Path) -> Path:
     subprocess.run([sys.executable, "-c", HALF, path], check=False)
     with (
         closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader,
-        pytest.raises(sqlite3.OperationalError),  # SQLITE_READONLY_ROLLBACK: it is as it is meant to be
+        pytest.raises(sqlite3.OperationalError),  # SQLITE_READONLY_ROLLBACK: as this test needs it
     ):
         reader.execute("SELECT count(*) FROM kine")
     return path

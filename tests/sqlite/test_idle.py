@@ -31,7 +31,7 @@ def test_idle_server_sleeps(tmp_path: Path) -> None:
     server = start_kine(f"sqlite://{tmp_path}/state.db", "http2", tmp_path)
     with Client(server.address) as client:
         client.put(b"/a", b"1")
-    time.sleep(1)  # what it still does of its start
+    time.sleep(1)  # lets it finish its start
 
     before = wake_ups(server.process.pid)
     time.sleep(SECONDS)

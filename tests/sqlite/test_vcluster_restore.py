@@ -62,7 +62,7 @@ def test_a_signal_as_soon_as_the_file_is_there_leaves_it_whole(
 def test_killed_while_the_first_file_is_made_the_next_start_serves(
     tmp_path: Path, delays: tuple[float, ...]
 ) -> None:
-    """SIGKILL as soon as the file is there: what is half made is made whole."""
+    """SIGKILL as soon as the file exists: the next start completes a half-created one."""
     for number, delay in enumerate(delays):
         path = tmp_path / f"{number}" / "state.db"
         command = [

@@ -19,7 +19,7 @@ KEYS = 4_000
 
 @pytest.fixture
 async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
-    """Every key once updated, in another order than it was created in."""
+    """A log in which every key was updated once, in another order than it was created in."""
     opened = SqliteLog(parse(f"sqlite://{tmp_path / 'state.db'}"), Options())
     await opened.open()
     await opened.append([write(created(b"compact_rev_key", b""))], 0)
@@ -32,7 +32,7 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 
 async def test_writes_get_their_turn_during_one_call(log: SqliteLog) -> None:
-    """However many revisions a call is about, it does not hold the write lock for all of them at once."""
+    """However many revisions a call covers, it does not hold the write lock for all of them at once."""
     compacting = asyncio.create_task(log.compact(2 * KEYS, []))
     turns = 0
     while not compacting.done():

@@ -20,7 +20,7 @@ RETAINING_NOTHING = StoreSettings(compaction=Policy(min_retain=0))
 
 
 class Database:
-    """A driver whose steps wait until they are let go."""
+    """A driver whose steps wait until the test releases them."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -41,7 +41,7 @@ class Database:
 
 
 class Ended:
-    """Hears how it went."""
+    """Records how compactions ended."""
 
     def __init__(self) -> None:
         self.how: list[str] = []
@@ -54,14 +54,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The writer, as far as it is asked."""
+    """The part of the writer that the compactor uses."""
 
     no_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """An index that nothing hangs on."""
+    """An index that no watch stream or lease depends on."""
 
     index: Index
 

@@ -36,10 +36,10 @@ def holds(key: bytes, start: bytes, end: bytes) -> bool:
 
 @dataclass
 class Seen:
-    """What one stream has been sent, checked as it comes."""
+    """The messages that one stream has received, checked as they arrive."""
 
     pipe: Watching
-    ranges: dict[int, tuple[bytes, bytes, int]] = field(default_factory=dict)  # by id; and since when
+    ranges: dict[int, tuple[bytes, bytes, int]] = field(default_factory=dict)  # by id; start revision
     asked: list[tuple[bytes, bytes]] = field(default_factory=list)
     events: dict[int, list[tuple[int, bytes, bool]]] = field(default_factory=dict)
     noticed: int = 0

@@ -14,7 +14,7 @@ from kine.store.index import Index
 
 
 class Held:
-    """A database that answers when it is told to, and who follows it."""
+    """A database that answers when the test says, and an applier that follows it."""
 
     def __init__(self) -> None:
         self.index = Index()
@@ -44,7 +44,7 @@ class Held:
         self.freshness.wait(lacking, lambda error: self.told.update({name: error}))
 
     async def answer(self, newest: int | Exception) -> None:
-        """Answers the newest question; returns once whoever asked it has been called."""
+        """Answers the latest query; returns once the callbacks of its caller have run."""
         question = self.questions[-1]
         called = asyncio.Event()
         question.add_done_callback(lambda _: called.set())  # the last of its callbacks

@@ -35,7 +35,7 @@ def put(key: bytes, value: bytes = b"value") -> pb.PutRequest:
 
 
 def create(key: bytes, value: bytes = b"value") -> pb.TxnRequest:
-    """As Kubernetes does."""
+    """Creates a key as Kubernetes does."""
     return pb.TxnRequest(
         compare=[pb.Compare(key=key, target=pb.Compare.MOD, mod_revision=0)],
         success=[pb.RequestOp(request_put=put(key, value))],
@@ -68,7 +68,7 @@ async def test_a_slow_watcher_gets_every_event_of_a_group(kine: Instance, prev_k
 
 
 async def test_a_watcher_gets_every_event_of_a_group_that_is_not_cached_any_more() -> None:
-    """A cache too small for the group: its values are read from the database."""
+    """The cache is too small for the group: its values are read from the database."""
     async with running("memory://", StoreSettings(value_cache_bytes=1)) as kine:
         stream = kine.watch()
         stream.create(**EVERY)
@@ -89,7 +89,7 @@ async def test_a_watcher_of_the_future_begins_in_the_midst_of_a_group(kine: Inst
 
 
 async def test_watchers_of_one_range_begin_each_where_it_asked(kine: Instance) -> None:
-    """They share events that are encoded once; whoever begins later must not get the earlier ones."""
+    """They share encoded events; a watcher that starts later must not get the earlier ones."""
     now = await kine.put(D)
     streams = [kine.watch() for _ in range(4)]
     for stream, later in zip(streams, (0, 2, 3, 0), strict=True):
@@ -115,7 +115,7 @@ async def test_a_watcher_of_the_future_that_is_slow_begins_there_too(kine: Insta
     assert [event.kv.key for event in await stream.events(2)] == [B, C]
 
 
-# ---- requests that touch what others of their group change
+# ---- requests on keys that others of their group change
 
 
 async def test_a_range_deletes_what_was_put_just_before_it(kine: Instance) -> None:

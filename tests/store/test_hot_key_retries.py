@@ -22,7 +22,7 @@ TIMES = 300
 
 
 class Contended(MemoryLog):
-    """On which somebody else has always just written the same key."""
+    """A store on which another client has always just written the same key."""
 
     left = 0
 

@@ -85,7 +85,7 @@ async def test_a_lease_renewed_elsewhere_does_not_expire(log: Log) -> None:
 
 
 def put_under(leases: Leases, lease: Lease) -> None:
-    """As of a key that another instance has put: all this one learns of the lease."""
+    """Applies another instance's put under a lease, which is all that this one learns of the lease."""
     leases.seen(
         Row(1, b"/a", True, False, 1, 0, lease.ttl, None, lease.id, 0), Entry(b"/a", 1, 1, 1, lease.id, None)
     )
@@ -123,7 +123,7 @@ async def test_a_lease_known_by_its_key_lives_on_when_whoever_granted_it_renews_
 
 
 async def test_renewals_in_turn_on_two_instances_are_all_recorded(log: Log) -> None:
-    """Each instance waits for what is recorded, and for what it has renewed itself."""
+    """Each instance takes account of the recorded renewals and of those it has made itself."""
     held = Held()
     one = Leases(log, Index(), held.submit, held.refresh, FairTurns())
     other = Leases(log, Index(), held.submit, held.refresh, FairTurns())
@@ -170,7 +170,7 @@ async def test_a_lease_that_another_instance_was_expiring_is_expired_at_the_star
 
 
 class Expiring(MemoryLog):
-    """Goes on with the expiry of leases when the test says; counts those it has begun."""
+    """Continues with the expiry of leases when the test says; counts those it has started."""
 
     def __init__(self) -> None:
         super().__init__(_Rows())
@@ -206,7 +206,7 @@ async def test_leases_that_are_due_at_once_expire_a_few_at_a_time(monkeypatch: p
 
 
 class Counted(set[bytes]):
-    """How many of its items were looked at in all."""
+    """Counts how many of its items were iterated over in all."""
 
     looked_at = 0
 

@@ -49,7 +49,7 @@ STEPS = 20
 _runs = count(1)
 
 
-# ---- an order in which the model says the same
+# ---- search for an order in which the model gives the same responses
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ def agrees(expected: Any, sent: Sent) -> bool:
 
 
 def an_order(model: Model, batch: Sequence[Sent]) -> Iterator[tuple[Model, list[Any]]]:
-    """The states after orders that explain the answers, with the requests that were carried out."""
+    """The states after orders that explain the responses, with the requests that were carried out."""
     if all(sent.answer is GONE for sent in batch):
         yield model, []
     for place, sent in enumerate(batch):
@@ -165,7 +165,8 @@ class TwoInstances(RuleBasedStateMachine):
             for (_, request), answer in zip(requests, answers, strict=True)
             if not (room and isinstance(answer, Refusal) and answer.text == TOO_MANY)
         ]
-        # One whose client has gone may be under way yet: what follows is to find it done or never done.
+        # A request whose client has gone may still be running: later ones must find it applied or never
+        # applied.
         if any(sent.answer is GONE for sent in batch):
             for party in range(2):
                 self._call(party, pb.PutRequest(key=b"/run/settled"))
@@ -186,7 +187,7 @@ class TwoInstances(RuleBasedStateMachine):
         self._went(states[0][0])
 
     def _went(self, model: Model) -> None:
-        """Goes on from there: watches look into the one model's log."""
+        """Continues from that state; watches read the log of the one model."""
         timeline = self.translate.timeline
         revision = timeline.last[-1]
         for change in model.log[len(self.model.log) :]:
@@ -200,7 +201,7 @@ class TwoInstances(RuleBasedStateMachine):
     def _filled(self, template: Any) -> Any:
         request = self.translate(template)
         if isinstance(request, pb.RangeRequest):
-            request.serializable = False  # such a read may be of the past, at the second instance
+            request.serializable = False  # such a read may be stale, at the second instance
         return request
 
     # ---- rules
@@ -257,19 +258,19 @@ class TwoInstances(RuleBasedStateMachine):
     @rule(party=parties_of, request=request_strategies.compactions)
     def compact(self, party: int, request: Any) -> None:
         self.check_watches()  # an event's prev_kv is as of when it was sent
-        for each in range(2):  # what one has never heard of before it is compacted, its watches never show
+        for each in range(2):  # an instance's watches never show what was compacted before it learnt of it
             self._call(each, pb.RangeRequest(key=b"/run/"))
         before = self.model.compact_revision
         self._send([(party, request)])
         if self.full and self.model.compact_revision > before:
             self._slow_and_compacted()
-        # The other one must not answer about what is gone.
+        # The other one must not answer reads of compacted revisions.
         self._send(
             [(1 - party, pb.RangeRequest(key=b"a", range_end=b"z", revision=request_strategies.AHEAD))]
         )
 
     def _slow_and_compacted(self) -> None:
-        """Watches on full streams lack what has gone: each ends, or had nothing to be sent."""
+        """Watches on full streams may lack compacted events: each is cancelled, or had none to be sent."""
         for party in tuple(self.full):
             self.streams[party].empty()
             self.full.discard(party)
@@ -294,7 +295,7 @@ class TwoInstances(RuleBasedStateMachine):
             return
         watch_id = next(self.ids)
         begun = self.runner.run(self._watch(party, filled, watch_id))
-        if not filled.start_revision:  # from now on, as that instance knows it: see its answer
+        if not filled.start_revision:  # from now on, as that instance knows it: its response has the revision
             earlier = sum(change.revision <= begun for change in self.model.log)
             assert begun <= self.model.revision
             seen.position = earlier
@@ -331,11 +332,11 @@ class TwoInstances(RuleBasedStateMachine):
             watched.seen.position = before.position
 
     def _take(self, watched: Followed, number: int) -> None:
-        """As many events, should they come; and what has come besides."""
+        """Takes `number` events, if they come, and all others that have arrived."""
         self.runner.run(self._taken(watched, number))
 
     async def _taken(self, watched: Followed, number: int) -> None:
-        await self.parties[watched.party].call(pb.RangeRequest(key=b"/run/"))  # it has heard of all by then
+        await self.parties[watched.party].call(pb.RangeRequest(key=b"/run/"))  # now it knows of all writes
         stream = self.streams[watched.party]
         with suppress(TimeoutError):
             while len(watched.got) < number and not watched.cancelled:
@@ -413,11 +414,11 @@ def test_two_instances_on_sqlite_agree_with_the_model(tmp_path: Path) -> None:
     run(parties, 3)
 
 
-# ---- on what else keeps the data: in `make test-engines`
+# ---- on the other databases: in `make test-engines`
 
 
 def new_endpoint(kind: str) -> str:
-    """A database, or bucket, that nobody else uses."""
+    """An unused database, or bucket."""
     if kind == "nats":
         server = nats_server(1)
         return server.endpoint(server.new_bucket(), parameters=HISTORY)
@@ -425,7 +426,7 @@ def new_endpoint(kind: str) -> str:
 
 
 @pytest.mark.engines
-@pytest.mark.timeout(900)  # a failure is shrunk before it is told
+@pytest.mark.timeout(900)  # a failure is shrunk before it is reported
 @pytest.mark.parametrize("kind", ["postgres", "mysql", "nats"])
 def test_two_instances_on_a_server_agree_with_the_model(kind: str) -> None:
     if reason := nats.missing() if kind == "nats" else missing(kind):

@@ -14,7 +14,7 @@ async def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     log = drivers.connect("memory://", Options())
     await log.open()
     tail, away = MemoryLog.tail, 1
-    reasons: list[str] = []  # why nothing can be answered, at each call of `tail`
+    reasons: list[str] = []  # why nothing can be read, at each call of `tail`
 
     async def flickering(log: MemoryLog, after: int, limit: int) -> LogTail:
         nonlocal away

@@ -32,7 +32,7 @@ RANGES = [(b"a", b"", 0), (b"k/", b"l", 0), (KEYS[5], KEYS[18], 0), (b"k/", b"l"
 
 
 class World:
-    """An index with its values and reads, and beside it every value that ever was."""
+    """An index with its values and reads, and every value that ever existed."""
 
     def __init__(self, budget: int) -> None:
         self.index = Index()

@@ -26,7 +26,7 @@ MEMBERS = 40
 
 
 class Fussy(MemoryLog):
-    """Refuses a whole group for what is in one of its writes."""
+    """Rejects a whole group because of one of its writes."""
 
     refusals: Mapping[bytes, Exception] = MappingProxyType({})
     away = False
@@ -67,7 +67,7 @@ async def store(log: Fussy) -> AsyncIterator[Store]:
 
 
 async def put_all(store: Store, values: dict[bytes, bytes]) -> dict[bytes, str]:
-    """All in one group; by key, the error it got."""
+    """Puts all in one group; returns the errors by key."""
 
     async def put(key: bytes, value: bytes) -> str:
         try:

@@ -51,14 +51,14 @@ async def test_a_key_that_another_instance_puts_while_its_lease_is_revoked_goes_
 
 
 async def test_a_key_that_is_applied_only_after_the_revocation_goes_too() -> None:
-    """Accepted by the other instance while the lease was there, heard of when it is gone."""
+    """The other instance accepts it while the lease exists; this one learns of it after the revocation."""
     rows = _Rows()
     log = Held(rows)
     async with running(log) as here, running(Held(rows)) as there:
         lease = (await here.call(pb.LeaseGrantRequest(TTL=1000))).ID
         await there.store.leases.find(lease)
         await here.call(pb.LeaseRevokeRequest(ID=lease))
-        rows.head += 1  # a row that was on its way
+        rows.head += 1  # a row that was in flight
         rows.rows[rows.head] = Row(rows.head, KEY, True, False, rows.head, 0, 1000, b"late", lease, 0, False)
         rows.newest[KEY] = rows.head
         rows.tell()
@@ -97,7 +97,7 @@ async def test_a_group_behind_the_database_leaves_out_only_what_conflicts() -> N
         assert stale.responses[0].response_range.kvs[0].value == b"2"
 
 
-# ---- a database that has gone back
+# ---- a database that went back to an earlier state
 
 
 async def test_counts_of_later_pages_are_of_the_database_that_is_there_now() -> None:

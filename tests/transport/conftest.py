@@ -21,7 +21,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="package")
 def server(transport: str) -> Iterator[Served]:
-    """One server for all tests that can share it."""
+    """A server that tests share."""
     running = Served(transport)
     yield running
     running.close()
@@ -43,7 +43,7 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve(transport: str) -> Iterator[Serve]:
-    """Starts servers of a test's own, with options of `Served`."""
+    """Starts servers for one test, with options of `Served`."""
     started: list[Served] = []
 
     def start(**options: Any) -> Served:
@@ -57,17 +57,18 @@ def serve(transport: str) -> Iterator[Serve]:
 
 @pytest.fixture
 def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What the log says of errors so far; asked for by a test that expects some."""
+    """The errors logged so far; requested by tests that expect some."""
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.fixture(autouse=True)
 def _quiet(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing a client does is an error of ours: the log stays clean, unless a test reads its errors."""
+    """Fails if an error was logged, which nothing a client does may cause, unless the test uses `errors`."""
     caplog.set_level(logging.INFO)
     yield
     if "errors" not in request.fixturenames:
         told = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-        # grpcio has one poller a process, which may wake the loop of the test before: a server has one loop.
+        # grpcio has one poller per process, which may wake the previous test's loop; a server has one loop
+        # only.
         messages = [record.getMessage() for record in told]
         assert [message for message in messages if "PollerCompletionQueue" not in message] == []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 OK = b"grpc-status\x010"
-PATIENCE = 60.0  # seconds for what must come; a loaded machine is no failure
+PATIENCE = 60.0  # seconds; generous, as a loaded machine is no failure
 
 
 class Frame(NamedTuple):
@@ -47,7 +47,7 @@ def head(stream: int, path: str, *more: tuple[str, str]) -> bytes:
 
 
 def body(stream: int, message: bytes, flags: int = END_STREAM) -> bytes:
-    """A message in frames of the size every peer takes."""
+    """A message in DATA frames of the size that every peer accepts."""
     whole = prefixed(message)
     pieces = [whole[at : at + 16_384] for at in range(0, len(whole), 16_384)]
     frames = [frame(DATA, 0, stream, piece) for piece in pieces[:-1]]
@@ -59,12 +59,12 @@ def call(stream: int, path: str, message: bytes, flags: int = END_STREAM) -> byt
 
 
 class Wire:
-    """A connection, its preface and settings sent, that takes whatever the server sends."""
+    """A connection that has sent its preface and settings, and accepts whatever the server sends."""
 
     def __init__(
         self, address: str, *, window: int = LARGEST_WINDOW, socket_buffer: int = 0, greet: bool = True
     ) -> None:
-        """`socket_buffer`, in bytes, makes the kernel hold little, so that a slow client is slow."""
+        """`socket_buffer`, in bytes, limits what the kernel buffers, so that a slow client is really slow."""
         host, _, port = address.rpartition(":")
         self.socket = socket.socket()
         if socket_buffer:
@@ -88,12 +88,12 @@ class Wire:
         self.socket.sendall(b"".join(frames))
 
     def lose(self) -> None:
-        """The connection is gone without a word, as when a machine fails: a reset, not an end."""
+        """Resets the connection without an end, as when a machine fails."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 
     def frames(self) -> Iterator[Frame]:
-        """What comes, until the server ends the connection."""
+        """Yields the received frames until the server ends the connection."""
         buffer = self._buffer
         while True:
             while len(buffer) < 9 or len(buffer) < 9 + int.from_bytes(buffer[:3], "big"):
@@ -121,6 +121,6 @@ class Wire:
         raise AssertionError(f"the connection ended after {len(ended)} of {count} answers")
 
     def goodbye(self) -> tuple[int, bytes]:
-        """Reads to the connection's end: the code and the text of the last GOAWAY."""
+        """Reads until the connection ends; returns the code and the text of the last GOAWAY."""
         last = [got.payload for got in self.frames() if got.kind == GOAWAY][-1]
         return int.from_bytes(last[4:8], "big"), last[8:]

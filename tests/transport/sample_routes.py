@@ -71,7 +71,7 @@ class Handlers:
         return request
 
     def sized(self, request: bytes, call: Call) -> bytes:
-        """As many bytes as the request says."""
+        """Returns as many bytes as the request says."""
         return bytes(int(request))
 
     async def sized_later(self, request: bytes, call: Call) -> bytes:
@@ -79,7 +79,7 @@ class Handlers:
         return bytes(int(request))
 
     def pieces(self, request: bytes, call: Call) -> Pieces:
-        """Pieces of the sizes that the request says, each of its own letter."""
+        """Returns pieces of the sizes that the request says, each of a different letter."""
         return Pieces([b"%c" % (97 + place) * int(size) for place, size in enumerate(request.split())])
 
     async def pieces_later(self, request: bytes, call: Call) -> Pieces:
@@ -87,7 +87,7 @@ class Handlers:
         return self.pieces(request, call)
 
     async def roomy(self, request: bytes, call: Call) -> bytes:
-        """As many bytes as the request says, once there is room for them; counts those made."""
+        """Returns as many bytes as the request says, once there is room; counts the responses made."""
         await asyncio.sleep(0)
         assert call.room is not None
         await call.room(int(request))
@@ -99,7 +99,7 @@ class Handlers:
         return b"%d" % len(request)
 
     def call(self, request: bytes, call: Call) -> bytes:
-        """All a handler may know of its call, as JSON; the deadline in seconds from now."""
+        """Returns all that a handler knows of its call, as JSON; the deadline in seconds from now."""
         return _described(call)
 
     def fail(self, request: bytes, call: Call) -> bytes:
@@ -118,7 +118,7 @@ class Handlers:
         raise ValueError(SECRET)
 
     async def hang(self, request: bytes, call: Call) -> bytes:
-        """Never answers; says when it began and when it was cancelled, under the request's name."""
+        """Never returns; records when it began and when it was cancelled, under the request's name."""
         await self._hang(request.decode())
         return b""
 
@@ -129,7 +129,7 @@ class Handlers:
             stream.send(message)
 
     async def count(self, stream: MessageStream, call: Call) -> None:
-        """Messages 0, 1, 2, … as the one request says: how many, and of how many bytes."""
+        """Sends messages 0, 1, 2, …; the one request says how many, and of how many bytes."""
         number, size = (int(word) for word in (await _only(stream)).split())
         for index in range(number):
             if stream.full:
@@ -137,7 +137,7 @@ class Handlers:
             stream.send((b"%d" % index).ljust(size))
 
     async def collect(self, stream: MessageStream, call: Call) -> None:
-        """Answers with the lengths of all messages, once the client is done."""
+        """Responds with the lengths of all messages, once the client has ended its side."""
         lengths = []
         while (message := await stream.receive()) is not None:
             lengths.append(len(message))
@@ -147,7 +147,7 @@ class Handlers:
         stream.send(_described(call))
 
     async def stream_fail(self, stream: MessageStream, call: Call) -> None:
-        """Sends a message, then fails as the request says."""
+        """Sends a message, then fails with the code and text in the request."""
         request = await _only(stream)
         stream.send(b"first")
         raise _error(request)
@@ -162,7 +162,7 @@ class Handlers:
         await self._hang(name)
 
     async def pour(self, stream: MessageStream, call: Call) -> None:
-        """Sends 64 KiB messages for as long as the client takes them, and counts them under a name."""
+        """Sends 64 KiB messages for as long as the client accepts them, and counts them under a name."""
         name = (await _only(stream)).decode()
         self._seen.sent[name] = 0
         try:

@@ -22,7 +22,7 @@ async def test_bytes_that_wait_for_the_socket_count_as_queued() -> None:
 
     shell.pause_writing()
     assert server.budget.queued == BUFFERED
-    assert shell.account.taken == -BUFFERED  # they counted as taken when they left the queue
+    assert shell.account.taken == -BUFFERED  # they were counted as taken when they left the queue
 
     shell.resume_writing()
     assert server.budget.queued == shell.account.taken == 0

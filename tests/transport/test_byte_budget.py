@@ -20,7 +20,7 @@ PATIENCE = 20.0
 
 
 class Connection:
-    """A client that takes note of what it is told."""
+    """A client that counts the calls it receives."""
 
     def __init__(self) -> None:
         self.told: Counter[str] = Counter()
@@ -182,7 +182,7 @@ TestBudgets = Budgets.TestCase
 
 
 class Half(Connection):
-    """A client with requests of which some have come whole, so that nothing of them can be dropped."""
+    """A client with half-sent requests, which can be dropped, and complete ones, which cannot."""
 
     def __init__(self, budget: ByteBudget) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ def test_half_sent_requests_never_hold_more_than_the_limit(came: list[tuple[int,
             client.halves.append(size)
         if client.account.crowded:
             client.account.make_room()
-        budget.cut_off_stalled(0.0, PATIENCE)  # as now and then, it begins to look anew
+        budget.cut_off_stalled(0.0, PATIENCE)  # as happens periodically, its scan starts again
         if client.account.crowded:
             client.account.make_room()
         assert budget.received == sum(client.account.received for client in clients)

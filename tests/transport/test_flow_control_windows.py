@@ -34,7 +34,7 @@ class Client:
         self.take()
 
     def take(self) -> list[tuple[int, int, int, bytes]]:
-        """The frames that have come: kind, flags, stream and payload."""
+        """The frames received so far: kind, flags, stream and payload."""
         found = list(frames_of(bytes(self.echo.sent)))
         self.echo.sent.clear()
         for kind, _, stream, payload in found:
@@ -72,11 +72,11 @@ def bodies(found: list[tuple[int, int, int, bytes]]) -> bytes:
     return b"".join(payload for kind, _, _, payload in found if kind == DATA)
 
 
-# ---- what we send
+# ---- sending
 
 
 def answer(client: Client, form: str) -> bytes:
-    """Begins an answer of 100 KiB in one form; the bytes of its messages."""
+    """Starts a response of 100 KiB in one form; returns the bytes of its messages."""
     out, stream = client.echo.connection.out, client.stream()
     if form == "pieces":
         out.respond(stream, b"\x88", Pieces([BODY[:50_000], BODY[50_000:]]), b"\x88")
@@ -89,7 +89,7 @@ def answer(client: Client, form: str) -> bytes:
 @pytest.mark.parametrize(
     ("initial", "first", "updates"),
     [
-        (1 << 20, CONNECTION, [(0, 1 << 20)]),  # the connection holds it up
+        (1 << 20, CONNECTION, [(0, 1 << 20)]),  # the connection's window is the limit
         (30_000, 30_000, [(1, 1 << 20), (0, 1 << 20)]),  # the stream, then the connection
         (30_000, 30_000, [(0, 1 << 20), (1, 1 << 20)]),
         (0, 0, [(1, 10_000), (1, 1 << 20), (0, 1 << 20)]),
@@ -115,7 +115,7 @@ def test_an_answer_goes_on_as_the_windows_grow(
     assert client.echo.connection.streams == {}
 
 
-# ---- what we let the peer send
+# ---- receiving
 
 
 @pytest.mark.parametrize("size", [LARGEST, STREAM_WINDOW // 2, STREAM_WINDOW])

@@ -186,7 +186,7 @@ RULES = [
 
 
 class Silent:
-    """An application that takes requests and answers none."""
+    """An application that accepts requests and responds to none."""
 
     def request(self, stream: Http2Stream) -> None: ...
 

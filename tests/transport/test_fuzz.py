@@ -23,7 +23,7 @@ MAX_LIST = 64 * 1024
 
 
 class Echo:
-    """Answers each request with its body, and writes down what it was told."""
+    """Responds to each request with its body, and records the calls it receives."""
 
     def __init__(self) -> None:
         self.connection = Connection(self, Limits())
@@ -134,7 +134,7 @@ def test_headers_are_the_librarys(sequence: list[tuple[list[tuple[str, str]], bo
         if size % 7 == 0:
             encoder.header_table_size = size
         raw = [(name.encode(), value.encode()) for name, value in fields]
-        for _ in range(2):  # the second time from what is remembered
+        for _ in range(2):  # the second time from the cache
             assert ours.decode(encoder.encode(raw, huffman=huffman)) == tuple(raw)
 
 

@@ -1,6 +1,4 @@
-"""Clients that read nothing: the server stops reading from them, and cuts them off when others need the
-memory.
-"""
+"""Clients that read nothing: the server stops reading from them, and cuts them off if others need memory."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ class Silent:
 
 
 def call(stream: int, path: str, message: bytes) -> bytes:
-    """As `tests.transport.raw_http2.call`, with what grpcio's server wants besides."""
+    """As `tests.transport.raw_http2.call`, with the headers that grpcio's server also requires."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
     fields += [("content-type", "application/grpc"), ("te", "trailers")]
     return frame(HEADERS, END_HEADERS, stream, Encoder().encode(fields)) + body(stream, message)
@@ -123,7 +121,7 @@ def test_answers_wait_for_clients_that_hold_the_room_only_until_these_are_cut_of
 
 
 async def test_handler_that_sends_on_without_end_ends_with_its_client() -> None:
-    """On grpcio, where a write that fails is the first sign: the loop must go on."""
+    """On grpcio a failed write is the first sign that the client has gone: the loop must continue."""
     pytest.importorskip("grpc")
     from kine.fair_queue import FairTurns
     from kine.transport.grpcio_peers import GrpcioPeers

@@ -1,5 +1,6 @@
-"""Load, slow peers and lost ones against a real process: all get responses, its memory stays bounded, it
-still serves, and its log has no line above info.
+"""Stress tests of a real process: load, slow peers and lost ones.
+
+All get their responses, memory stays bounded, the server goes on, and its log has no line above info.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ CANCELLED = number(8)
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    quiet = ("--slow-sql-warning-threshold=1h",)  # a busy machine is no news here
+    quiet = ("--slow-sql-warning-threshold=1h",)  # a busy machine is no failure here
     instance = start_sqlite(tmp_path_factory.mktemp("stress"), transport="http2", flags=quiet)
     with Client(instance.address) as client:
         for index in range(BIG):
@@ -69,7 +70,7 @@ def address(process: Instance) -> Iterator[str]:
 
 
 def peak(process: Instance) -> int:
-    """The most memory the process has had, MiB."""
+    """The process's maximum memory so far, MiB."""
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found
@@ -117,7 +118,7 @@ def test_ten_thousand_streams_on_four_connections_all_see_an_event(address: str)
 
 
 def messages(wire: Wire, count: int) -> Iterator[bytes]:
-    """The next messages, of streams whose messages come a frame each."""
+    """The next messages, of streams whose messages each fit in one frame."""
     for got in wire.frames():
         if got.kind == DATA:
             yield got.payload
@@ -181,7 +182,7 @@ def test_storm_of_resets_is_told_to_calm_down(process: Instance, address: str) -
             )
             try:
                 wire.send(*storm)
-            except OSError:  # it does not even take the rest
+            except OSError:  # the server does not even read the rest
                 continue
             code, reason = wire.goodbye()
         assert (code, reason) == (11, b"too many streams reset")
@@ -215,12 +216,12 @@ def test_halves_of_large_requests_hold_no_more_than_the_window(process: Instance
     before = peak(process)
     half = b"\0" + number(1_500_000) + bytes(60_000)
     with Wire(address) as wire:
-        for stream in range(1, 2401, 2):  # 72 MB, and none ever whole
+        for stream in range(1, 2401, 2):  # 72 MB, and none ever complete
             wire.send(head(stream, PUT))
             for at in range(0, len(half), 15_000):
                 wire.send(frame(DATA, 0, stream, half[at : at + 15_000]))
         wire.send(call(2401, RANGE, GET))
 
-        assert OK in wire.answers(1)[2401]  # the largest have made way
+        assert OK in wire.answers(1)[2401]  # the largest were cut off
 
     assert peak(process) - before < 150

@@ -164,7 +164,7 @@ def test_malformed_deadline_fails_a_request_that_is_incomplete(server: Served) -
 
 
 def test_stop_tells_twice_and_lets_a_running_call_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kine.transport.http2.server._LAST_CALL", WAIT)  # the ping's answer alone tells
+    monkeypatch.setattr("kine.transport.http2.server._LAST_CALL", WAIT)  # only the ping's answer shows it
     server = serve()
     with Wire(server.address) as wire:
         wire.send(call(1, COLLECT, b"one", 0))
@@ -281,7 +281,7 @@ def test_client_without_a_certificate_of_ours_is_refused(
     received = b""
     with (
         socket.create_connection(mutual.endpoint, WAIT) as plain,
-        contextlib.suppress(OSError),  # TLS 1.3 tells at the first read, by an alert or the end
+        contextlib.suppress(OSError),  # TLS 1.3 reports it at the first read, by an alert or the end
         context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
     ):
         client.sendall(frames.PREFACE + frame(4) + call(1, NOW, b"let me in"))

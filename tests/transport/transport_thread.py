@@ -65,7 +65,7 @@ class Served:
         return host, int(port)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Runs something in the server's loop."""
+        """Runs a coroutine in the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT)
 
     def stop(self, grace: float = 0) -> None:
@@ -77,7 +77,7 @@ class Served:
             self._end_loop()
 
     def _end_loop(self) -> None:
-        # Else the collector finds what a library has left there, in the midst of another test.
+        # Else the garbage collector finds what a library left behind in the middle of another test.
         with contextlib.suppress(TimeoutError):
             self.run(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -130,7 +130,7 @@ class Channel:
         return self.grpc.unary_unary(f"/test.Echo/{method}")(request, timeout=timeout, **options)
 
     def begin(self, method: str, request: bytes = b"", timeout: float | None = WAIT) -> Any:
-        """A unary call under way."""
+        """Starts a unary call and returns its future."""
         return self.grpc.unary_unary(f"/test.Echo/{method}").future(request, timeout=timeout)
 
     def server_stream(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds, for a process to end
 SWITCHES = {"debug": True, "endpoint": False, "compact-interval": False}
 
-# Serves until stopped, in the way the first argument says.
+# Serves until it is stopped, in the way the first argument says.
 SERVER = """
 import asyncio, sys, time
 from kine.cli import run

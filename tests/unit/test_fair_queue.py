@@ -84,7 +84,7 @@ async def test_place_of_one_that_is_cancelled_goes_to_the_next() -> None:
     await asyncio.sleep(0)
 
     places.release()
-    waiting[1].cancel()  # it has been given the place, and does not know yet
+    waiting[1].cancel()  # it has been given the slot, but has not run yet
     await asyncio.wait_for(waiting[2], 60)
 
     places.release()

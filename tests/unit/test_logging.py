@@ -195,7 +195,7 @@ def test_what_is_no_secret_is_left(text: str) -> None:
     ["token", "a.", 'password="', "eyJ-", "x://", "a:b@", "-----BEGIN PRIVATE KEY-----", "'", "A.b@tcp("],
 )
 def test_no_text_makes_redaction_slow(part: str) -> None:
-    redact(f"token@ {part * (2_000_000 // len(part))}")  # what grows with the square ends at the test's limit
+    redact(f"token@ {part * (2_000_000 // len(part))}")  # quadratic time exceeds the test's timeout
 
 
 def test_very_long_text_is_cut() -> None:
@@ -210,7 +210,7 @@ def test_secrets_of_an_endpoint_are_itself_and_its_password_in_both_spellings() 
 
 @pytest.mark.parametrize("endpoint", ["litestream://", "postgres://", "nats://,nats://", "mysql:"])
 def test_scheme_alone_is_no_secret(endpoint: str) -> None:
-    """Messages that list the schemes would be garbled."""
+    """Otherwise messages that list the schemes would be garbled."""
     assert secrets_of(endpoint) == []
 
 

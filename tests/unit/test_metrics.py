@@ -288,7 +288,7 @@ async def test_openmetrics_is_served_to_who_asks() -> None:
 
 
 def test_observing_a_call_answered_at_once_takes_few_calls_more() -> None:
-    """0.4 us on a quiet machine; how many calls are made tells a busy one, too."""
+    """0.4 us on a quiet machine; the number of function calls is the same on a busy one."""
     route = unary(
         observed({"/etcdserverpb.KV/Cost": Unary(lambda request, call: request)}), "/etcdserverpb.KV/Cost"
     )

@@ -282,7 +282,7 @@ async def test_one_profile_at_a_time() -> None:
 
 
 def sampling() -> bool:
-    """Is a profile being taken?"""
+    """Whether a profile is being taken."""
     return any(thread.name == "profile" for thread in threading.enumerate())
 
 

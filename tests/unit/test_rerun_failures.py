@@ -30,7 +30,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-o", f"pythonpath={ROOT}", "-o", "mar
 
 
 def run(root: Path, test: str, *, folder: str = "tests/unit", workers: int = 0) -> int:
-    """Runs a test file and then what is to be repeated of it; returns the second's exit code."""
+    """Runs a test file, and then its repetitions; returns the second's exit code."""
     (root / "conftest.py").write_text(CONFTEST)
     (root / folder).mkdir(parents=True)
     (root / folder / "test_it.py").write_text(test)

@@ -143,7 +143,7 @@ async def test_renewed_client_authority_counts(tmp_path: Path, version: ssl.TLSV
 def resumed(
     port: int, context: ssl.SSLContext, session: ssl.SSLSession | None
 ) -> tuple[bytes, ssl.SSLSession]:
-    """What the server says to a client that takes up a former session, and the session there is then."""
+    """The server's response to a client that resumes a former session, and the current session."""
     with (
         socket.create_connection(("127.0.0.1", port), 5) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as connection,

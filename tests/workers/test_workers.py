@@ -26,7 +26,7 @@ from tests.databases.process import free_port
 from tests.servers.kine import start_kine
 from tests.servers.process import Instance, StartError
 
-pytestmark = pytest.mark.xdist_group("workers")  # most share one server
+pytestmark = pytest.mark.xdist_group("workers")  # most tests share one server
 
 PATIENCE = 60.0  # seconds, for what is waited for
 
@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 def start(directory: Path, *flags: str, endpoint: str = "", workers: int = 2) -> Instance:
     endpoint = endpoint or f"sqlite://{directory / 'state.db'}"
     server = start_kine(endpoint, "http2", directory, flags=(f"--workers={workers}", *flags))
-    await_said(server, "worker serving", workers)  # the parent may say first that all serve
+    await_said(server, "worker serving", workers)  # the parent may log first that all serve
     return server
 
 
@@ -54,7 +54,7 @@ def connections_of(worker: psutil.Process) -> int:
 
 
 def await_idle(server: Instance) -> None:
-    """Until the workers have ended every connection: the parent counts none any more, and deals anew."""
+    """Waits until the parent counts no connections, and so assigns workers from the start again."""
     deadline = time.monotonic() + PATIENCE
     while any(worker.net_connections() for worker in workers_of(server)):
         assert time.monotonic() < deadline
@@ -80,7 +80,7 @@ def page(url: str, context: ssl.SSLContext | None = None) -> str:
 
 
 def samples(text: str, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-    """Values of a metric by these labels of it."""
+    """Values of a metric, by the given labels."""
     return {
         tuple(sample.labels[label] for label in labels): sample.value
         for family in text_string_to_metric_families(text)
@@ -91,7 +91,7 @@ def samples(text: str, name: str, *labels: str) -> dict[tuple[str, ...], float]:
 
 @contextmanager
 def clients(server: Instance, count: int) -> Iterator[list[Client]]:
-    """Each on a connection of its own, which are dealt out evenly."""
+    """Clients, each with its own connection; connections are distributed evenly."""
     await_idle(server)
     with ExitStack() as stack:
         opened = [stack.enter_context(Client(server.address)) for _ in range(count)]
@@ -176,7 +176,7 @@ def test_leases_that_many_connections_are_granted_are_bounded_over_all_workers(t
         }
         for lease in granted:
             clients[0].revoke(lease)
-        await_granted(clients[1])  # whose worker hears of it when it counts anew
+        await_granted(clients[1])  # whose worker learns of it when it counts again
         await_granted(clients[0])
     assert server.stop() == 0
 
@@ -283,7 +283,7 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
 
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            again.bind(("127.0.0.1", port))  # at once: no worker ever had it
+            again.bind(("127.0.0.1", port))  # at once: it was never assigned to a worker
     gone, alive = psutil.wait_procs(workers, PATIENCE)
 
     assert (len(gone), alive) == (2, [])
