@@ -1,4 +1,4 @@
-"""Which servers the driver aims at."""
+"""Endpoint parsing: the servers that the driver accepts as targets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The commands, against a real etcd that bench itself starts."""
+"""The bench commands against a real etcd, started by bench."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The hand-made requests are byte for byte what the generated classes write."""
+"""The hand-encoded requests equal those of the generated protobuf classes, byte for byte."""
 
 from bench import etcd_requests
 from kine.proto import rpc_pb2

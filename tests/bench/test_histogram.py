@@ -1,4 +1,4 @@
-"""The histogram's promise: percentiles within 1/128 of the true value."""
+"""The histogram's guarantee: percentiles within 1/128 of the true value."""
 
 from bench.histogram import Histogram, bucket_of, bucket_top
 

@@ -1,4 +1,4 @@
-"""Header blocks, against the hpack library's own encoder and decoder."""
+"""Header blocks of the load client, against the hpack library's own encoder and decoder."""
 
 from hpack import Decoder, Encoder
 

@@ -30,7 +30,7 @@ PATH = "/etcdserverpb.KV/Range"
 
 
 class Answer:
-    """Keeps what arrives on a stream."""
+    """A receiver that stores the data of a stream."""
 
     passed = None
 
@@ -61,7 +61,7 @@ def connected(**values):
 
 
 def sent(connection):
-    """The frames due to be sent: kind, flags, stream, payload."""
+    """The frames waiting to be sent: kind, flags, stream, payload."""
     data, frames = b"".join(connection.out), []
     connection.out.clear()
     while data:
@@ -108,7 +108,7 @@ def test_acknowledges_settings_and_is_ready():
 
 def test_a_call_leaves_as_headers_and_data():
     connection = connected()
-    for _ in range(2):  # the second takes the packed way
+    for _ in range(2):  # the second request uses the packed form
         connection.request(Answer(), PATH, b"request")
 
     frames = sent(connection)

@@ -1,4 +1,4 @@
-"""README.md and docs/performance.md quote the figures of the reports that are kept."""
+"""README.md and docs/performance.md quote the figures of the stored reports."""
 
 from __future__ import annotations
 

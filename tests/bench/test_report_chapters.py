@@ -1,4 +1,4 @@
-"""The whole report's plan, and one chapter of it as a user makes it."""
+"""The chapters of the whole report, and one of them run as a user runs it."""
 
 from __future__ import annotations
 

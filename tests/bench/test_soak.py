@@ -1,4 +1,4 @@
-"""The soak: its judgement, its counts, and a very short run against a real server."""
+"""The soak: its verdict, its counts, and a very short run against a real server."""
 
 import json
 import math
@@ -36,10 +36,10 @@ def sawtooth(t):
 
 
 def samples(**changes):
-    """An hour's samples of a server that stays as it is, except for `changes`: functions of the time."""
+    """An hour's samples of a stable server, except for `changes`: functions of the time."""
     rng = Random(1)
     figures = {
-        # Memory and database follow the compactions.
+        # Memory and database size follow the compactions.
         "rss": lambda t: sawtooth(t) + rng.uniform(-1, 1) * MIB,
         "value_cache": lambda t: 200 * MIB + 100 * MIB * (t % PERIOD) / PERIOD,
         "list_cache": lambda _: 50 * MIB,
@@ -171,7 +171,7 @@ def test_every_watch_must_have_exactly_the_events_of_what_it_follows():
     number, event = 0, EVENTS * SETTINGS.namespaces
     written.puts[0], written.sums[0], written.deletes[0] = 3, 60, 1
     written.key_puts[number], written.key_sums[number] = 2, 30
-    written.puts[event], written.sums[event] = 1, 40  # its lease deletes it
+    written.puts[event], written.sums[event] = 1, 40  # deleted by its lease
     plan = watches(SETTINGS)
     expected = Expected(SETTINGS, written)
     arrived = Arrived.empty(len(plan))
@@ -182,7 +182,7 @@ def test_every_watch_must_have_exactly_the_events_of_what_it_follows():
     assert expected.of(everything) == (4, 100, 2)
     assert compare(SETTINGS, plan, written, arrived).wrong_watches == 0
 
-    arrived.sums[0] += 1  # as many events, but not those
+    arrived.sums[0] += 1  # the right number of events, but not the same ones
     arrived.deletes[ON_EVERYTHING] -= 1
 
     assert compare(SETTINGS, plan, written, arrived).wrong_watches == 2
@@ -199,7 +199,7 @@ def test_a_soak_of_a_few_seconds_loses_nothing(tmp_path):
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
 
-    assert done.returncode in (0, 1), done.stderr  # a busy machine may slow it down within 3 s
+    assert done.returncode in (0, 1), done.stderr  # a busy machine may be slower within the 3 s
     found = json.loads((tmp_path / "soak.json").read_text())
     checks = {check["name"]: check["good"] for check in found["checks"]}
     assert found["errors"] == {}

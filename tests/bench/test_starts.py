@@ -1,4 +1,4 @@
-"""What a start costs: the page shows the results, and a start is measured."""
+"""Cost of a start: the page matches the stored results, and the measurement works."""
 
 from __future__ import annotations
 

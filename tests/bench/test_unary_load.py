@@ -1,4 +1,4 @@
-"""The load itself, against a server that answers at once and can be made to stall."""
+"""The load generator, against a server that answers at once and can be stalled."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def load(endpoint, clients, rate=0.0, limit=10.0):
 
 @contextmanager
 def stall(pid):
-    """The server's process stands still from now on, for STALL seconds."""
+    """Stops the server's process for STALL seconds."""
     os.kill(pid, signal.SIGSTOP)
     go_on = threading.Timer(STALL, os.kill, (pid, signal.SIGCONT))
     go_on.start()
@@ -46,7 +46,7 @@ def test_closed_loop_keeps_one_request_a_client_in_flight(echo):
 
     run.run(monotonic(), 0.1, 0.8)
 
-    assert run.completed > 8  # each goes on after its first
+    assert run.completed > 8  # each slot continues after its first request
     assert not run.errors
     assert len(run.samples[0]) - run.completed <= 8
 
@@ -66,7 +66,7 @@ def test_open_loop_counts_a_stall_for_every_request_it_held_up(echo):
     with stall(echo[1]):
         run.run(start, 0.0, 1.0)
 
-    # Whatever was due in the first half of the stall has waited for the other half, however late it was sent.
+    # A request due in the first half of the stall has waited for the other half, however late it was sent.
     slow = sum(latency > STALL / 2 for latency in run.samples[0])
     assert slow + run.unstarted >= 500.0 * STALL / 2 - 1
 
@@ -108,6 +108,6 @@ def test_latencies_of_one_client_fill_the_time(echo):
 
     run.run(start, 0.1, 1.0)
 
-    # One after the other: counted twice, they would take longer than the run.
+    # The requests do not overlap: if counted twice, their sum would exceed the duration of the run.
     assert run.samples[0]
     assert 0 < sum(run.samples[0]) <= run.last_end - start

@@ -1,4 +1,4 @@
-"""Worker processes: one task after the other, whatever became of the last."""
+"""Worker processes: they take one task after the other, even after a failed one."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Where consumers run kine: the package as installed, the executable in a musl root and in an empty one."""
+"""Environments of consumers: the installed package, the executable in a musl root and in an empty one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Place:
-    """Paths that a consumer names are below `top`; in a root the program sees them as they are."""
+    """Paths named by a consumer are below `top`; inside a root the program sees them unchanged."""
 
     kind: str
     top: Path
@@ -43,7 +43,7 @@ class Place:
         made.chmod(mode)
 
     def stage(self, path: str) -> None:
-        """The file alone, as a consumer copies it."""
+        """Installs the executable file alone, as a consumer copies it."""
         if self.root:
             self.root.install(executable(), path)
 
@@ -92,7 +92,7 @@ _IN_A_ROOT = [pytest.mark.engines, pytest.mark.timeout(600)]
 )
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     kind = request.param
-    # Short, for the paths of sockets, and below no directory that others can write but /var/tmp.
+    # Short because of socket paths, and below no directory that others can write except /var/tmp.
     with ExitStack() as until, tempfile.TemporaryDirectory(prefix="kine-", dir="/var/tmp") as name:
         top = Path(name)
         top.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Plain docker: the image's root with a volume at /db, read-only too."""
+"""Plain docker: the image's root with a volume at /db, also read-only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""k0s and k0smotron: one file staged alone, run as kube-apiserver, on a socket that is named as a port."""
+"""k0s and k0smotron: the executable alone, run as kube-apiserver, on a socket named as a port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def start(place: Place) -> subprocess.Popen[bytes]:
     place.stage(PROGRAM)
     place.directory("/var/lib/k0s/db", owner=KUBE_APISERVER, mode=0o750)
     place.directory("/run/k0s/kine", owner=KUBE_APISERVER, mode=0o750)
-    # The default that it has written into its configuration.
+    # The default that k0s writes into its configuration.
     data = f"sqlite://{place.inside('/var/lib/k0s/db/state.db')}?more=rwc&_journal=WAL&cache=shared"
     return place.start(
         PROGRAM,

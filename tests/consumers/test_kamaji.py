@@ -1,6 +1,6 @@
 """Kamaji: an init container copies certificates with the image's shell; /bin/kine connects with them.
 
-As Kamaji's buildKine has it, for each of its data stores but etcd; what it fills in comes from a Secret.
+As in Kamaji's buildKine, for each of its data stores but etcd; its values come from a Secret.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ pytestmark = [
     ),
 ]
 SCRIPT = Path(__file__).parents[2] / "release" / "image.sh"
-TENANT = "default_tenant"  # the user's name and the schema's
+TENANT = "default_tenant"  # the name of the user and of the schema
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A server that lets nobody in without a certificate of its authority; `enter` tries so."""
+    """A server that requires a client certificate from its authority; `enter` connects without one."""
 
     endpoint: str
     enter: Callable[[], object]
@@ -136,12 +136,12 @@ def on_nats(folder: Path) -> Store:
 
 
 async def _enter_nats(url: str, tls: ssl.SSLContext) -> None:
-    """Raises nats.errors.Error where it is not let in."""
+    """Connects to NATS. Raises nats.errors.Error when refused."""
     client = nats.NATS()
     try:
         await client.connect([url], tls=tls, allow_reconnect=False, connect_timeout=10)
         await client.flush(10)
-    except OSError as error:  # the server hangs up in the handshake
+    except OSError as error:  # the server closes the connection during the handshake
         raise nats.errors.Error(str(error)) from error
 
 
@@ -166,7 +166,7 @@ def test_init_container_and_server(image: Root, store: Store, authority: trustme
             f"--endpoint={store.endpoint}",
             "--key-file=/certs/server.key",
             "--listen-address=unix:///uds/kine",
-            "--metrics-bind-address=127.0.0.1:0",  # not Kamaji's: the tests run beside others
+            "--metrics-bind-address=127.0.0.1:0",  # not Kamaji's, because tests run in parallel
         ],
         environment={"GODEBUG": "x509ignoreCN=0", "DB_USER": TENANT, "DB_SCHEMA": TENANT},
         mounts=[Mount("proc", "/proc")],

@@ -1,4 +1,4 @@
-"""kubeflex, kube-shard, iknite, static pods: flags of one dash, tcp:// addresses, a probe over HTTPS."""
+"""kubeflex, kube-shard, iknite, static pods: flags with one dash, tcp:// addresses, a probe over HTTPS."""
 
 from __future__ import annotations
 

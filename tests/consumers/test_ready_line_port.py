@@ -1,4 +1,4 @@
-"""testcontainers (rusternetes), kcp's launcher, nsx-operator: a port of its own choice, told on stderr."""
+"""testcontainers (rusternetes), kcp's launcher, nsx-operator: a port chosen by kine and logged to stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""systemd, as examples/kine.service has it: a dynamic user, no HOME, directories that systemd makes."""
+"""systemd with examples/kine.service: a dynamic user, no HOME, directories created by systemd."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from tests.consumers.conftest import Place
 
 UNIT = Path(__file__).parents[2] / "examples" / "kine.service"
-USER = 61184  # of the range that systemd takes for DynamicUser=
+USER = 61184  # in the range that systemd uses for DynamicUser=
 
 
 def settings() -> dict[str, list[str]]:
-    """Of the unit's [Service], each with its values in order."""
+    """The settings in the unit's [Service], each with its values in order."""
     found: dict[str, list[str]] = {}
     section = UNIT.read_text().partition("[Service]\n")[2].partition("\n[")[0]
     for line in section.splitlines():
@@ -33,7 +33,7 @@ def test_the_unit_serves(place: Place) -> None:
     directories = {}
     for kind, parent in (("State", "/var/lib"), ("Cache", "/var/cache")):
         [name], [mode] = unit[f"{kind}Directory"], unit[f"{kind}DirectoryMode"]
-        # With DynamicUser= the directory is a link to one below `private`.
+        # With DynamicUser= the directory is a symbolic link to one below `private`.
         place.directory(f"{parent}/private/{name}", owner=USER, group=USER, mode=int(mode, 8))
         place.outside(f"{parent}/{name}").symlink_to(f"private/{name}")
         directories[f"{kind.upper()}_DIRECTORY"] = place.inside(f"{parent}/{name}")
@@ -41,7 +41,7 @@ def test_the_unit_serves(place: Place) -> None:
     [data] = unit["WorkingDirectory"]
     given["KINE_ENDPOINT"] = given["KINE_ENDPOINT"].replace(data, place.inside(data))
     for name in ("KINE_LISTEN_ADDRESS", "KINE_METRICS_BIND_ADDRESS"):
-        given[name] = given[name].rpartition(":")[0] + ":0"  # the tests run beside others
+        given[name] = given[name].rpartition(":")[0] + ":0"  # because tests run in parallel
 
     kine = place.start(
         program,

@@ -1,4 +1,4 @@
-"""vCluster: /binaries/kine beside its API server, in /data, on a socket."""
+"""vCluster: /binaries/kine next to its API server, in /data, on a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.consumers.conftest import Place
 
-# Kubernetes sets these for a service named kine; they are no settings.
+# Kubernetes sets these for a service named kine; they are not kine's settings.
 SERVICE_LINKS = {
     "KINE_PORT": "tcp://10.96.0.7:2379",
     "KINE_SERVICE_HOST": "10.96.0.7",
@@ -68,7 +68,7 @@ def test_an_orphan_is_found_by_its_name_and_its_socket_is_taken_over(place: Plac
     orphan = start(place)
     address(orphan)
     words = Path(f"/proc/{orphan.pid}/cmdline").read_bytes().split(b"\0")
-    if place.root:  # the package's is Python, which vCluster does not start
+    if place.root:  # the installed package runs as Python, which vCluster does not start
         assert words[0] == b"/binaries/kine"
         assert Path(f"/proc/{orphan.pid}/task/{orphan.pid}/children").read_text() == ""
     orphan.kill()
@@ -82,7 +82,7 @@ def test_an_orphan_is_found_by_its_name_and_its_socket_is_taken_over(place: Plac
 
 
 def test_restore_sets_the_revision(place: Place) -> None:
-    """It starts kine, waits for the file, ends it, sets the sequence, and starts it again."""
+    """Starts kine, waits for the file, stops it, sets the sequence, and starts it again."""
     first = start(place)
     path = place.outside("/data/state.db")
     deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""Every test here has a git of its own: no configuration, identity or environment of whoever runs it."""
+"""Fixtures: each test has a git isolated from the user's configuration, identity and environment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command said and how it ended."""
+    """The output and exit status of a command."""
 
     status: int
     out: str
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def rules(self) -> list[tuple[str, str | None]]:
-        """(rule, path) of each finding in a JSON answer."""
+        """(rule, path) of each finding in a JSON result."""
         return [(finding["rule"], finding["path"]) for finding in self.json["findings"]]
 
 
@@ -79,7 +79,7 @@ def history(tmp_path: Path) -> History:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs forktools, on a repository unless `history` is None; every JSON answer is held to the schema."""
+    """Runs forktools, on a repository unless `history` is None; validates every JSON result by the schema."""
 
     def run(history: History | None, *arguments: str) -> Result:
         capsys.readouterr()
@@ -96,7 +96,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def check(run: Command) -> Callable[..., Result]:
-    """Runs check-pr on base..head and answers in JSON."""
+    """Runs check-pr on base..head with JSON output."""
 
     def check(history: History, base: str = "main", head: str = "work", **more: str) -> Result:
         options = [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]

@@ -1,4 +1,4 @@
-"""Real git repositories, written commit by commit by `git fast-import`: any bytes, parents and tree."""
+"""Test repositories, written commit by commit with `git fast-import`: any bytes, parents and tree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# What a commit does to a path: new contents, or one of these.
+# The change of a path in a commit: new contents, or one of these.
 DELETED = None
 
 
@@ -31,7 +31,7 @@ Changes = Mapping[str | bytes, Content]
 
 @dataclass
 class History:
-    """A repository and the commits made in it so far."""
+    """A repository and the commits created in it so far."""
 
     path: Path
     clock: int = field(default=1_700_000_000)
@@ -60,8 +60,8 @@ class History:
         parents: Sequence[str] | None = None,
         author: str = "A U Thor <author@example.com>",
     ) -> str:
-        """A commit on the branch `on`; its tree is the first parent's with `changes`. Without `parents` the
-        branch's tip is the only one."""
+        """Adds a commit to the branch `on`; its tree is the first parent's with `changes`. Without `parents`
+        the branch's tip is the only one."""
         self.clock += 60
         text = message.encode() if isinstance(message, str) else message
         ref = f"refs/heads/{on}"
@@ -99,11 +99,11 @@ class History:
         return self.git("show", f"{revision}:{path}")
 
     def subjects(self, commits: str) -> list[str]:
-        """Oldest first."""
+        """Subjects, oldest first."""
         return self.git("log", "--reverse", "--topo-order", "--format=%s", commits).splitlines()
 
     def state(self) -> tuple[str, str, str, list[str]]:
-        """Everything a command might have touched: references, work tree, work trees, files in .git."""
+        """All that a command might change: references, work tree, list of work trees, files in .git."""
         top = sorted(path.name for path in (self.path / ".git").iterdir())
         return (
             self.git("for-each-ref"),

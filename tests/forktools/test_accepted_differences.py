@@ -1,4 +1,4 @@
-"""A commit stands for another if it makes its change, or if the difference was accepted on record."""
+"""Replay rule: a commit stands for another if it makes its change, or if the difference was accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHANGED = [("replay-changed", None)]
 
 @pytest.fixture
 def line(history: History) -> History:
-    """The new line at its base, the old one with nothing yet."""
+    """The new line at its base; the old line has no commits yet."""
     upstream(history)
     history.branch(NEW, "v1.1.0")
     return history
@@ -27,7 +27,7 @@ def states(result: Result) -> list[str]:
 
 
 class TestAnotherChange:
-    """Under the right name."""
+    """A commit with the right subject or trailer that makes another change."""
 
     def test_by_trailer(self, line: History, verify: Command) -> None:
         old = line.commit("feat(fork): one", {"one.py": "1\n"}, on=OLD)
@@ -71,10 +71,10 @@ class TestAnotherChange:
 
 
 class TestTheSameChange:
-    """Though the patches differ."""
+    """Commits whose patches differ but whose changes are the same."""
 
     def test_as_git_picks_it(self, line: History, verify: Command) -> None:
-        """Upstream has moved the line's neighbours; git merges them without asking."""
+        """Upstream has moved neighbouring lines; git merges them without a conflict."""
         moved = APP_1_1.replace("line 7\n", "line 7 moved\n")
         line.commit("fix(fork): moves", {"app.py": moved}, on=NEW)
         line.commit("fix(fork): ten", {"app.py": edited(9, "ten")}, on=OLD)
@@ -108,7 +108,7 @@ class TestTheSameChange:
 
 
 class TestOnRecord:
-    """`replay accept` after the fact, `apply --continue --accept` when the line is cut."""
+    """Recorded acceptance: `replay accept` later, or `apply --continue --accept` when the line is cut."""
 
     @pytest.fixture
     def changed(self, line: History) -> History:
@@ -171,12 +171,12 @@ class TestOnRecord:
 
         changed.commit("fix(fork): later", {"later": "1\n"}, on=OLD)
         changed.commit("fix(fork): later", {"later": "2\n"}, on=NEW)
-        changed.tag("v1.1.0.vcluster.0", NEW)  # moved: the commit counts
+        changed.tag("v1.1.0.vcluster.0", NEW)  # a moved tag: only the commit counts
         assert verify(changed).rules == [("replay-unrecorded", None), *CHANGED]
 
 
 class TestApply:
-    """A conflict that is settled otherwise than the old line has it is accepted when the line is cut."""
+    """A conflict resolved differently from the old line is accepted when the line is cut."""
 
     @pytest.fixture
     def stopped(self, history: History, run: Command) -> History:
@@ -228,7 +228,7 @@ class TestApply:
         self.settle(worktree, edited(30, "ours", APP_1_1))
         subprocess.run(["git", "commit", "-q", "--amend", "--no-edit"], cwd=worktree, check=True)
 
-        # Upstream changed this very line, so the change is another one still: both sides are in the patch.
+        # Upstream changed the same line, so the change still differs: the patch contains both sides.
         assert run(stopped, "replay", "apply", "--continue").status == 1
         assert run(stopped, "replay", "apply", "--continue", "--accept", "ours is right").status == 0
 

@@ -1,4 +1,4 @@
-"""audit: what no gate has seen, found afterwards."""
+"""`audit`: violations that no gate has checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GATE = ".github/workflows/version-policy.yaml"
 
 @pytest.fixture
 def fork(history: History) -> History:
-    """Two lines and a release of each, as they should be."""
+    """Two valid lines with a valid release of each."""
     upstream(history)
     ours = history.commit("feat(fork): ours", {"o": "1\n", GATE: "on: push\n"}, on=OLD)
     history.tag("v1.0.0.vcluster.0", OLD)
@@ -28,7 +28,7 @@ def audit(history: History, run: Command) -> Result:
 
 
 def told(result: Result) -> list[tuple[str, str]]:
-    """Each finding's rule and the tag or line it is about."""
+    """Each finding's rule and the tag or line that it concerns."""
     return [(f["rule"], f["message"].split(":")[0]) for f in result.json["findings"]]
 
 
@@ -44,7 +44,7 @@ def test_a_sound_fork(fork: History, run: Command) -> None:
 
 
 def test_a_tag_that_met_no_check(fork: History, run: Command) -> None:
-    """Its commit has no version-policy.yaml, so nothing ran when it was pushed; and it is not on the line."""
+    """Its commit has no version-policy.yaml, so no check ran at the push; and it is not on the line."""
     fork.git("update-ref", "refs/upstream/tags/v1.0.0", "v1.0.0")
     fork.git("update-ref", "refs/upstream/tags/v1.1.0", "v1.1.0")
     fork.tag("v1.1.0.vcluster.1", "main~1")
@@ -74,7 +74,7 @@ def test_a_tag_of_another_scheme_is_one_that_builds_an_image(fork: History, run:
 
 
 def test_what_cannot_be_judged_is_a_finding_and_the_rest_is_judged(fork: History, run: Command) -> None:
-    fork.git("update-ref", "refs/upstream/tags/v1.1.0", "v1.1.0")  # of v1.0.0 nothing is known
+    fork.git("update-ref", "refs/upstream/tags/v1.1.0", "v1.1.0")  # but no upstream tag v1.0.0
 
     result = audit(fork, run)
 

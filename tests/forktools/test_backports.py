@@ -1,4 +1,4 @@
-"""backports: what upstream has mended and the line lacks."""
+"""`backports`: upstream fixes that a line lacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.forktools.synthetic_fork import OLD, picked, upstream
 
 @pytest.fixture
 def fork(history: History) -> History:
-    """A line of v1.0.0; upstream has mended five things since, in two releases, and made one."""
+    """A line of v1.0.0; upstream's two later releases have fixes, a feature and documentation."""
     upstream(history)  # v1.1.0 has "fix: the bug"
     history.commit("fix: a second bug", {"second.py": "fixed\n"})
     history.commit("Bump a module\n\nFixes CVE-2026-12345, GHSA-abcd-1234-wxyz.", {"go.mod": "2\n"})
@@ -44,7 +44,7 @@ def test_vulnerabilities_come_first_then_fixes(fork: History, run: Command) -> N
 
 
 def test_what_the_line_has_is_not_missing(fork: History, run: Command) -> None:
-    """By its patch, whatever its message; by a trailer, whatever became of its patch."""
+    """Found by its patch under any message, or by a trailer with any patch."""
     second, bump = fork.sha("main~4"), fork.sha("main~3")
     fork.commit("fix(fork): the second, too", {"second.py": "fixed\n"}, on=OLD)
     fork.commit(picked("fix(fork): bump it", bump), {"go.mod": "2\nothers\n"}, on=OLD)
@@ -76,7 +76,7 @@ def test_a_fix_that_the_line_took_back_is_missing_again(fork: History, run: Comm
 def test_the_same_mending_of_a_twin_place_is_another(
     history: History, run: Command, first_is_mended: bool
 ) -> None:
-    """The patches are equal to a byte, save the numbers of the lines."""
+    """The patches are equal byte for byte, apart from the line numbers."""
     around = "".join(f"around {n}\n" for n in range(5))
     two = [f"func a\n{around}broken\n{around}", f"func b\n{around}broken\n{around}"]
     history.commit("feat: twins", {"twins.go": "".join(two)})

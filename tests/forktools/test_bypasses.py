@@ -1,4 +1,4 @@
-"""Ways past the policy that were found: each is a commit, a base or a setting that once hid a violation."""
+"""Regression tests for bypasses of the policy: commits, bases and settings that once hid a violation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINE = "release/vcluster/v1.0.0"
 
 
 def forged(history: History, sha: str, *more: str, on: str, message: str = "") -> str:
-    """The commit `sha` written again with `more` lines at the end of its header, as the tip of `on`."""
+    """Rewrites the commit `sha` with `more` lines at the end of its header, as the tip of `on`."""
     header, _, text = history.git("cat-file", "commit", sha).partition("\n\n")
     raw = "\n".join([header, *more, "", message or text, ""]).encode()
     made = history.git("hash-object", "-t", "commit", "-w", "--literally", "--stdin", stdin=raw)
@@ -33,7 +33,7 @@ def forged(history: History, sha: str, *more: str, on: str, message: str = "") -
 
 
 class TestForgedHeaders:
-    """git reads parents only where they belong; so does the policy, and it refuses the commit besides."""
+    """git reads parents only in their place in the header; the policy does too, and rejects the commit."""
 
     @pytest.fixture
     def product(self, history: History) -> str:
@@ -108,11 +108,11 @@ class TestForgedHeaders:
 
 
 class TestBase:
-    """What is judged is what the branch has not, whatever commit the event names."""
+    """The commits judged are those that the branch lacks, whatever base the event names."""
 
     @pytest.fixture
     def retargeted(self, history: History) -> History:
-        """Work on a line's commits, now in a pull request into main."""
+        """A pull request with work on a line's commits, retargeted to main."""
         history.branch(LINE, "main")
         history.commit("feat(fork): product", {"kine/p.py": "1"}, on=LINE)
         history.branch("work", LINE)
@@ -157,11 +157,11 @@ class TestBase:
 
 
 class TestSettings:
-    """No attribute, setting or variable changes a verdict, and none is executed."""
+    """No attribute, setting or variable changes a verdict, and none of their commands is executed."""
 
     @pytest.fixture
     def evil(self, history: History) -> History:
-        """A merge that keeps one side of a conflict's lines and adds a path, both outside the allowlist."""
+        """A merge that keeps one side of conflicting lines and adds a path, both outside the allowlist."""
         history.commit(
             "feat: theirs", {"kine/server.py": "one\ntheirs\nthree\n"}, on="theirs", parents=["main"]
         )
@@ -315,7 +315,7 @@ def test_on_a_line_git_s_own_revert_is_told_how_to_be_written(history: History, 
 
 
 class TestWorkflow:
-    """In a job, every way to fail is shown where the pull request is read."""
+    """In a GitHub job, every kind of failure is reported as an annotation."""
 
     def test_a_repository_that_cannot_answer_is_annotated(
         self, history: History, run: Command, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""`changelog`: what each release brought, from the commits of its line."""
+"""`changelog`: release notes from the commits of a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.forktools.synthetic_fork import NEW, OLD, edited, picked, upstream
 
 @pytest.fixture
 def fork(history: History, run: Command) -> History:
-    """Two releases of the old line, one of the new; the new one left one commit out and changed one."""
+    """Two releases of the old line, one of the new; the new line left one commit out and changed one."""
     upstream(history)
     history.commit("feat(fork): log in with *IAM*", {"iam.py": "1\n"}, on=OLD)
     old = history.commit("fix(fork): thirty", {"app.py": edited(30, "ours")}, on=OLD)

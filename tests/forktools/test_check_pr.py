@@ -1,4 +1,4 @@
-"""check-pr on histories that are not a straight line, in clones that are not whole, with any bytes."""
+"""`check-pr` on non-linear histories, in incomplete clones, and with arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Check = Callable[..., Result]
 
 @pytest.fixture
 def diverged(history: History) -> History:
-    """main and work have both moved on, on different files."""
+    """main and work have diverged, with changes to different files."""
     history.commit("feat: upstream moves", {"kine/client.py": "new\n"})
     history.commit("ci(fork): work", {".github/x": "1"}, on="work", parents=["main~1"])
     return history
@@ -28,7 +28,7 @@ MERGED = {"kine/client.py": "new\n"}
 
 
 class TestMerges:
-    """A merge is judged by what it changes itself."""
+    """A merge is judged by its own changes."""
 
     def test_clean_merge_of_main_passes(self, diverged: History, check: Check) -> None:
         diverged.commit("Merge branch 'main' into work", MERGED, on="work", parents=["work", "main"])
@@ -163,7 +163,7 @@ class TestMerges:
 
 
 class TestPaths:
-    """Any bytes can be a path."""
+    """A path can be any bytes."""
 
     @pytest.mark.parametrize(
         ("path", "shown"),
@@ -229,7 +229,7 @@ class TestPaths:
 
 
 class TestMessages:
-    """Any bytes can be a message; the subject is what git calls the subject."""
+    """A message can be any bytes; the subject is git's."""
 
     @pytest.mark.parametrize(
         ("message", "rules"),
@@ -283,7 +283,7 @@ def commit_object(history: History, message: bytes, encoding: str = "") -> None:
 
 
 class TestRange:
-    """Which commits are the pull request's."""
+    """The commits that belong to a pull request."""
 
     @pytest.fixture
     def clone(self, history: History, tmp_path: Path) -> History:
@@ -359,7 +359,7 @@ class TestRange:
 
 
 class TestRepositoryErrors:
-    """Exit status 2, what is wrong, and what to do; nothing on standard output."""
+    """Exit status 2, the problem and its fix; nothing on standard output."""
 
     def test_shallow_clone(self, history: History, tmp_path: Path, run: Command) -> None:
         history.commit("feat: two", {"a": "1"})
@@ -419,7 +419,7 @@ class TestRepositoryErrors:
 
 
 class TestInAWorkflow:
-    """The event's file says which pull request it is."""
+    """The event's file identifies the pull request."""
 
     @pytest.fixture
     def event(self, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

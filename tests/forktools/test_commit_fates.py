@@ -1,4 +1,4 @@
-"""What became of each commit of a line: reworded, squashed, split, changed, dropped, reverted, lost."""
+"""Fates of a line's commits: reworded, squashed, split, changed, dropped, reverted, lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fork(history: History) -> History:
 
 @pytest.fixture
 def new(fork: History) -> History:
-    """The new line is cut, and empty."""
+    """The new line is cut, without commits."""
     fork.branch(NEW, "v1.1.0")
     return fork
 
@@ -46,7 +46,7 @@ def verify(fork: History, run: Command) -> Callable[..., Result]:
 
 
 class TestInventory:
-    """What a line carries."""
+    """The commits that a line carries."""
 
     def kinds(self, fork: History, run: Command) -> list[tuple[str, str]]:
         answer = run(fork, "replay", "inventory", "v1.0.0", "--output=json").json
@@ -89,7 +89,7 @@ class TestInventory:
 
 
 class TestStates:
-    """From the strongest evidence to the weakest."""
+    """Match states, from the strongest evidence to the weakest."""
 
     def test_same_patch(self, new: History, status: Status) -> None:
         old = new.commit("feat(fork): alpha", {"alpha.py": "1\n"}, on=OLD)
@@ -289,7 +289,7 @@ class TestStates:
 
 
 class TestVerify:
-    """The replay rule with an exit status."""
+    """The replay rule, as an exit status."""
 
     def test_whole_line_passes(self, new: History, verify: Callable[..., Result]) -> None:
         new.commit("feat(fork): alpha", {"alpha": "1\n"}, on=OLD)

@@ -1,4 +1,4 @@
-"""Long ranges and floods of findings: nothing is silent, nothing is read twice, nothing drowns."""
+"""Long ranges and large numbers of findings: all are reported, and each patch is read once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WARNING = Rule("doubtful", "Says.", "Fix.", Level.WARNING)
 
 
 class TestAnnotations:
-    """GitHub shows ten of a level; the last one tells of the others."""
+    """GitHub shows ten annotations of a level; the last one counts the others."""
 
     def commands(self, *findings: Finding) -> list[str]:
         return [*reporting.workflow_commands(findings)]
@@ -51,7 +51,7 @@ class TestAnnotations:
 
 
 class TestPatches:
-    """Upstream's patches take seconds: the second run has them already."""
+    """Upstream's patches take seconds to read; the second run takes them from the cache."""
 
     @pytest.fixture
     def fork(self, history: History, monkeypatch: pytest.MonkeyPatch) -> History:
@@ -66,7 +66,7 @@ class TestPatches:
         return history
 
     def asked(self, fork: History, run: Command, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-        """The exit status, and how many patches git was asked for."""
+        """The exit status, and the number of patches that git was asked for."""
         counts: list[int] = []
         read = commits._patch_ids
 
@@ -135,7 +135,7 @@ class TestPatches:
 
 
 class TestPlanAndApply:
-    """What they say after all."""
+    """Output of `plan` and `apply`, and the next tag."""
 
     def test_a_remark_is_no_conflict(self, history: History, run: Command) -> None:
         upstream(history)
@@ -153,7 +153,7 @@ class TestPlanAndApply:
     def test_the_next_tag_is_the_line_s(self, history: History, run: Command) -> None:
         upstream(history)
         history.commit("feat(fork): one", {"one.py": "1\n"}, on=OLD)
-        history.tag("v1.1.0.vcluster.0", "main")  # of a line that was deleted
+        history.tag("v1.1.0.vcluster.0", "main")  # from a deleted line
 
         said = run(history, "replay", "apply", "--to=v1.1.0")
 
@@ -176,7 +176,7 @@ class TestPlanAndApply:
         assert "both" in history.git(*command.split()[1:])
 
     def test_a_tag_deleted_as_advised_leaves_the_line_going(self, history: History, run: Command) -> None:
-        """next-tag said 4, check-tag wanted 2."""
+        """Once next-tag printed 4, and check-tag expected 2."""
         upstream(history)
         for number in range(4):
             history.commit(f"fix(fork): {number}", {"f": f"{number}\n"}, on=OLD)

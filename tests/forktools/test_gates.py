@@ -1,4 +1,4 @@
-"""The replay rule at every gate: a push to any line, a tag; and lines that were rewritten or deleted."""
+"""The replay rule at the gates: pushes to any line, tags, and lines that were rewritten or deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = ("replay-missing", None)
 
 @pytest.fixture
 def fork(history: History) -> History:
-    """Three lines, each with every commit of the one before it."""
+    """Three lines; each has every commit of the one before it."""
     upstream(history)
     history.commit("feat: upstream", {"up": "1\n"})
     history.tag("v1.2.0", "main")
@@ -48,7 +48,7 @@ def messages(result: Result) -> list[str]:
 
 
 class TestLateFix:
-    """On an older line, which the newer ones lack."""
+    """A fix on an older line that the newer lines lack."""
 
     @pytest.fixture
     def late(self, fork: History) -> str:
@@ -120,7 +120,7 @@ class TestLateFix:
 
 
 class TestRemembered:
-    """By release tags, and by what `--remember` kept."""
+    """Commits remembered by release tags and by `--remember`."""
 
     @pytest.fixture(params=["tag", "ref"])
     def released(self, request: pytest.FixtureRequest, fork: History, verify: Callable[..., Result]) -> str:

@@ -1,4 +1,4 @@
-"""The hooks: most called by git itself, tables of cases as git would call them."""
+"""Git hooks, most called by git itself, the tables of cases called as git would call them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def remote(history: History) -> History:
-    """A trunk with a base tag and a line with a commit, as a remote has them."""
+    """The remote: a trunk with a base tag, and a line with a commit."""
     history.commit("feat: base", {".forktools.toml": 'upstream = "trunk"\n'})
     history.tag("v1.0.0", "main")
     history.commit("feat: goes on", {"kine/more.py": "1\n"})
@@ -42,7 +42,7 @@ def git(history: History, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def commit(history: History, subject: str, path: str = "kine/new.py", *options: str) -> tuple[bool, str]:
-    """Whether git made it, and what was said."""
+    """Runs `git commit`. Returns whether it succeeded, and its output."""
     (history.path / path).parent.mkdir(parents=True, exist_ok=True)
     (history.path / path).write_text(subject)
     history.git("add", "--all")
@@ -90,7 +90,7 @@ def test_a_topic_is_judged_by_what_it_is_nearest_to(clone: History, start: str, 
 
 
 def test_where_two_are_equally_near_only_what_both_refuse_is_refused(clone: History) -> None:
-    """At the base tag a topic may become one of the trunk or the first of a line."""
+    """At the base tag a topic branch may go into the trunk or the line."""
     clone.git("branch", "release/vcluster/v2.0.0", "origin/main")
     clone.git("checkout", "--quiet", "--no-track", "-b", "topic", "origin/main")
     assert commit(clone, "feat(fork): product", "a")[0]
@@ -109,7 +109,7 @@ def test_comments_and_what_is_below_the_scissors_are_no_message(clone: History, 
 
 
 def test_only_the_paths_that_are_committed_count(clone: History) -> None:
-    """`git commit PATH` has an index of its own; the other change stays staged."""
+    """`git commit PATH` uses a temporary index; the other change stays staged."""
     clone.git("checkout", "--quiet", "main")
     for path in ("kine/staged.py", "docs/a.md"):
         (clone.path / path).parent.mkdir(exist_ok=True)
@@ -257,7 +257,7 @@ def test_a_hook_whose_forktools_is_gone_says_so_and_lets_pass(clone: History) ->
 
 
 def test_the_work_tree_s_own_forktools_is_not_run(clone: History) -> None:
-    """A checked-out branch may bring one: it is judged, not believed."""
+    """A checked-out branch may contain one: it is judged, not executed."""
     own = clone.path / "forktools"
     own.mkdir()
     (own / "__init__.py").write_text("raise SystemExit('run!')\n")

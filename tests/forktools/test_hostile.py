@@ -1,4 +1,4 @@
-"""Commit messages, paths and branch names of an attacker, in every output format."""
+"""Commit messages, paths and branch names chosen by an attacker, in every output format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from forktools.settings import DEFAULTS
 from tests.forktools.conftest import Command
 from tests.forktools.git_history import History
 
-pytestmark = pytest.mark.engines  # each text in each format, through a repository of its own
+pytestmark = pytest.mark.engines  # every text in every format, each in a repository of its own
 
 ATTACKS = [
     "\x1b[2J\x1b[31mFAKE OK\x1b[0m",
@@ -68,7 +68,7 @@ def attack(history: History, text: str) -> None:
 
 
 def hidden(text: str) -> list[str]:
-    """Characters that a terminal or a page would obey instead of showing."""
+    """The characters that a terminal or a page would interpret instead of displaying."""
     bad = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
     return [char for char in text if unicodedata.category(char) in bad and char != "\n"]
 

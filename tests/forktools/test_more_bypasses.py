@@ -1,4 +1,4 @@
-"""Ways past the gates that somebody thought of after reading the documentation."""
+"""Bypasses of the gates that were found by reading the documentation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ AROUND = "".join(f"around {n}\n" for n in range(5))
 
 
 def twins(first: str, second: str) -> str:
-    """Two functions of the same lines."""
+    """Two functions with the same lines."""
     return "".join(f"func {name}\n{AROUND}{line}\n{AROUND}" for name, line in (("a", first), ("b", second)))
 
 
 class TestTwinPlaces:
-    """The same patch applies to each of two places that look alike; only one of them is mended by it."""
+    """The same patch applies at two similar places, but fixes only one of them."""
 
     @pytest.fixture
     def line(self, history: History) -> History:
@@ -71,7 +71,7 @@ def test_a_reason_that_shows_nothing_is_none(
 def test_a_path_that_leads_out_of_the_allowlist_is_outside_it(
     history: History, check: Check, name: str
 ) -> None:
-    """git makes no such tree, and a server with `fsckObjects` takes none; others do."""
+    """git creates no such tree, and a server with `fsckObjects` rejects it; others accept it."""
     blob = history.git("hash-object", "-w", "--stdin", stdin=b"evil")
     inner = history.git("mktree", stdin=f"100644 blob {blob}\tserver.py\n".encode())
     raw = b"40000 " + name.encode() + b"\0" + bytes.fromhex(inner)
@@ -85,7 +85,7 @@ def test_a_path_that_leads_out_of_the_allowlist_is_outside_it(
 
 
 class TestSettings:
-    """They are read from the trunk, so what comes into it must be readable there, and is pointed at."""
+    """Settings are read from the trunk, so a pull request that changes them is annotated, or refused."""
 
     @pytest.fixture
     def trunk(self, history: History) -> History:

@@ -1,4 +1,4 @@
-"""A carried commit that later work has taken back in part; what later work may do to its lines."""
+"""A carried commit that later work has partly undone, and the later work that is allowed on its lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTER = APP.replace("line 5\n", "").replace("line 6\n", "").replace("line 25\n
 
 @pytest.fixture
 def line(history: History) -> History:
-    """A new file, two places of another, and lines removed, carried by the new line in one commit."""
+    """The new line carries one commit: a new file, two changes in another, and removed lines."""
     upstream(history)
     history.commit("feat: lib", {"lib.py": APP}, on=OLD, parents=["v1.0.0"])
     history.git("tag", "--force", "v1.0.0", f"refs/heads/{OLD}")
@@ -99,7 +99,7 @@ def test_of_what_is_no_text_all_is_written_over(
 
 
 def test_by_a_merge(line: History, verify: Command) -> None:
-    """git would join the two sides without a word; the merge leaves three lines out."""
+    """git would join the two sides without a conflict; the merge leaves three lines out."""
     line.commit("feat(fork): other", {"other.py": "another\n"}, on="side", parents=["v1.1.0"])
     less = {"guard.py": WHOLE.replace(GUARD, GUARD[:-36]), "other.py": "another\n"}
     line.commit("chore(fork): merge", less, on=NEW, parents=[NEW, "side"])
@@ -108,7 +108,7 @@ def test_by_a_merge(line: History, verify: Command) -> None:
 
 
 def test_in_small_steps(line: History, verify: Command) -> None:
-    """Each commit writes a line for one or two that it takes; less stands than is gone."""
+    """Each commit writes one line for one or two that it takes; in the end less stands than is gone."""
     for n in range(0, 12, 2):
         text = now(line, "guard.py").replace(f"    check {n}\n    check {n + 1}\n", f"    # {n}\n")
         line.commit(f"refactor(fork): step {n}", {"guard.py": text}, on=NEW)
@@ -125,7 +125,7 @@ def test_no_tag_is_made_of_it(line: History, run: Command) -> None:
 
 
 class TestOnRecord:
-    """`Replay-Dropped`, in the commit that takes lines or in a later one."""
+    """`Replay-Dropped`, in the commit that removes lines or in a later one."""
 
     def test_in_the_commit(self, line: History, verify: Command) -> None:
         message = f"fix(fork): fewer checks\n\nReplay-Dropped: {line.sha(OLD)} upstream has check 3"
@@ -188,7 +188,7 @@ def test_what_carried_work_takes_is_not_asked_for(line: History, verify: Command
 
 
 def test_what_a_carried_merge_leaves_out_is_not_asked_for(line: History, verify: Command) -> None:
-    """Both lines have settled the same conflict so."""
+    """Both lines have resolved the conflict the same way."""
     for branch, base in ((OLD, "v1.0.0"), (NEW, "v1.1.0")):
         line.commit("feat(fork): other", {"other.py": "another\n"}, on=f"side-{base}", parents=[base])
         less = {"guard.py": WHOLE.replace("    check 3\n", ""), "other.py": "another\n"}
@@ -205,7 +205,7 @@ def test_what_another_commit_brings_back_stands(line: History, verify: Command) 
 
 
 def test_a_helper_that_a_rewritten_file_needs_no_more_is_shown(line: History, verify: Command) -> None:
-    """The real fork's `test(fork): exercise the default lock_timeout path`, had only the new line got it:
+    """The real fork's `test(fork): exercise the default lock_timeout path`, as if only the new line had it:
     it takes a helper of thirteen lines from a test of two hundred, and writes seven others."""
     test = "".join(f"step {n}\n" for n in range(60))
     helper = "".join(f"help {n}\n" for n in range(6))

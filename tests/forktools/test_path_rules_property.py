@@ -1,4 +1,4 @@
-"""Random paths, through a real repository and back."""
+"""Property test: random paths, written to and read from a real repository."""
 
 from __future__ import annotations
 

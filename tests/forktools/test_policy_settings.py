@@ -1,4 +1,4 @@
-"""What a repository sets of its policy: where it is read, what it changes, what is said of a wrong one."""
+"""Policy settings of a repository: their source, their effect, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_settings_are_read_from_the_trunk(history: History, run: Command, file: 
 
     assert result.json["origin"] == f"{file} of main"
     assert result.json["settings"]["allowlist"] == ["tools/**"]
-    assert result.json["settings"]["scope"] == "fork"  # what is not set is the fork's
+    assert result.json["settings"]["scope"] == "fork"  # a missing setting has the fork's value
 
 
 def test_a_repository_that_sets_nothing_has_the_fork_s(history: History, run: Command) -> None:
@@ -56,7 +56,7 @@ def test_settings_in_two_files_are_refused(history: History, run: Command) -> No
 
 
 def test_a_pull_request_does_not_choose_its_rules(history: History, run: Command) -> None:
-    """Its head widens the allowlist and uses that; the base's rules are the ones it is judged by."""
+    """Its head widens the allowlist and uses that, but the base's rules apply."""
     history.commit("docs: base", {"README.md": "base\n"})
     history.branch("work", "main")
     history.commit("ci(fork): may change tools", {".github/forktools.toml": WIDE}, on="work")
@@ -71,7 +71,7 @@ def test_a_pull_request_does_not_choose_its_rules(history: History, run: Command
 
 
 def test_a_line_is_judged_by_the_trunk_s_rules(history: History, run: Command) -> None:
-    """A line holds the settings of the time it was cut, or none."""
+    """A line has the settings from when it was cut, or none."""
     history.tag("v1.0.0", "main")
     history.branch(LINE, "v1.0.0")
     history.commit("ci: settings", {".forktools.toml": 'scope = "ours"\n'})
@@ -82,7 +82,7 @@ def test_a_line_is_judged_by_the_trunk_s_rules(history: History, run: Command) -
 
 
 def test_a_line_s_own_settings_need_not_be_readable(history: History, run: Command) -> None:
-    """It was cut when forktools knew other ones."""
+    """The line was cut when forktools had other settings."""
     history.tag("v1.0.0", "main")
     history.commit("ci(fork): old settings", {".forktools.toml": "gone = 1\n"}, on=LINE, parents=["v1.0.0"])
     history.branch("work", LINE)
@@ -92,7 +92,7 @@ def test_a_line_s_own_settings_need_not_be_readable(history: History, run: Comma
 
 
 def test_a_trunk_of_another_name(history: History, run: Command) -> None:
-    """Its own settings say that it is one; no other branch may be asked before it."""
+    """The branch's own settings call it a trunk; they are read before any other branch's."""
     history.git("branch", "--move", "main", "develop")
     history.git("symbolic-ref", "HEAD", "refs/heads/develop")
     history.commit("ci: settings", {".forktools.toml": 'trunks = ["develop"]\n'}, on="develop")

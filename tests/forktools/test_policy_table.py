@@ -1,4 +1,4 @@
-"""The policy, row by row: a pull request of one commit into a branch, and the rules it breaks."""
+"""The policy as a table: a pull request of one commit into a branch, and the rules it breaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hooks as the real pre-commit installs and runs them, in another repository that names this one."""
+"""The hooks installed and run by the real pre-commit, in another repository that names this one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pre_commit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clone(history: History, tmp_path: Path, pre_commit: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    """A clone of a fork with a trunk, a line and both hooks; pre-commit's cache is the test's own."""
+    """A clone of a fork with a trunk, a line and both hooks; the test has its own pre-commit cache."""
     monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{pre_commit.parent}{os.pathsep}{os.environ['PATH']}")
     source = tmp_path / "source"
@@ -59,7 +59,7 @@ def git(history: History, *arguments: str) -> tuple[int, str]:
 
 
 def test_a_commit_and_a_push_are_judged(clone: History) -> None:
-    """One test: what is installed for it takes a minute."""
+    """A single test, because the installation takes a minute."""
     commit = ("commit", "--quiet", "--allow-empty", "--message")
 
     refused, said = git(clone, *commit, "fix: a bug")
@@ -74,7 +74,7 @@ def test_a_commit_and_a_push_are_judged(clone: History) -> None:
     assert (refused, "not-conventional" in said) == (1, True)
     assert clone.subjects(f"origin/{LINE}~1..origin/{LINE}") == ["fix(fork): a bug"]
 
-    # A tag with commits that the remote lacks. One on a commit that it has, pre-commit shows to no hook.
+    # A tag with commits that the remote lacks. pre-commit runs no hook for a tag on a commit that it has.
     clone.git("reset", "--quiet", "--hard", f"origin/{LINE}")
     assert git(clone, *commit, "fix(fork): another")[0] == 0
     clone.git("tag", "v1.0.0.vcluster.7")

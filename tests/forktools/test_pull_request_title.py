@@ -16,7 +16,7 @@ LINE = "release/vcluster/v1.0.0"
 
 @pytest.fixture
 def work(history: History) -> History:
-    """Two commits that say nothing of what they are."""
+    """Two commits without a type or scope in their subjects."""
     history.branch(LINE, "main")
     history.commit("wip", {".github/x.yml": "1\n"}, on="work", parents=["main"])
     history.commit("wip", {"pkg/p.go": "1\n"}, on="work")

@@ -1,4 +1,4 @@
-"""Lines that name every commit of the one before and do not carry its work; each passed `replay verify`."""
+"""Lines that name every commit of the line before but lack its changes; each once passed `replay verify`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def line(history: History) -> History:
-    """Two commits on the old line, and the new line at its base."""
+    """Two commits on the old line; the new line is at its base."""
     upstream(history)
     history.commit("feat(fork): one", {"one.py": "1\n", "shared.py": "1\n"}, on=OLD)
     history.commit("fix(fork): two", {"app.py": edited(3, "two")}, on=OLD)
@@ -24,7 +24,7 @@ def line(history: History) -> History:
 
 
 def replay(history: History) -> None:
-    """The new line as it should be."""
+    """Makes the new line correct."""
     history.commit("feat(fork): one", {"one.py": "1\n", "shared.py": "1\n"}, on=NEW)
     now = history.show(NEW, "app.py") + "\n"
     history.commit("fix(fork): two", {"app.py": edited(3, "two", now)}, on=NEW)
@@ -34,7 +34,7 @@ MISSING = [("replay-missing", None), ("replay-missing", None)]
 
 
 class TestEmptyCommits:
-    """An empty commit stands for an empty one only."""
+    """An empty commit stands only for an empty one."""
 
     def test_with_the_subjects(self, line: History, verify: Command) -> None:
         for subject in ("feat(fork): one", "fix(fork): two"):
@@ -66,7 +66,7 @@ class TestEmptyCommits:
 
 
 class TestUndone:
-    """The work must be there at the tip, whatever the messages say."""
+    """The changes must be there at the tip, whatever the messages say."""
 
     def test_a_whole_line_stands(self, line: History, verify: Command) -> None:
         replay(line)
@@ -124,7 +124,7 @@ class TestUndone:
 
     @pytest.mark.parametrize("text", ["# nothing here\n", "#1\n", "12\n"])
     def test_removal_that_writes_over_it(self, line: History, verify: Command, text: str) -> None:
-        """Nobody can tell a better line from an excuse: it wants a record, in the same commit or later."""
+        """An improvement looks the same as a removal, so it needs a record, in the same commit or later."""
         replay(line)
         line.commit("refactor(fork): simplify", {"one.py": text}, on=NEW)
         assert verify(line).rules == [("replay-reverted", None)]
@@ -154,7 +154,7 @@ class TestUndone:
         assert finding["commit"] == line.sha(OLD)
 
     def test_merge_that_keeps_its_own_side(self, line: History, verify: Command) -> None:
-        """`git merge -s ours` of the whole line into a fresh one: all the commits, none of the work."""
+        """`git merge -s ours` of the whole line into a fresh one: it has all the commits and no changes."""
         replay(line)
         fresh = line.commit("chore(fork): start", {"start": "1\n"}, on="fresh", parents=["v1.1.0"])
         line.commit("chore(fork): merge", {}, on="fresh", parents=[fresh, NEW])
@@ -171,7 +171,7 @@ class TestUndone:
 
 
 class TestContext:
-    """The same lines in another place are the same change."""
+    """The same changed lines between other context lines are the same change."""
 
     def test_only_the_lines_around_differ(self, line: History, verify: Command) -> None:
         line.commit("fix(fork): near", {"app.py": edited(29, "near", edited(3, "two"))}, on=OLD)
@@ -203,5 +203,5 @@ def test_trailers_as_people_write_them(line: History, verify: Command, trailer: 
 
     result = verify(line)
 
-    assert result.json["commits"][0]["state"] == "changed in replay"  # found by the trailer, and more than it
+    assert result.json["commits"][0]["state"] == "changed in replay"  # found by the trailer, but different
     assert (result.status, result.rules) == (1, [("replay-changed", None)])

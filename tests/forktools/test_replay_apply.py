@@ -1,4 +1,4 @@
-"""plan and apply: a line is cut whole, stops at conflicts, survives a kill, and leaves nothing behind."""
+"""`replay plan` and `apply`: atomic cuts, stops at conflicts, recovery after a kill, clean-up."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def apply(run: Command) -> Apply:
     return apply
 
 
-ACCEPT = "--accept=both are wanted"  # what `resolve` makes is not the change of the old line
+ACCEPT = "--accept=both are wanted"  # needed because `resolve` makes another change than the old line
 
 
 def resolve(worktree: Path, text: str = edited(30, "both", APP_1_1)) -> None:
@@ -70,7 +70,7 @@ def resolve(worktree: Path, text: str = edited(30, "both", APP_1_1)) -> None:
 
 
 class TestPlan:
-    """What apply would do, without doing any of it."""
+    """`plan` shows what `apply` would do, and changes nothing."""
 
     def actions(self, fork: History, run: Command, *options: str) -> list[tuple[str, str]]:
         answer = run(fork, "replay", "plan", "--to=v1.1.0", "--output=json", *options).json
@@ -350,7 +350,7 @@ class TestApply:
 
 
 class TestUnfinishedBusiness:
-    """continue says what is still to be done, and never throws away what a person did."""
+    """`--continue` reports the remaining steps, and never discards a person's work."""
 
     def test_conflict_not_resolved(self, fork: History, apply: Apply) -> None:
         apply(fork)
@@ -434,7 +434,7 @@ class TestUnfinishedBusiness:
 
 
 class TestAbort:
-    """Nothing is left behind."""
+    """`--abort` leaves nothing behind."""
 
     @pytest.mark.parametrize("mess", ["none", "resolved", "committed", "deleted", "untracked"])
     def test_abort(self, fork: History, apply: Apply, worktree: Path, mess: str) -> None:
@@ -474,11 +474,11 @@ class TestAbort:
 
 
 class TestKilled:
-    """A run that was killed goes on from what its commits say."""
+    """A killed run resumes from the commits in its work tree."""
 
     @pytest.fixture
     def killed(self, smooth: History, worktree: Path) -> History:
-        """Killed in the middle of a pick: 30 commits made, none of them on record, a half-made one on top."""
+        """Killed in the middle of a pick: 30 commits and a half-made one, none of them in the run's file."""
         repo = open_repository(smooth.path)
         moves = [
             replay_run.RunStep(sha, "", replay_run.Action.PICK)
@@ -577,7 +577,7 @@ class TestKilled:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        (smooth.path / ".git/packed-refs.lock").unlink(missing_ok=True)  # now and then git dies holding it
+        (smooth.path / ".git/packed-refs.lock").unlink(missing_ok=True)  # git may be killed while holding it
 
         if not smooth.has(f"refs/heads/{NEW}"):
             options = ["--continue"] if (smooth.path / ".git/forktools/v1.1.0.json").exists() else []

@@ -1,5 +1,8 @@
-"""A conflict that was settled once is settled so where a line beside it has moved since: the real fork's
-release.yml, whose pinned action stands under the condition that the fork changes."""
+"""Reuse of a conflict resolution when a neighbouring line has moved since.
+
+This is the case of the real fork's release.yml, whose pinned action stands under the condition that the fork
+changes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ NEWEST = "release/vcluster/v1.2.0"
 
 
 def release(pin: str, login: str = OWNED, tags: str = "  docker.io/kine\n  ghcr.io/kine\n") -> str:
-    """The workflow with a version of the action that logs in, its condition and the names that are pushed."""
+    """The workflow with a version of the login action, its condition and the pushed image names."""
     steps = "".join(f"- name: step {n}\n  run: make step-{n}\n\n" for n in range(6))
     return (
         f"{steps}- name: Login to DockerHub\n  if: {login}\n  uses: docker/login-action@{pin}\n  with:\n"
@@ -33,7 +36,7 @@ FORK_S = f"{OWNED} && env.DOCKER_TOKEN != ''"
 
 @pytest.fixture
 def fork(history: History, run: Command, tmp_path: Path) -> History:
-    """Upstream moves the pin in every release; a person has settled the first cut's conflict."""
+    """Upstream moves the pin in every release; a person has resolved the conflict of the first cut."""
     for minor, pin in enumerate(("4907a6dd", "650006c6", "dbcb8138")):
         history.commit("ci: pin", {PATH: release(pin)})
         history.tag(f"v1.{minor}.0", "main")
@@ -53,7 +56,7 @@ def settle(history: History, run: Command, text: str) -> None:
 @pytest.mark.parametrize("old", ["v1.0.0", "v1.1.0"])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_third_cut_does_not_stop(fork: History, run: Command, old: str, recorded: bool) -> None:
-    """From either line; without the shared record, what the line before did tells it."""
+    """From either line; without the shared record, the resolution is read from the line before."""
     settle(fork, run, release("650006c6", FORK_S))
     if not recorded:
         fork.git("update-ref", "-d", REF)
@@ -61,7 +64,7 @@ def test_the_third_cut_does_not_stop(fork: History, run: Command, old: str, reco
     planned = run(fork, "replay", "plan", f"--from={old}", "--to=v1.2.0", "--output=json")
     result = run(fork, "replay", "apply", f"--from={old}", "--to=v1.2.0", "--output=json")
 
-    if old == "v1.0.0" and not recorded:  # no line came before it that could tell
+    if old == "v1.0.0" and not recorded:  # there is no line before it to read the resolution from
         assert (planned.json["steps"][0]["stops"], result.status) == (True, 1)
         return
     assert (planned.json["steps"][0]["stops"], planned.json["steps"][0]["remark"]) == (
@@ -108,7 +111,7 @@ def test_a_line_that_both_changed_waits_for_a_person(fork: History, run: Command
 
 
 def test_what_was_left_out_is_not_left_out_unseen(fork: History, run: Command) -> None:
-    """The line's side was right then; what it is now, nobody has looked at."""
+    """The line's side was right then, but it has changed since and must be looked at again."""
     worktree = fork.path.with_name("work.v1.1.0")
     (worktree / PATH).write_text(release("650006c6", tags="  ghcr.io/kine\n"))
     subprocess.run(["git", "add", PATH], cwd=worktree, check=True)
@@ -134,7 +137,7 @@ def lines(text: str) -> Lines:
         ("a b", "a x b", "a y b", None),
         ("a b", "a x b", "b", None),
         ("a b c", "a x b c", "d", None),
-        ("a a", "a x a", "a a a", None),  # where does the third a stand?
+        ("a a", "a x a", "a a a", None),  # the place of the third a is ambiguous
         ("a", "", "a b", None),
     ],
 )
@@ -148,16 +151,16 @@ def test_changes_of_neighbours_are_joined(base: str, one: str, other: str, wante
 @pytest.mark.parametrize(
     ("hunk", "known", "wanted"),
     [
-        # base, ours, theirs; what a person made of the known one
+        # base, ours, theirs; the known hunk with its resolution
         (("if P1", "if P3", "IF P1"), ("if P1", "if P2", "IF P1", "IF P2"), "IF P3"),
         (("if P2", "if P3", "IF P2"), ("if P1", "if P2", "IF P1", "IF P2"), "IF P3"),
-        # a person's own words, beside which something moved
+        # words of the person's own, next to which a line has moved
         (("if P1", "if P3", "IF P1"), ("if P1", "if P2", "IF P1", "both P2"), "both P3"),
-        # another change comes in
+        # the incoming change is another one
         (("if P1", "if P3", "so P1"), ("if P1", "if P2", "IF P1", "IF P2"), None),
-        # the line's side has another condition now
+        # the line's side now has another condition
         (("if P1", "when P3", "IF P1"), ("if P1", "if P2", "IF P1", "IF P2"), None),
-        # it was left out
+        # the change was left out
         (("if P1", "if P3", "IF P1"), ("if P1", "if P2", "IF P1", "if P2"), None),
         (("if P1", "if P2", "IF P1"), ("if P1", "if P2", "IF P1", "if P2"), "if P2"),
     ],

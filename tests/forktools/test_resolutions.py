@@ -1,4 +1,4 @@
-"""A conflict that was settled once is settled so again, and shown."""
+"""Reuse of conflict resolutions: a conflict resolved once is resolved the same way again, and shown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def settle(worktree: Path, text: str = BOTH) -> None:
 
 @pytest.fixture
 def settled(fork: History, apply: Callable[..., Result], tmp_path: Path) -> History:
-    """The first cut is made, with a conflict settled by a person."""
+    """The first cut, with a conflict resolved by a person."""
     assert apply(fork, "--to=v1.1.0").status == 1
     settle(tmp_path / "work.v1.1.0")
     assert apply(fork, "--continue", "--accept", "both are wanted").status == 0
@@ -110,7 +110,7 @@ def test_a_taken_back_cut_keeps_what_was_settled(
 
 
 def test_one_of_two_files_is_known(settled: History, apply: Callable[..., Result], tmp_path: Path) -> None:
-    """The one is settled and staged, the other waits."""
+    """The known conflict is resolved and staged, the other waits."""
     settled.branch("release/vcluster/v1.0.1", "v1.0.0")
     settled.tag("v1.0.1", "v1.0.0")
     changes = {"app.py": edited(30, "ours", APP), "bug.py": "fixed otherwise\n"}

@@ -1,4 +1,4 @@
-"""Thousands of commits take no more git processes than a few do; chains of merges are judged one by one."""
+"""Scalability: thousands of commits take as many git processes as a few; chains of merges are all judged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.forktools.conftest import Command
 from tests.forktools.git_history import History
 
 COMMITS = 2000
-PROCESSES = 60  # of git, however many commits: starting one for each takes most of the time there is
+PROCESSES = 60  # of git, for any number of commits: starting one for each would take most of the time
 
 
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many git processes were started, by git's own trace."""
+    """The number of git processes started, from git's own trace."""
     trace = tmp_path / "trace"
     trace.mkdir()
     monkeypatch.setenv("GIT_TRACE2_EVENT", str(trace))
@@ -32,7 +32,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], i
 def bulk(
     history: History, branch: str, parent: str, count: int, *, merge_every: int = 0, evil_at: int = -1
 ) -> None:
-    """`count` commits in one fast-import stream; every `merge_every`th joins the commit two before it."""
+    """`count` commits in one fast-import stream; every `merge_every`th merges the commit two before it."""
     stream = bytearray(f"reset refs/heads/{branch}\nfrom {history.sha(parent)}\n".encode())
     for n in range(count):
         merge = bool(merge_every) and n > 2 and n % merge_every == 0

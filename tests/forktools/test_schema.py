@@ -1,4 +1,4 @@
-"""schema.json describes what each command prints; the `run` of conftest.py holds every other test's to it."""
+"""schema.json describes each command's output; `run` in conftest.py validates every other test's by it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.forktools.synthetic_fork import NEW, OLD, edited, upstream
 
 @pytest.fixture
 def fork(history: History) -> History:
-    """A line with a commit of every kind, and the next one, where each met another fate."""
+    """A line with a commit of every kind, and the next line, with a different fate for each."""
     upstream(history)
     kept = history.commit("feat(fork): kept", {b"a\xff": "1\n"}, on=OLD)
     history.commit("fix(fork): conflicts", {"app.py": edited(30, "ours")}, on=OLD)
@@ -73,7 +73,7 @@ def test_schema_is_a_schema_and_printed(run: Command) -> None:
 
 
 def test_every_object_is_closed_and_every_command_tried() -> None:
-    """An answer with a field the schema does not name is refused, so the tests above see it."""
+    """The schema rejects an unknown field, so the tests above notice one."""
     assert [o for o in _objects(SCHEMA) if o.get("additionalProperties") is not False] == []
     described = {
         name

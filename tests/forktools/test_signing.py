@@ -1,4 +1,4 @@
-"""Signed commits, signed tags and sign-offs, where the settings ask for them; keys made for these tests."""
+"""Signed commits, signed tags and sign-offs, when the settings require them; keys made for these tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE = "release/vcluster/v1.0.0"
 
 @dataclass(frozen=True)
 class Keys:
-    """Two SSH keys; only the first is among the signers."""
+    """Two SSH keys; only the first belongs to a signer."""
 
     known: Path
     stranger: Path
@@ -37,7 +37,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 
 def fork(history: History, signers: str, *settings: str) -> History:
-    """A line of a trunk with these settings."""
+    """A line cut from a trunk with these settings."""
     history.commit(
         "ci: settings",
         {
@@ -53,7 +53,7 @@ def fork(history: History, signers: str, *settings: str) -> History:
 
 
 def write(history: History, *options: str, key: Path | None = None, message: str = "fix(fork): x") -> None:
-    """A commit made by git itself, so that it can sign."""
+    """Creates a commit with git itself, so that git signs it."""
     format_ = ("-c", "gpg.format=ssh", "-c", f"user.signingKey={key}") if key else ()
     sign = ("--gpg-sign",) if key else ()
     history.git(*format_, "commit", "--quiet", "--allow-empty", "--message", message, *sign, *options)
@@ -76,7 +76,7 @@ def test_a_signer_s_commit_passes(history: History, run: Command, keys: Keys) ->
 def test_another_s_commit_does_not(history: History, run: Command, keys: Keys, kind: str, why: str) -> None:
     fork(history, keys.signers, "require-signed-commits")
     write(history, key={"stranger": keys.stranger, "forged": keys.known}.get(kind))
-    if kind == "forged":  # the signature of another text
+    if kind == "forged":  # carries the signature of another text
         raw = history.git("cat-file", "commit", "HEAD").replace("fix(fork): x", "feat(fork): y")
         sha = history.git("hash-object", "-t", "commit", "-w", "--stdin", stdin=f"{raw}\n".encode())
         history.git("reset", "--quiet", "--hard", sha)
@@ -134,8 +134,8 @@ def test_without_the_signers_file_it_is_said_what_to_add(history: History, run: 
 def test_openpgp_keys_count_too(
     history: History, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GitHub signs what it merges with one."""
-    home = Path("/tmp") / f"g{os.getpid()}"  # the agent's socket has a short name
+    """GitHub signs its merges with one."""
+    home = Path("/tmp") / f"g{os.getpid()}"  # short, because the path of the agent's socket is limited
     home.mkdir(mode=0o700)
     try:
         monkeypatch.setenv("GNUPGHOME", str(home))
@@ -170,7 +170,7 @@ GATES = (
 def test_every_gate_asks_a_line_for_what_check_pr_asks(
     history: History, run: Command, keys: Keys, command: tuple[str, ...]
 ) -> None:
-    """A commit that was pushed past its pull request."""
+    """The commit was pushed past the check of pull requests."""
     fork(history, keys.signers, "require-signed-commits", "require-sign-off")
     history.commit("fix(fork): x", {"a": "1"}, on=LINE)
 

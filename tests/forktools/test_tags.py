@@ -1,4 +1,4 @@
-"""check-tag and next-tag: the scheme, the line, where it was cut, the number, the tip."""
+"""`check-tag` and `next-tag`: the tag scheme, the line, its base, the number, the tip."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_name_in_the_scheme(run: Command, tag: str) -> None:
 def test_name_outside_the_scheme(
     run: Command, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the settings of the repository that the tests run in are not asked
+    monkeypatch.chdir(tmp_path)  # outside the tests' own repository, so that its settings are not read
     result = run(None, "check-tag", "--name-only", "--output", "json", tag)
 
     assert result.status == 1
@@ -221,7 +221,7 @@ def test_release_that_does_not_build_on_the_last_is_told(fork: History, check_ta
 
 
 class TestOrder:
-    """A release holds what the one before it released."""
+    """A release contains what the one before it released."""
 
     def test_a_rewritten_line_that_carries_each_patch(self, fork: History, check_tag: TagCheck) -> None:
         fork.tag("v1.0.0.vcluster.0", LINE)
@@ -254,7 +254,7 @@ class TestOrder:
 
 
 class TestWhereTheLineWasCut:
-    """From the upstream tag, and from nowhere else."""
+    """A line is cut from the upstream tag, and from nowhere else."""
 
     def test_line_cut_from_main(self, fork: History, check_tag: TagCheck) -> None:
         fork.branch(LINE, "main")
@@ -290,7 +290,7 @@ class TestWhereTheLineWasCut:
         fork.branch("release/vcluster/v1.1.1", LINE)
 
         assert check_tag(fork, "v1.0.0.vcluster.0").rules == [("line-foreign", None)]
-        assert check_tag(fork, "v1.1.1.vcluster.0").status == 2  # upstream has no such tag
+        assert check_tag(fork, "v1.1.1.vcluster.0").status == 2  # upstream has no tag v1.1.1
 
     def test_upstream_s_tag_missing_is_an_error_with_the_fix(self, fork: History, run: Command) -> None:
         fork.git("tag", "--delete", "v1.0.0")
@@ -302,7 +302,7 @@ class TestWhereTheLineWasCut:
 
 
 class TestClones:
-    """In CI the line is a remote-tracking branch only."""
+    """In CI the line exists only as a remote-tracking branch."""
 
     @pytest.fixture
     def clone(self, fork: History, tmp_path: Path) -> History:

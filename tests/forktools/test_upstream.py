@@ -1,4 +1,4 @@
-"""upstream fetch: upstream's tags in a place of their own, whatever the fork calls its tags."""
+"""`upstream fetch`: upstream's tags in a separate namespace, independent of the fork's tags."""
 
 from __future__ import annotations
 

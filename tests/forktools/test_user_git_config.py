@@ -1,4 +1,4 @@
-"""What a user's own git configuration, attributes and refs must not change."""
+"""A user's git configuration, attributes and refs do not change verdicts or cuts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SETTINGS = {
 
 @pytest.fixture
 def fork(history: History) -> History:
-    """A line with an octopus merge, a submodule, a symlink, a mode change, and words that are not ASCII."""
+    """A line with an octopus merge, a submodule, a symlink, a mode change, and text that is not ASCII."""
     upstream(history)
     message = "feat(fork): größer ½\n\n#1 stays\n; and this\n\n\n\nso do the empty lines   \n"
     history.commit(message, {"größe.py": "1\n", b"caf\xe9": "1\n"}, on=OLD)
@@ -71,7 +71,7 @@ def fork(history: History) -> History:
 
 @pytest.fixture
 def bent(fork: History, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> History:
-    """The same, with every setting above, a mailmap, a graft and a replacement."""
+    """The same repository, with every setting above, a mailmap, a graft and a replacement."""
     lines = "".join(f'[{k.split(".")[0]}]\n\t{k.split(".")[1]} = "{v}"\n' for k, v in SETTINGS.items())
     (tmp_path / "config").write_text(lines)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
@@ -181,7 +181,7 @@ def start(history: History, **more: str) -> subprocess.Popen[bytes]:
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     )
 
 
@@ -227,7 +227,7 @@ def test_interrupted_mid_pick_goes_on_or_is_taken_back(
             assert process.returncode == 2, said
             assert b"--continue" in said
             assert b"Traceback" not in said
-        if (lock := long.path / ".git/packed-refs.lock").exists():  # now and then git dies holding it
+        if (lock := long.path / ".git/packed-refs.lock").exists():  # git may be killed while holding it
             refused = run(long, "replay", "apply", last)
             assert (refused.status, str(lock) in refused.err) == (2, True)
             lock.unlink()

@@ -1,4 +1,4 @@
-"""docs/release.md shows what docs/release_demo.sh prints."""
+"""docs/release.md shows the output of docs/release_demo.sh."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMIT = re.compile(r"\b[0-9a-f]{12}\b")
 
 
 def normalised(text: str) -> list[str]:
-    """Lines with something on them, commit ids numbered as they come, no temporary paths, no code fences."""
+    """Non-empty lines, with commit ids numbered in order, without temporary paths and code fences."""
     seen: dict[str, str] = {}
     text = COMMIT.sub(lambda found: seen.setdefault(found[0], f"{len(seen):012d}"), text)
     text = re.sub(r"\S+/kine\.v", "/kine.v", text)
@@ -46,4 +46,4 @@ def test_release_document_shows_what_the_demo_prints(tmp_path: Path) -> None:
     document = (ROOT / "docs" / "release.md").read_text()
     shown = document[document.index("## A line is cut") :]
     assert normalised(printed.stdout) == normalised(shown)
-    assert list(tmp_path.iterdir()) == []  # and it leaves nothing behind
+    assert list(tmp_path.iterdir()) == []  # it cleans up

@@ -1,4 +1,4 @@
-"""The examples name what exists: metrics of a running server, variables kine reads, paths it answers."""
+"""The examples name what exists: metrics of a running server, variables kine reads, paths it serves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.servers.kine import start_kine
 EXAMPLES = Path(__file__).parents[2] / "examples"
 METRIC = re.compile(r"\b((?:kine|grpc_server|process)_\w+)(?:\{([^}]*)\})?")
 GIVEN_BY_PROMETHEUS = {"job", "instance"}
-OTHERS = {"up", "node_filesystem_avail_bytes", "kubelet_volume_stats_available_bytes"}  # that no server has
+OTHERS = {"up", "node_filesystem_avail_bytes", "kubelet_volume_stats_available_bytes"}  # not kine's
 
 
 def expressions() -> list[str]:
@@ -60,10 +60,10 @@ def metrics_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def labels(metrics_url: str) -> dict[str, set[str]]:
-    """Labels of each sample a server has just after its start, by name."""
+    """The labels of each metric of a server just after its start, by name."""
     with urllib.request.urlopen(f"{metrics_url}/metrics", timeout=30) as answer:
         text = answer.read().decode()
-    found: dict[str, set[str]] = {"kine_identity_expiry_seconds": set()}  # of a server that logs in by tokens
+    found: dict[str, set[str]] = {"kine_identity_expiry_seconds": set()}  # only with token authentication
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)

@@ -1,4 +1,4 @@
-"""The self-contained executable: one file that needs neither Python nor a C library, and what it unpacks."""
+"""The self-contained executable: one file without need of Python or a C library; and what it unpacks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def kine() -> Path:
 
 @pytest.fixture
 def cache() -> Iterator[Path]:
-    """Where it may unpack. Below /tmp: an ancestor that others can write would be refused, and rightly."""
+    """The directory to unpack into, below /var/tmp: an ancestor that others can write is refused."""
     with tempfile.TemporaryDirectory(prefix="kine-cache-", dir="/var/tmp") as path:
         yield Path(path)
 
@@ -157,7 +157,7 @@ def test_workers_are_started_from_it(kine: Path, cache: Path, tmp_path: Path) ->
 
 
 def test_its_libraries_are_no_childs(kine: Path, cache: Path, tmp_path: Path) -> None:
-    """What it needs in its own environment it does not leave there; what was there before is."""
+    """Variables set for the executable itself are not inherited; the user's own are restored."""
     seen = tmp_path / "seen"
     config = tmp_path / "aws"
     config.write_text(f"[default]\ncredential_process = /bin/sh -c 'env > {seen}; exit 1'\n")
@@ -196,7 +196,7 @@ def test_its_libraries_are_no_childs(kine: Path, cache: Path, tmp_path: Path) ->
 
 @needs_root
 def test_in_an_empty_root_as_any_user(root: Root) -> None:
-    """No /proc, /tmp, /etc, no HOME; only its own working directory can be written."""
+    """No /proc, /tmp, /etc, no HOME; only its own working directory is writable."""
     root.directory("/data", owner=12345, mode=0o700)
     process = root.start(
         ["/kine", "--endpoint=sqlite://state.db", *FLAGS], directory="/data", user=12345, group=4321

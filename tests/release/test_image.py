@@ -1,4 +1,4 @@
-"""The image's parts that need no Docker: its lock file, and its health check against a real server."""
+"""The container image without Docker: its lock file, and its health check against a real server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executab
 from tests.servers.kine import start_kine
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("kerberos", "nats-embedded")  # every backend and both ways to log in
+EXTRAS = ("kerberos", "nats-embedded")  # every backend and both authentication methods
 
 
 def locked() -> dict[str, Requirement]:
@@ -94,7 +94,7 @@ async def test_health_check_is_content_where_metrics_are_off() -> None:
 
 
 def test_the_default_endpoint_is_where_go_kines_image_keeps_its_file() -> None:
-    """./db/state.db, from the working directory /, in the volume of its owner."""
+    """./db/state.db, relative to the working directory /, in the volume that belongs to the image's user."""
     text = (ROOT / "Dockerfile.release").read_text()
 
     assert re.findall(r"^(?:WORKDIR|USER|VOLUME) .*$", text, re.MULTILINE) == [
@@ -105,7 +105,7 @@ def test_the_default_endpoint_is_where_go_kines_image_keeps_its_file() -> None:
     assert "KINE_ENDPOINT" not in text
 
 
-# ---- assembled, without Docker, by the steps that Dockerfile.release calls
+# ---- the image, assembled without Docker by the steps of Dockerfile.release
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ class TestAssembled:
         assert describe(image.path / "bin" / "kine") == (0, 0, "-rwxr-xr-x")
 
     def test_its_layers_are_small(self, image: Root) -> None:
-        """At most 60 MB; a release's executable is compressed more than a test's."""
+        """At most 60 MB; a release's executable is compressed better than a test's."""
         packed = subprocess.run(
             ["tar", "-C", image.path, "--exclude=./proc", "-cz", "."], capture_output=True, check=True
         )
@@ -147,7 +147,7 @@ class TestAssembled:
     def test_a_volume_of_go_kines_is_served_by_the_default_endpoint(
         self, image: Root, tmp_path: Path
     ) -> None:
-        """Of the same file as before, at /db/state.db, whoever made it: this is what Go kine leaves there."""
+        """With the file at /db/state.db, as Go kine leaves it there."""
         volume = tmp_path / "volume"
         volume.mkdir()
         os.chown(volume, 65534, 65534)
@@ -171,7 +171,7 @@ class TestAssembled:
         assert found.value == b"1"
 
     def test_the_executable_is_copied_alone(self, image: Root, tmp_path: Path) -> None:
-        """COPY --from=kine /bin/kine /binaries/kine, into another C library's image."""
+        """COPY --from=kine /bin/kine /binaries/kine, into an image with another C library."""
         with (
             tempfile.TemporaryDirectory(prefix="kine-root-", dir="/var/tmp") as path,
             musl_root(Path(path)) as other,

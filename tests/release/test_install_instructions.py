@@ -1,4 +1,4 @@
-"""The name it is installed by, and the ways the documents show to install it."""
+"""The distribution's name, and the installation commands in the documents."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""This repository through its own gates: cloned, tagged, a line cut from it, and its workflows run.
+"""This repository's own workflows, run on a clone of it: a tag, a line cut from it, its releases.
 
-A base tag v0.17.5 stands on the trunk, the line is cut from it, and a release of the line ends with a wheel
-and the image's context, both of the tag's version.
+A base tag v0.17.5 is on the trunk, the line is cut from it, and a release of the line produces a wheel and
+the image's build context, both with the tag's version.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LINE = "release/vcluster/v0.17.5"
 NEXT = "release/vcluster/v0.17.6"
 DIGEST = "sha256:" + "ab" * 32
 
-# Each runs dozens of steps in fresh clones, and what builds and installs wants the package index.
+# Each runs dozens of steps in fresh clones, and builds and installations need the package index.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1200)]
 
 
 @dataclass
 class Fork:
-    """The remote, a clone to work in, and how its workflows are run."""
+    """The remote, a clone to work in, and a way to run its workflows."""
 
     origin: Path
     work: Path
@@ -90,7 +90,7 @@ class Fork:
 
 
 def image_context(workspace: Path, given: dict[str, str]) -> dict[str, str]:
-    """What docker would be sent: the files that Dockerfile.release copies, and the version it is told."""
+    """The build context that docker would get: the files of Dockerfile.release's COPY, and the version."""
     text = (workspace / given["file"]).read_text()
     context = workspace.parent / "context"
     for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
@@ -113,7 +113,7 @@ def stub(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This repository's present commit as the `main` of a remote."""
+    """This repository's current commit as the `main` of a remote."""
     shallow = subprocess.run(
         ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -135,14 +135,14 @@ def fork(start: Path, tmp_path: Path) -> Fork:
     called.touch()
     for name in ("make", "updatecli", "gh", "sudo"):
         stub(stubs / name, f'echo "{name} $*" >> "{called}"')
-    # Asked for an image by its digest, a registry answers with that.
+    # For an image named by its digest, a registry returns the same digest.
     stub(stubs / "docker", f'all="$*"; case "$all" in *@*) echo "${{all##*@}}" ;; *) echo {DIGEST} ;; esac')
     return Fork(origin, tmp_path / "work", tmp_path, stubs, called)
 
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with what the lock of build requirements has."""
+    """A Python with the packages of the build requirements' lock."""
     place = tmp_path_factory.mktemp("builder")
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     lock = ROOT / "release/build-requirements.lock"
@@ -152,7 +152,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stand_in(fork: Fork, builder: Path | None = None) -> None:
-    """forktools runs from the tree that would be installed; of a release's files only the wheel is made."""
+    """Stubs: forktools runs from the tree to be installed; of a release's files only the wheel is built."""
     tool = f'exec "{sys.executable}" -P -m forktools "$@"'
     build = f'"{builder}" -m build --quiet --no-isolation --wheel --outdir dist .' if builder else ":"
     stub(
@@ -172,7 +172,7 @@ esac""",
 
 
 def cut(fork: Fork) -> None:
-    """The base tag, the line from it, and its first commit of the fork's."""
+    """Creates the base tag, the line from it, and the line's first commit."""
     fork.git("tag", "v0.17.5", "main")
     fork.git("push", "--quiet", "origin", "v0.17.5")
     fork.git("switch", "--quiet", "--create", LINE, "v0.17.5")
@@ -181,7 +181,7 @@ def cut(fork: Fork) -> None:
 
 
 def test_a_line_is_cut_carried_on_and_its_tags_pass(fork: Fork) -> None:
-    """Every gate is green for what is right and red for what is not, in fresh clones."""
+    """Every gate passes valid changes and fails invalid ones, in fresh clones."""
     stand_in(fork)
     cut(fork)
     assert not fork.run("version-policy.yaml", fork.push("refs/tags/v0.17.5")).red
@@ -200,7 +200,7 @@ def test_a_line_is_cut_carried_on_and_its_tags_pass(fork: Fork) -> None:
     fork.git("push", "--quiet", "origin", "main", "v0.17.6")
     fork.git("branch", NEXT, "v0.17.6")
     fork.git("push", "--quiet", "origin", NEXT)
-    assert fork.run("replay-policy.yml", fork.push(f"refs/heads/{NEXT}")).red  # it carries nothing
+    assert fork.run("replay-policy.yml", fork.push(f"refs/heads/{NEXT}")).red  # it carries no commits
     fork.git("branch", "--delete", "--force", NEXT)
     fork.git("push", "--quiet", "origin", "--delete", NEXT)
     fork.forktools("replay", "apply", "--to", "v0.17.6", "--yes")
@@ -251,12 +251,12 @@ def test_a_release_of_the_line_is_built_with_its_version(fork: Fork, builder: Pa
 def test_a_tag_that_is_refused_gets_no_image_where_the_build_waits_and_no_files(fork: Fork) -> None:
     stand_in(fork)
     cut(fork)
-    fork.git("tag", "v0.17.5.vcluster.3", LINE)  # 0 is next
+    fork.git("tag", "v0.17.5.vcluster.3", LINE)  # the next one is 0
     fork.git("push", "--quiet", "origin", "v0.17.5.vcluster.3")
     pushed = fork.push("refs/tags/v0.17.5.vcluster.3")
 
     assert fork.run("version-policy.yaml", pushed).red
-    assert fork.run("release.yaml", pushed).jobs == {"policy": "skipped", "image": "success"}  # beside it
+    assert fork.run("release.yaml", pushed).jobs == {"policy": "skipped", "image": "success"}  # in parallel
     waiting = Event(pushed.name, pushed.ref, pushed.sha, {}, {"RELEASE_WAITS_FOR_POLICY": "true"})
     assert fork.run("release.yaml", waiting).jobs == {"policy": "failure", "image": "skipped"}
     files = fork.run("release.yml", Event("release", pushed.ref, pushed.sha, {}))
@@ -265,7 +265,7 @@ def test_a_tag_that_is_refused_gets_no_image_where_the_build_waits_and_no_files(
 
 
 def test_the_other_workflows_run(fork: Fork) -> None:
-    """Scheduled ones and those of every push; each step of theirs is run."""
+    """The scheduled workflows and those of every push, with each of their steps."""
     stand_in(fork)
     cut(fork)
     fork.git("switch", "--quiet", "main")
@@ -301,7 +301,7 @@ def test_a_gate_installs_forktools_without_the_server(fork: Fork) -> None:
 
 
 def wheel(builder: Path, source: Path, target: Path, tag: str) -> Path:
-    """The wheel of sources as docker has them: without a repository to ask."""
+    """The wheel built from sources as docker has them: without a repository."""
     subprocess.run(
         [builder, "-m", "build", "--quiet", "--no-isolation", "--wheel", "--outdir", target, source],
         env={"PATH": "/usr/bin:/bin", "KINE_VERSION": tag}, check=True,

@@ -1,4 +1,4 @@
-"""The files that people and tools look for at a project's top are there, and say what is so."""
+"""The standard files at the repository's root exist, and their contents are true."""
 
 from __future__ import annotations
 

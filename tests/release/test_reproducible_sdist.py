@@ -1,4 +1,4 @@
-"""A source archive is the same bytes whenever and by whomever it was made."""
+"""A source archive has the same bytes at any time and for any builder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples for vCluster: its rules, read in its code, and what its client does to kine."""
+"""The examples for vCluster, checked by rules from its source code and with its client's calls to kine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers.kine import start_kine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ("vcluster.yaml", "vcluster-database.yaml")
-# The chart's values.schema.json, where it is at hand.
+# The chart's values.schema.json, if it is available.
 SCHEMA = os.environ.get("KINE_TEST_VCLUSTER_SCHEMA", "")
 
 
@@ -52,7 +52,7 @@ def test_one_store_is_enabled_and_its_files_are_mounted(name: str) -> None:
 
 
 def test_external_etcd_has_all_that_its_https_needs() -> None:
-    """vCluster writes https:// before the endpoint, and passes the three files to the API server."""
+    """vCluster prepends https:// to the endpoint, and passes the three files to the API server."""
     external = values("vcluster.yaml")["backingStore"]["etcd"]["external"]
 
     assert "://" not in external["endpoint"]
@@ -70,7 +70,7 @@ def test_kine_lets_in_who_has_the_files_only(tmp_path: Path) -> None:
     )
     files = [Path(path).read_bytes() for path in (ca, key, cert)]
 
-    # What vCluster waits for before it starts the API server.
+    # vCluster waits for this before it starts the API server.
     with Client(server.address, grpc.ssl_channel_credentials(*files)) as client:
         members = client.members().members
     with Client(server.address) as plain, pytest.raises(grpc.RpcError):
@@ -88,7 +88,7 @@ def test_database_is_passed_as_flags_kine_has() -> None:
     for argument in external["extraArgs"]:
         name, equals, value = argument.removeprefix("--").partition("=")
         assert equals
-        assert name not in ("listen-address", "metrics-bind-address")  # vCluster looks for kine there
+        assert name not in ("listen-address", "metrics-bind-address")  # vCluster connects to the defaults
         passed[names[name]] = value
 
     chosen = settings(passed, {})

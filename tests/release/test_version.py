@@ -1,4 +1,4 @@
-"""A release knows its version: from its tag into the wheel, and out again as the tag is written."""
+"""The version of a release: from its tag into the wheel, and printed in the tag's form."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_both_packages_ask_for_it() -> None:
 
 
 def test_forktools_alone_asks_for_what_it_needs() -> None:
-    """Of the project's dependencies those that forktools imports, and the lock has each with hashes."""
+    """forktools requires those of the project's dependencies that it imports; the lock has their hashes."""
     alone = tomllib.loads((ROOT / "forktools" / "pyproject.toml").read_text())["project"]["dependencies"]
     assert set(alone) <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
     imported = {
@@ -156,7 +156,7 @@ def test_image_is_told_its_version() -> None:
 
 
 def test_a_running_server_tells_its_release(tmp_path: Path) -> None:
-    """In its metrics and by `kine status`, as `kine --version` prints it."""
+    """In its metrics and in `kine status`, in the form of `kine --version`."""
     address = f"127.0.0.1:{free_port()}"
     server = start_kine("sqlite://state.db", "http2", tmp_path, flags=(f"--metrics-bind-address={address}",))
     try:

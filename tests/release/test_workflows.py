@@ -1,4 +1,4 @@
-"""The workflows: what they may do, whom they trust, and that their shell does what it says."""
+"""The GitHub workflows: their permissions, the actions they trust, and their shell steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WRITERS = {
 
 def read(path: Path) -> dict[Any, Any]:
     document = yaml.safe_load(path.read_text())
-    document["on"] = document.pop(True)  # YAML 1.1 takes the word for a truth value
+    document["on"] = document.pop(True)  # YAML 1.1 parses the key `on` as true
     return document
 
 
@@ -74,7 +74,7 @@ def test_permissions_are_least(path: Path) -> None:
 
 @by_workflow
 def test_a_strangers_pull_request_gets_no_token_to_write(path: Path) -> None:
-    """Only the policy runs with the base's rights, which are to read, and it runs nothing of theirs."""
+    """Only the policy runs with the base's rights, which are read-only, and executes nothing of the head."""
     assert "workflow_run" not in read(path)["on"]
     if path.name != "fork-policy.yml":
         assert "pull_request_target" not in read(path)["on"]
@@ -135,7 +135,7 @@ def test_names_and_triggers_are_those_others_rely_on() -> None:
 
 
 def holds(condition: str, **values: str) -> bool:
-    """A workflow's condition, with these values for its names; a name without one is empty."""
+    """A workflow's condition, evaluated with these values for its names; other names are empty."""
     text = condition.strip().removeprefix("${{").removesuffix("}}").replace("!cancelled()", "True")
     text = text.replace("&&", " and ").replace("||", " or ").replace("!=", "<>")
     text = re.sub(
@@ -159,14 +159,14 @@ def holds(condition: str, **values: str) -> bool:
 def test_one_policy_run_a_tag_beside_the_build_or_before_it(
     gating: str, own: bool, in_build: bool, verdict: str, built: bool
 ) -> None:
-    """The fork's rule is beside, turning red; a repository's variable makes the image wait."""
+    """By default it runs in parallel to the build; a repository variable makes the image wait for it."""
     build = read(ROOT / ".github/workflows/release.yaml")["jobs"]
     check = read(ROOT / ".github/workflows/version-policy.yaml")["jobs"]["tag"]
     assert build["policy"]["uses"] == "./.github/workflows/version-policy.yaml"
     assert build["image"]["needs"] == "policy"
     assert "continue-on-error" not in build["image"]
 
-    assert holds(check["if"], RELEASE_WAITS_FOR_POLICY=gating) is own  # as pushed
+    assert holds(check["if"], RELEASE_WAITS_FOR_POLICY=gating) is own  # for the push itself
     assert holds(check["if"], RELEASE_WAITS_FOR_POLICY=gating, called="true")
     assert holds(build["policy"]["if"], RELEASE_WAITS_FOR_POLICY=gating) is in_build
     image = build["image"]["if"]
@@ -224,7 +224,7 @@ def test_called_workflows_are_of_the_same_commit(path: Path) -> None:
     assert [name for name in called if not (name.startswith("./") and (ROOT / name).is_file())] == []
 
 
-# ---- the steps' shell, with the event's environment
+# ---- shell of the steps, with the event's environment
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def commit(path: Path, file: str, subject: str) -> str:
 
 
 def run(step: dict[str, Any], directory: Path, tmp_path: Path, **environment: str) -> int:
-    """The step's shell, as the runner calls it, with the tool of this checkout."""
+    """Runs the step's shell as the runner calls it, with this checkout's forktools."""
     tool = tmp_path / "tool" / "bin"
     tool.mkdir(parents=True, exist_ok=True)
     (tool / "forktools").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m forktools "$@"\n')
@@ -297,7 +297,7 @@ def test_fork_policy_judges_the_pull_requests_commits(
 def test_a_checkout_gets_upstream_s_tags_beside_its_own(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workflow: str
 ) -> None:
-    """A fork's checkout has none of upstream's tags, but one of upstream's name on a commit of its own."""
+    """A fork's checkout has none of upstream's tags, but its own tag of the same name on another commit."""
     git(repository, "tag", "v1.2.3")
     theirs = git(repository, "rev-parse", "v1.2.3")
     clone = tmp_path / "clone"
@@ -338,7 +338,7 @@ def test_replay_policy_judges_the_line(repository: Path, tmp_path: Path, carried
     git(repository, "switch", "--quiet", "--create", "release/vcluster/v1.2.4")
     if carried:
         git(repository, "cherry-pick", "-x", ours)
-    # As on the runner: the pushed branch is checked out, the others are the remote's.
+    # As on the runner: the pushed branch is checked out, the others are remote-tracking branches.
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", f"file://{repository}", clone], check=True)
     check = step("replay-policy.yml", "Check")
@@ -378,9 +378,9 @@ def test_replay_policy_remembers_a_line_that_passed(repository: Path, tmp_path: 
 
 
 def test_a_pull_request_that_replaces_the_check_is_judged_by_the_base_s(tmp_path: Path) -> None:
-    """Its `ci(fork)` change makes the policy's step `true`, which is allowlisted; product code follows.
+    """Its allowlisted `ci(fork)` change replaces the policy's step by `true`; product code follows.
 
-    `pull_request_target` takes the workflow of the default branch; its steps run here as it does.
+    `pull_request_target` uses the workflow of the default branch, whose steps run here in the same way.
     """
     base = tmp_path / "base"
     base.mkdir()
@@ -410,11 +410,11 @@ def test_a_pull_request_that_replaces_the_check_is_judged_by_the_base_s(tmp_path
     assert run(fetched, clone, tmp_path, HEAD_REF="refs/pull/7/head") == 0
     event = {"BASE_REF": "main", "BASE_SHA": sha, "HEAD_SHA": head}
     assert run(check, clone, tmp_path, **event, **environment) == 1
-    assert git(clone, "rev-parse", "HEAD") == sha  # nothing of the head was checked out
+    assert git(clone, "rev-parse", "HEAD") == sha  # the head was not checked out
 
 
 def test_a_merge_queue_s_commit_is_judged(repository: Path, tmp_path: Path) -> None:
-    """Its base can be another entry of the queue, which is not in the branch yet: then no base is given."""
+    """Its base can be another entry of the queue that is not in the branch yet, so no base is given."""
     head = commit(repository, "kine/a.py", "feat(fork): a product change")
     git(repository, "branch", "--quiet", "queue")
     git(repository, "reset", "--quiet", "--hard", "HEAD~1")
@@ -425,7 +425,7 @@ def test_a_merge_queue_s_commit_is_judged(repository: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("entry", DEPENDABOT["updates"], ids=lambda entry: entry["package-ecosystem"])
 def test_dependabot_s_commits_pass_the_policy(tmp_path: Path, entry: dict[str, Any]) -> None:
-    """By this repository's own settings, on what each kind of dependency is written in."""
+    """With this repository's own settings, on the files of each kind of dependency."""
     paths = {
         "github-actions": [".github/workflows/test.yml"],
         "pip": ["pyproject.toml", "release/requirements.lock"],
@@ -493,7 +493,7 @@ def test_missing_fixes_become_one_issue(repository: Path, tmp_path: Path, existi
 
 
 def test_a_failing_look_for_fixes_is_no_issue(repository: Path, tmp_path: Path) -> None:
-    """No line to look at: exit status 2, and the step fails."""
+    """Without a line the exit status is 2, and the step fails."""
     code = run(step("backports.yml", "List"), repository, tmp_path, GITHUB_OUTPUT=str(tmp_path / "output"))
     assert code == 2
 
@@ -672,7 +672,7 @@ def test_step_calls_its_tool(place: tuple[str, str], commands: list[str], tmp_pa
 
 
 def stub(path: Path, called: Path) -> None:
-    """A command that only tells how it was called."""
+    """A command that only records its arguments."""
     path.write_text(f'#!/bin/sh\necho "{path.name} $*" >> "{called}"\n')
     path.chmod(0o755)
 

@@ -1,7 +1,8 @@
-"""Workflows run as GitHub runs them, as far as this repository's need it: an event in, steps' shells run.
+"""Local runner for GitHub workflows, as far as this repository's need it: runs the shell steps for an event.
 
-Checkouts are real clones of a real remote, expressions are evaluated with the event's payload. A caller says
-what other actions do, and puts a stub of each command of the outside (docker, gh, make) first on PATH.
+Checkouts are real clones of a real remote, and expressions are evaluated with the event's payload. A caller
+supplies functions for other actions, and puts a stub of each external command (docker, gh, make) first on
+PATH.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _WORD = re.compile(r"'[^']*'|[a-zA-Z_][\w-]*(?:\.[\w-]+)+")
 
 @dataclass
 class Event:
-    """What happened: its name, its reference, its payload, and the repository's variables."""
+    """An event: its name, its reference, its payload, and the repository's variables."""
 
     name: str
     ref: str
@@ -47,7 +48,7 @@ class Event:
 
 @dataclass
 class Result:
-    """How each job ended, and what was run: (job, step) and its exit status."""
+    """The result of each job, and the steps that ran: (job, step) with the exit status."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     steps: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Result:
 
 
 def evaluated(text: str, context: Mapping[str, Any]) -> Any:
-    """An expression's value; what the context does not have is empty."""
+    """The value of an expression; names missing from the context are empty."""
 
     def known(match: re.Match[str]) -> str:
         if match[0].startswith("'"):
@@ -76,7 +77,7 @@ def evaluated(text: str, context: Mapping[str, Any]) -> Any:
 
 
 def filled(value: Any, context: Mapping[str, Any]) -> str:
-    """A text with its expressions' values in their places."""
+    """A text with its expressions replaced by their values."""
 
     def shown(match: re.Match[str]) -> str:
         found = evaluated(match[1], context)
@@ -94,7 +95,7 @@ def play(
     actions: Mapping[str, Callable[[Path, dict[str, str]], dict[str, str]]] | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Runs every job of a workflow, one after the other; `actions` do what an action's name begins with."""
+    """Runs every job of a workflow in turn; `actions` are functions by the beginning of an action's name."""
     document = yaml.safe_load(workflow.read_text())
     result = Result()
     for name, job in document["jobs"].items():
@@ -210,7 +211,7 @@ def _outputs(text: str) -> dict[str, str]:
 
 
 def _checkout(given: Mapping[str, str], event: Event, origin: Path, workspace: Path) -> None:
-    """As actions/checkout: everything with `fetch-depth: 0`, else the one commit and, of a tag, its name."""
+    """actions/checkout: all refs with `fetch-depth: 0`, else the one commit and, for a tag, its name."""
     place = workspace / given.get("path", ".")
     place.mkdir(parents=True, exist_ok=True)
 
@@ -238,5 +239,5 @@ def _checkout(given: Mapping[str, str], event: Event, origin: Path, workspace: P
 
 
 def path_with(stubs: Path) -> str:
-    """PATH with these commands first."""
+    """PATH with these commands in front."""
     return f"{stubs}:{os.environ['PATH']}"
