@@ -1,4 +1,4 @@
-"""Counts and times of calls, named as go-grpc-prometheus names them, for every transport alike."""
+"""gRPC server metrics with go-grpc-prometheus's names: counts and latencies, for every transport."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # Pro
 CODES = {code: "".join(part.capitalize() for part in code.name.split("_")) for code in Code}
 CODES |= {Code.OK: "OK", Code.CANCELLED: "Canceled"}  # as Go's codes.Code spells them
 
-# Streaming calls whose client sends one message; the rest are bidirectional.
+# Streaming methods whose client sends one message; all others are bidirectional.
 SERVER_STREAMS = frozenset(
     {
         "/etcdserverpb.KV/RangeStream",
@@ -34,14 +34,14 @@ SERVER_STREAMS = frozenset(
 
 
 class MethodMetrics:
-    """What is counted of one method. Everything happens on the event loop: no lock."""
+    """Counters of one method. They are only used on the event loop, so they need no lock."""
 
     __slots__ = ("codes", "kind", "name", "running", "service", "times")
 
     def __init__(self, path: str, kind: str) -> None:
         _, self.service, self.name = path.split("/")
         self.kind = kind
-        self.running = 0  # calls that wait for something; a call answered at once never shows here
+        self.running = 0  # calls in progress; a call answered without waiting is never counted here
         self.codes = [0] * len(Code)
         self.times = Histogram(BUCKETS)
 
@@ -90,7 +90,7 @@ registry.register(_calls)
 
 
 def observed(routes: Routes) -> Routes:
-    """The same routes, counted and timed. Adds about 0.3 microseconds to a call answered at once."""
+    """The same routes with metrics. Adds about 0.3 microseconds to a call answered without waiting."""
     shown: dict[str, Unary | Streaming] = {}
     for path, route in routes.items():
         if isinstance(route, Unary):
@@ -113,7 +113,7 @@ def _unary(handler: UnaryHandler, method: MethodMetrics) -> UnaryHandler:
             method.ended(code_of(error), perf_counter() - begun)
             raise
         if answer.__class__ is bytes:
-            # `method.ended`, written out: three calls less, a third of what observing costs.
+            # `method.ended` inlined: saves three calls, a third of the cost of these metrics.
             seconds = perf_counter() - begun
             codes[0] += 1
             counts[bisect_left(bounds, seconds)] += 1
@@ -122,7 +122,7 @@ def _unary(handler: UnaryHandler, method: MethodMetrics) -> UnaryHandler:
         if isinstance(answer, bytes | Pieces):
             method.ended(Code.OK, perf_counter() - begun)
             return answer
-        if isinstance(answer, asyncio.Future):  # told by a plain call, which a coroutine costs 2 us more than
+        if isinstance(answer, asyncio.Future):  # a done callback costs 2 us less than a coroutine
             method.running += 1
             answer.add_done_callback(partial(_ended, method, begun))
             return answer
@@ -176,7 +176,7 @@ def _streaming(handler: StreamHandler, method: MethodMetrics) -> StreamHandler:
 
 
 def code_of(error: BaseException) -> Code:
-    """The status a transport gives the call that ended so."""
+    """The status that a transport gives to a call that ended with this error."""
     if isinstance(error, RpcError):
         return error.code
     return Code.CANCELLED if isinstance(error, asyncio.CancelledError) else Code.UNKNOWN

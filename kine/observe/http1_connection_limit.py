@@ -1,7 +1,7 @@
-"""A bound on an address's HTTP/1.1 connections that no client can use up for the others.
+"""Limit on an address's HTTP/1.1 connections that no client can exhaust for others.
 
-At the bound the connection that has been without a new request for longest makes room: a probe or a scraper
-that comes is served, however many connections others hold open.
+At the limit, a new connection replaces the one that has been without a new request for longest. So a probe or
+a scraper is served however many connections others hold open.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 
 
 class ConnectionLimit:
-    """Invariant: at most `most` connections are open, in order of when each last asked for something."""
+    """Invariant: at most `most` connections are open, in order of their last request."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -27,9 +27,9 @@ class ConnectionLimit:
         self._open[writer] = task
 
     def asked(self, writer: asyncio.StreamWriter) -> None:
-        """A request has come by this connection."""
+        """Records a request on this connection."""
         task = self._open.pop(writer, None)
-        if task is not None:  # else it has just made room for another
+        if task is not None:  # else it was just closed for another
             self._open[writer] = task
 
     def leave(self, writer: asyncio.StreamWriter) -> None:

@@ -1,13 +1,13 @@
-"""Logs on stderr, one line a record, as text (`time=… level=… msg=…`) or JSON.
+"""Structured logging to stderr, one line a record, as logfmt (`time=… level=… msg=…`) or JSON.
 
-Modules log as everywhere in Python, with fields beside the message:
+Modules use Python's logging, with structured fields in addition to the message:
 
     log = logging.getLogger(__name__)
     log.warning("slow SQL", extra=fields(name="append", seconds=1.2))
 
-A hot path asks `log.isEnabledFor(logging.DEBUG)` first. Secrets are kept out by whoever writes a
-message; `redact` is the last line of defence. Control characters are escaped, so a key or a header sent
-by a client cannot forge a line.
+A hot path checks `log.isEnabledFor(logging.DEBUG)` first. Code must not log secrets; `redact` is the last
+line of defence. Control characters are escaped, so that a key or a header sent by a client cannot forge a
+line.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 MASK = "***"
 
-# A client may choose part of what is logged: what is looked at is bounded, and so is each repetition below,
-# so that no text makes the patterns run for longer than some milliseconds.
+# Clients choose part of what is logged. The text is bounded, and so is each repetition in the patterns below,
+# so that no text makes them run for longer than some milliseconds.
 MAX_TEXT = 16 * 1024  # characters of one message, field or stack
 
-# Each is a pattern and what stands in its place.
+# Patterns of secrets, each with its replacement.
 PATTERNS: Sequence[tuple[re.Pattern[str], str]] = (
     # Private keys, NATS seeds and tokens in PEM-like armour; up to the end if the closing line is missing.
     (
@@ -56,16 +56,16 @@ PATTERNS: Sequence[tuple[re.Pattern[str], str]] = (
     ),
     (re.compile(r"\bS[ACNOUX][A-Z2-7]{56}\b"), MASK),  # NATS seeds
 )
-# Every pattern needs one of these; almost no line has one, and looking for them costs far less.
+# Every pattern needs one of these. Almost no line has one, and this one search costs far less.
 HINTS = re.compile(
     r"(?i)-----BEGIN|@|X-Amz-|bearer|authorization|passw|passphrase|pwd|secret|token|key|eyJ"
     r"|\bS[ACNOUX][A-Z2-7]{56}"
 )
 WORD = re.compile(r"[^\s\"'<>]+")
-# What our own hints have in a secret's place: the user part is this and nothing else.
+# Placeholders in kine's own hints, which are not masked: the user part is exactly one of these.
 _PLACEHOLDER = re.compile(r"(?:[^:@]{0,64}://)?(?:USER:PASSWORD|USER|TOKEN)@")
 
-# A field so named holds a secret, whatever it looks like.
+# Names of fields that hold a secret, whatever their value looks like.
 SECRET_NAMES = re.compile(
     r"(?i)password|passwd|passphrase|pwd|secret|token|credential|authorization|(endpoint|dsn)$"
     r"|(api|access|private)[_-]?key"
@@ -82,12 +82,12 @@ BARE = re.compile(r"[A-Za-z0-9._/@^+:\-\[\]*]+")
 
 
 def fields(**values: object) -> dict[str, Mapping[str, object]]:
-    """For `extra=`: named values beside the message."""
+    """Structured fields for a log call's `extra=`."""
     return {"fields": values}
 
 
 def redact(text: str, known: Sequence[str] = ()) -> str:
-    """The text with everything that looks like a secret, and every known one, masked; cut if very long."""
+    """The text with everything that looks like a secret, and every known secret, masked; cut if very long."""
     for secret in known:
         text = text.replace(secret, MASK)
     if len(text) > MAX_TEXT:
@@ -100,7 +100,7 @@ def redact(text: str, known: Sequence[str] = ()) -> str:
 
 
 def _word(found: re.Match[str]) -> str:
-    """URLs without their user part, and no JSON web token."""
+    """Masks a URL's user part, and a JSON web token."""
     word = found[0]
     at = word.rfind("@")
     if at >= 0 and not _PLACEHOLDER.fullmatch(word, 0, at + 1):
@@ -117,21 +117,21 @@ def _word(found: re.Match[str]) -> str:
 
 _SCHEMES = re.compile(
     r"[A-Za-z0-9+]*:?/{0,2}(,[A-Za-z0-9+]*:?/{0,2})*"
-)  # alone: no secret, and in many a message
+)  # a scheme without an address is no secret, and part of many messages
 _NAMED_USERS = ("postgres://", "postgresql://", "mysql://")
 
 
 def secrets_of(endpoint: str) -> list[str]:
-    """What of an endpoint must never be shown: the whole of it, and its password as written and as meant.
+    """The secrets in an endpoint: the endpoint itself, and its password, as written and percent-decoded.
 
-    A plain path is left readable, and so is a password of under four characters: masking it would
-    garble every line, and no filter makes it a secret.
+    A plain path stays readable, and so does a password of under four characters: masking it would garble
+    every line, and no filter makes it a secret.
     """
     _, separator, rest = endpoint.partition("://")
     found = [part for part in (endpoint, *endpoint.split(",")) if separator and not _SCHEMES.fullmatch(part)]
     for url in (rest or endpoint).split(","):
         user, at, _ = url.rpartition("@")
-        user = user.rpartition("://")[2]  # of several addresses, each may have its scheme
+        user = user.rpartition("://")[2]  # each of several addresses may have its scheme
         # NATS takes a token where others have a user.
         password = user.partition(":")[2] or ("" if endpoint.startswith(_NAMED_USERS) else user)
         if at:
@@ -140,12 +140,12 @@ def secrets_of(endpoint: str) -> list[str]:
 
 
 def longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
-    """The order to mask them in: after one that begins another, the other's rest would be left to read."""
+    """The order for masking: if one secret begins another and is masked first, the rest stays readable."""
     return tuple(sorted(set(secrets), key=len, reverse=True))
 
 
 def escape(text: str) -> str:
-    """The text with control characters, line separators and lone surrogates written out."""
+    """The text with control characters, line separators and lone surrogates escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
@@ -160,7 +160,7 @@ class _Formatter(logging.Formatter):
         self.always = dict(always or {})
 
     def entries(self, record: logging.LogRecord) -> dict[str, Any]:
-        """The record's fields, clean of secrets; values that JSON has are kept as they are."""
+        """The record's fields with secrets masked; numbers, booleans and None keep their type."""
         named: Mapping[str, object] = getattr(record, "fields", {})
         entries = self.always | {name: self.clean(name, value) for name, value in named.items()}
         if record.exc_info:
@@ -180,7 +180,7 @@ class _Formatter(logging.Formatter):
 
 
 class Plain(_Formatter):
-    """logfmt: `time="…" level=info msg="…" name=value`, as logrus writes it where there is no terminal."""
+    """logfmt: `time="…" level=info msg="…" name=value`, as logrus writes it without a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [
@@ -192,7 +192,7 @@ class Plain(_Formatter):
 
 
 class Json(_Formatter):
-    """Google's structured logging (https://cloud.google.com/logging/docs/structured-logging)."""
+    """JSON for Google's structured logging (https://cloud.google.com/logging/docs/structured-logging)."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = self.entries(record)
@@ -223,9 +223,9 @@ def configure(
     stream: TextIO | None = None,
     always: Mapping[str, object] | None = None,
 ) -> None:
-    """Sends kine's records, and others' warnings, to stderr.
+    """Logs kine's records, and warnings of libraries, to stderr.
 
-    `hide` are secrets known by their text, `always` the fields of every line.
+    `hide` are secrets to mask wherever they occur, `always` the fields of every line.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Json(hide, always) if form == "json" else Plain(hide, always))
@@ -233,7 +233,7 @@ def configure(
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
-    # Libraries' own details may hold what a client or a database sent: warnings and up only.
+    # Libraries may log data of a client or a database as details: warnings and up only.
     root.setLevel(logging.WARNING)
     logging.getLogger("kine").setLevel(logging.DEBUG if debug else logging.INFO)
     logging.captureWarnings(True)

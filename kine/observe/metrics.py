@@ -1,11 +1,12 @@
-"""Prometheus metrics: their names, and the counts behind them.
+"""Prometheus metrics: names, counters, histograms and gauges.
 
-What the server counts is kept in plain integers and lists, and becomes metrics when someone scrapes:
-that costs a tenth of a labelled counter's increment (bench: tests/unit/test_metrics.py says how it was
-measured). What other modules already know, such as the current revision, is not pushed here at all:
-they `read("kine_revision", lambda: …)` once at start, and are asked at each scrape.
+Counts are kept in plain integers and lists, and are converted to metrics at a scrape: an increment costs a
+tenth of a labelled counter's (bench: tests/unit/test_metrics.py says how it was measured). Figures that other
+modules keep anyway, such as the current revision, are not pushed: a module calls
+`register_gauge("kine_revision", lambda: …)` once at start, and the function is called at each scrape.
 
-Names and labels of the first group are Go kine's, of the second go-grpc-prometheus's.
+Names and labels of the counters are Go kine's where it has them; those of gRPC calls are
+go-grpc-prometheus's (see `kine.observe.grpc_metrics`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 SQL_BUCKETS = tuple(0.001 * 2**n for n in range(14))  # 1 ms to 8.192 s, as etcd's backend latencies
 BATCH_BUCKETS = tuple(float(2**n) for n in range(11))  # 1 to 1024 writes
 
-# Asked at each scrape. Name: type, help.
+# Gauges and counters read from a function at each scrape. Name: type, help.
 READINGS: dict[str, tuple[Literal["gauge", "counter"], str]] = {
     "kine_revision": ("gauge", "Current revision of the store"),
     "kine_compact_revision": ("gauge", "Revision up to which history has been compacted"),
@@ -75,11 +76,11 @@ READINGS: dict[str, tuple[Literal["gauge", "counter"], str]] = {
         "Seconds until the AWS credentials or Kerberos tickets for new connections expire",
     ),
 }
-READING_TIMEOUT = 2.0  # seconds; then a scrape shows the last known figure
+READING_TIMEOUT = 2.0  # seconds; after that a scrape shows the last known figure
 
 
 class Histogram:
-    """Counts of observations by bucket. Of one thread, or under a lock of the caller's."""
+    """Counts of observations by bucket. Not thread-safe: the caller locks if there are several threads."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -97,7 +98,7 @@ class Histogram:
         return sum(self.counts)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as the exposition format wants them."""
+        """Cumulative counts by upper bound, as in the exposition format."""
         shown, below = [], 0
         for bound, count in zip((*self.bounds, float("inf")), tuple(self.counts), strict=True):
             below += count
@@ -106,7 +107,7 @@ class Histogram:
 
 
 class Counts:
-    """A counter with one label. Its values show at zero from the start, so that a rate sees the first."""
+    """A counter with one label. All label values start at zero, so that rate() sees the first increment."""
 
     def __init__(self, name: str, about: str, label: str, *values: str) -> None:
         self.name, self.about, self.label = name, about, label
@@ -114,7 +115,7 @@ class Counts:
         self.counts = dict.fromkeys(values, 0)
 
     def inc(self, value: str) -> None:
-        """Counts one. Raises KeyError for a label value that is not known. From any thread."""
+        """Counts one, from any thread. Raises KeyError for an unknown label value."""
         with self.lock:
             self.counts[value] += 1
 
@@ -126,7 +127,7 @@ class Counts:
 
 
 class _Sql:
-    """Time of SQL statements by name and outcome. Drivers report from their own threads."""
+    """Times of SQL statements by name and error code. Drivers report from their own threads."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -164,7 +165,7 @@ class _WriteBatches:
 
 
 class _Readings:
-    """Figures that other modules keep, as of the last `refresh`."""
+    """The figures of registered functions, as of the last `refresh`."""
 
     def __init__(self) -> None:
         self.sources: dict[str, Callable[[], float | Awaitable[float]]] = {}
@@ -189,7 +190,7 @@ class _Readings:
 
 
 class _BuildInfo:
-    """Always 1; which build it is stands in the label."""
+    """A gauge that is always 1, with the version as a label."""
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("kine_build_info", "The release that runs here", labels=["version"])
@@ -234,7 +235,7 @@ observe_sql = _sql.observe
 
 
 def register_gauge(name: str, source: Callable[[], float | Awaitable[float]]) -> None:
-    """Has `source` asked for this metric at each scrape. Raises KeyError for a name that is not known."""
+    """Calls `source` for this metric at each scrape. Raises KeyError for a name not in `READINGS`."""
     _ = READINGS[name]
     _readings.sources[name] = source
 
@@ -244,8 +245,8 @@ refresh = _readings.refresh
 
 
 async def exposition(accept: str = "") -> tuple[bytes, str]:
-    """All metrics and their content type, in the format an `Accept` header asks for."""
+    """All metrics in the format that an `Accept` header asks for, and its content type."""
     await _readings.refresh()
     encode, content_type = choose_encoder(accept)
-    # Some 10 ms for all of etcd's methods: too long for the event loop.
+    # Takes some 10 ms with all of etcd's methods: too long for the event loop.
     return await asyncio.to_thread(encode, registry), content_type

@@ -1,8 +1,9 @@
-"""The metrics address: /metrics, probes, /version and, where asked for, /debug/pprof/.
+"""HTTP server of the metrics address: /metrics, probes, /version and, if enabled, /debug/pprof/.
 
 HTTP/1.1 for a handful of scrapers and probes: GET and HEAD, one small request at a time, keep-alive.
-A reader that is slow, silent or talks too much is cut off. The clients' port answers the same requests, by
-HTTP/2 too (see `page`), and counts apart: who may come there must not keep a probe from the metrics address.
+A client that is slow, silent or sends too much is disconnected. The clients' port serves the same requests,
+over HTTP/2 too (see `page`). Its connections have a limit of their own, so that they cannot keep a probe from
+the metrics address.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 8 * 1024  # request line and headers
-MAX_CONNECTIONS = 64  # of the metrics address, and as many of the clients' own
-REQUEST_TIMEOUT = 5.0  # seconds from a request's first byte to its last, and for the answer to leave
-READY_TIMEOUT = 5.0  # seconds after which a server that cannot tell whether it is ready is not
+MAX_CONNECTIONS = 64  # HTTP/1.1 connections of the metrics address, and of the clients' port
+REQUEST_TIMEOUT = 5.0  # seconds from a request's first byte to its last, and for the response to leave
+READY_TIMEOUT = 5.0  # seconds after which an unfinished readiness check counts as not ready
 IDLE_TIMEOUT = 10.0  # seconds between requests of a connection
 JSON = "application/json"
 
@@ -61,7 +62,7 @@ class HttpRequest:
 
 
 class NotReadyError(Exception):
-    """A page cannot be given yet; the text says why."""
+    """The page is not available yet; the text says why."""
 
 
 class BadRequestError(Exception):
@@ -71,7 +72,7 @@ class BadRequestError(Exception):
 
 
 class MetricsServer:
-    """Serves from `start` to `stop`. `ready` returns why not, or an empty text for ready."""
+    """Serves from `start` to `stop`. `ready` returns the reason for not being ready, or "" if ready."""
 
     def __init__(
         self,
@@ -83,27 +84,27 @@ class MetricsServer:
         exposition: Callable[[str], Awaitable[tuple[bytes, str]]] = metrics.exposition,
         version: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
-        """`version` returns the JSON of /version. It raises NotReadyError while that is not known."""
+        """`version` returns the JSON of /version. It raises NotReadyError while the version is not known."""
         self._exposition = exposition
         self._version = version
-        self._pages = 0  # being made for HTTP/2 requests
+        self._pages = 0  # HTTP/2 requests in progress
         self._address = address
         self._ready = ready
         self._options: dict[str, Any] = (
             {"ssl": server_context(tls), "ssl_handshake_timeout": REQUEST_TIMEOUT} if tls else {}
         )
         self._profiling = enable_profiling
-        # Where the address asks for certificates, without insisting, profiles are for whoever shows one.
+        # If client certificates are requested but optional, only clients with one get profiles.
         self._certified = tls is not None and bool(tls.client_ca_file)
         self._scrapers = ConnectionLimit(MAX_CONNECTIONS)
         self._clients = ConnectionLimit(MAX_CONNECTIONS)
         self._acceptor: Acceptor | None = None
         self._turns = (
             FairTurns()
-        )  # else what one client has sent ahead would be answered in one turn of the loop
+        )  # else all pipelined requests of a client would be answered in one loop iteration
 
     async def start(self) -> str:
-        """Binds; returns the address bound, nothing for none. Raises OSError, ssl.SSLError."""
+        """Binds; returns the bound address, "" if there is none. Raises OSError, ssl.SSLError."""
         if self._address is None:
             return ""
         sockets = listen(self._address)
@@ -112,14 +113,14 @@ class MetricsServer:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _admit(self) -> bool:
-        """As for connections: of those that shake hands, the oldest makes room."""
+        """Always True; at the limit of handshakes, gives up the oldest one."""
         assert self._acceptor is not None
         if self._acceptor.pending >= MAX_CONNECTIONS:
             self._acceptor.give_up_oldest()
         return True
 
     async def take(self, connection: socket.socket) -> None:
-        """Serves a connection that another process has accepted. Raises OSError for one without TLS."""
+        """Serves an accepted connection. Raises OSError if its TLS handshake fails."""
         reader = asyncio.StreamReader(limit=MAX_REQUEST_BYTES)
         protocol = asyncio.StreamReaderProtocol(reader, self.serve)
         loop = asyncio.get_running_loop()
@@ -133,11 +134,11 @@ class MetricsServer:
         self._acceptor = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A connection of the metrics address."""
+        """Serves a connection of the metrics address."""
         await self._serve(reader, writer, self._scrapers)
 
     async def serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One of the clients' port, which has asked for its certificate where one is needed."""
+        """Serves a connection of the clients' port, whose TLS has verified a certificate if one is needed."""
         await self._serve(reader, writer, self._clients)
 
     async def _serve(
@@ -170,7 +171,7 @@ class MetricsServer:
             except BadRequestError as error:
                 answer, keep_alive = Page(f"{error}\n".encode(), error.status), False
             if writer.is_closing():
-                return  # the client has gone while its answer was made; uvloop takes no write then
+                return  # the client has disconnected meanwhile; uvloop accepts no write then
             writer.write(_encode(answer, head_only=head_only, keep_alive=keep_alive))
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 await writer.drain()
@@ -178,9 +179,9 @@ class MetricsServer:
     async def _answer_who_stays(
         self, request: HttpRequest, reader: asyncio.StreamReader, *, trusted: bool
     ) -> tuple[Page, bytes]:
-        """The answer, and the first byte of the next request if it has come: a profile ends with its client.
+        """The page, and the first byte of the next request if it has arrived.
 
-        Raises ConnectionResetError.
+        A profile ends when its client disconnects: raises ConnectionResetError.
         """
         if not self._profiles(request):
             return await self._answer(request, trusted=trusted), b""
@@ -194,13 +195,13 @@ class MetricsServer:
         finally:
             making.cancel()
             next_byte.cancel()
-            await asyncio.wait((making, next_byte))  # of a reader only one may read
+            await asyncio.wait((making, next_byte))  # a StreamReader allows only one pending read
 
     def _profiles(self, request: HttpRequest) -> bool:
         return self._profiling and request.path.startswith("/debug/pprof")
 
     async def page(self, method: str, target: str, accept: str) -> Page:
-        """Answers one HTTP/2 request on the clients' port."""
+        """The response to an HTTP/2 request on the clients' port."""
         if self._pages >= MAX_CONNECTIONS:
             return Page(b"too many requests at once; try again\n", 429)
         self._pages += 1
@@ -218,7 +219,7 @@ class MetricsServer:
             if request.path == "/metrics":
                 body, content_type = await self._exposition(request.accept)
                 return Page(body, content_type=content_type)
-            if request.path == "/health":  # etcd's form
+            if request.path == "/health":  # in etcd's format
                 why_not = await self._why_not_ready()
                 body = json.dumps({"health": "false" if why_not else "true", "reason": why_not}).encode()
                 return Page(body, 503 if why_not else 200, JSON)
@@ -259,7 +260,7 @@ class MetricsServer:
 
 
 async def _read(reader: asyncio.StreamReader, ahead: bytes) -> HttpRequest:
-    """`ahead` is what has been read of it already."""
+    """Reads a request, of which `ahead` has been read already. Raises BadRequestError, TimeoutError."""
     try:
         async with asyncio.timeout(IDLE_TIMEOUT):
             first = ahead or await reader.readexactly(1)
@@ -283,7 +284,7 @@ async def _read(reader: asyncio.StreamReader, ahead: bytes) -> HttpRequest:
 
 
 def _request(method: str, target: str, accept: str, *, keep_alive: bool = True) -> HttpRequest:
-    """Raises BadRequestError."""
+    """A request with its target split into path and query. Raises BadRequestError."""
     try:
         parts = urlsplit(target)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}

@@ -1,9 +1,9 @@
-"""What a C library writes to stderr by itself, put into the log's form and bounded.
+"""Capture of grpcio's raw stderr lines, which are logged at a limited rate.
 
-grpcio's core writes a raw line there for each TLS handshake that fails, which anybody who can connect may
-cause at any rate. Here file descriptor 2 becomes a pipe, whose reader logs such lines, of one place in the
-library's source at most one in ten seconds; all other lines go on to stderr as they are. The log and
-Python's own `sys.stderr` write to stderr directly.
+grpcio's core writes a raw line to stderr for each failed TLS handshake, which any client that can connect may
+cause at any rate. Here file descriptor 2 becomes a pipe, whose reader logs such lines, at most one in ten
+seconds for each place in the library's source. All other lines go to stderr unchanged. The log and Python's
+own `sys.stderr` write to stderr directly.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 _LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ (\S+:\d+)\] (.*)")
 _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.WARNING, "F": logging.ERROR}
-_INTERVAL = 10.0  # seconds between lines of one place
+_INTERVAL = 10.0  # minimum seconds between two logged lines of one place
 _LONGEST = 500  # characters
-_END = 1.0  # seconds for the last lines; a child process may hold the pipe longer
+_END = 1.0  # seconds to wait for the last lines; a child process may keep the pipe open longer
 
 
 @contextmanager
 def logged() -> Iterator[None]:
-    """While this lasts."""
+    """Captures stderr while the context is entered."""
     stderr = os.dup(2)
     reading, writing = os.pipe()
     os.dup2(writing, 2)
@@ -61,19 +61,19 @@ def _read(reading: int, stderr: int) -> None:
     lines = Lines()
     with os.fdopen(reading, "rb") as pipe:
         for line in pipe:
-            with suppress(Exception):  # nothing may stop it: the library would wait for room in the pipe
+            with suppress(Exception):  # must not stop: the library would block on a full pipe
                 if not lines.take(line.decode("utf-8", "backslashreplace").rstrip("\n"), time.monotonic()):
                     os.write(stderr, line)
 
 
 class Lines:
-    """Which lines are logged. It holds a time and a count for each place: a library has some dozens."""
+    """Rate limit of lines by place in the library's source, of which there are some dozens."""
 
     def __init__(self) -> None:
-        self._places: dict[str, tuple[float, int]] = {}  # when it was logged last, lines left out since
+        self._places: dict[str, tuple[float, int]] = {}  # time last logged, lines suppressed since
 
     def take(self, line: str, now: float) -> bool:
-        """Logs it, or leaves it out; False if it is none of a library's."""
+        """Logs or suppresses a line of grpcio; False if it is not one."""
         found = _LINE.match(line)
         if found is None:
             return False

@@ -1,4 +1,4 @@
-"""What /debug/pprof/ tells of the running server: where it is, what it holds, what it spends time on."""
+"""The profiles of /debug/pprof/: stacks of threads and tasks, CPU samples, heap and garbage collector."""
 
 from __future__ import annotations
 
@@ -55,13 +55,16 @@ async def page(name: str, query: Mapping[str, str]) -> str | None:
         hertz = number(query, "hertz", 100, MAX_HERTZ)
         if not _sampling.acquire(blocking=False):
             raise ProfilerBusyError("another profile is being taken; ask again when it is done")
-        # Whichever takes it releases it, when it is done: the one who asked may have gone by then.
+        # `heap` and `profile` release the lock themselves when they are done: the client may be gone by then.
         return await (heap(seconds) if name == "heap" else profile(seconds, hertz))
     return None
 
 
 async def profile(seconds: int, hertz: int) -> str:
-    """Ends with its task, and holds up no exit of the process, as a thread of the pool would."""
+    """Collapsed stacks, sampled by a daemon thread that ends with this task.
+
+    A thread of the pool would delay the exit of the process.
+    """
     loop = asyncio.get_running_loop()
     stop = threading.Event()
     done: asyncio.Future[str] = loop.create_future()
@@ -73,7 +76,7 @@ async def profile(seconds: int, hertz: int) -> str:
 
     try:
         threading.Thread(target=run, name="profile", daemon=True).start()
-    except RuntimeError:  # none can be had
+    except RuntimeError:  # no thread can be started
         _sampling.release()
         raise
     try:
@@ -109,7 +112,7 @@ def tasks() -> str:
 
 
 def sample(seconds: int, hertz: int, stop: threading.Event) -> str:
-    """Stacks seen, each with how often: `thread;outer;inner count`, as flame graph tools read them."""
+    """The sampled stacks with their counts, `thread;outer;inner count`, as flame graph tools read them."""
     seen: Counter[str] = Counter()
     own = threading.get_ident()
     end = time.monotonic() + seconds
