@@ -1,9 +1,9 @@
 """`--workers N`: several server processes that share one address and one database.
 
-A parent listens, and passes each connection on to the worker with the fewest; it serves nothing itself. A
-worker is the same command once more, a whole server that stands beside the others as an instance on another
-machine would. A socket pair joins each to the parent (`channel`), and its end is the sign to stop: so no
-worker outlives its parent, however that ends.
+A parent listens, and passes each accepted connection to the worker with the fewest; it serves nothing itself.
+Each worker runs the same command as a complete server, independent of the others like an instance on another
+machine. A socket pair connects each worker to the parent (see `parent_channel`). A worker stops when its
+channel is closed, so no worker outlives its parent, however the parent ends.
 """
 
 
@@ -12,4 +12,4 @@ class WorkerError(Exception):
 
     def __init__(self, number: int, code: int) -> None:
         super().__init__(f"worker {number} could not start; its last line says why and what to do")
-        self.code = code if code > 0 else 1  # else a signal ended it
+        self.code = code if code > 0 else 1  # negative: a signal ended it

@@ -1,4 +1,4 @@
-"""What any worker shows of all of them: their metrics as one page, and whether one is ready."""
+"""Metrics and readiness of all workers, as every worker serves them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kine.workers.worker import tell
 if TYPE_CHECKING:
     from kine.workers.worker import Worker
 
-_IN_TIME = 2.0  # seconds; the metrics tell the more the less the database does
+_IN_TIME = 2.0  # seconds; metrics matter most when the database is slow, so they do not wait for it
 
 
 class AllWorkersStatus:
     def __init__(self, worker: Worker, why_not: Callable[[], Awaitable[str]]) -> None:
         self._worker = worker
-        self._why_not = why_not  # this worker is not ready; empty: it is
+        self._why_not = why_not  # the reason why this worker is not ready; empty: it is
 
     async def reason(self) -> str:
-        """Nothing if one worker is ready: clients come to those that are, and to no other."""
+        """Why no worker is ready; empty if one is, as the parent passes clients only to ready workers."""
         why_not = await self._why_not()
         if why_not:
             others = await self._worker.others()
@@ -39,7 +39,7 @@ class AllWorkersStatus:
         )
 
     async def tell(self, connection: socket.socket) -> None:
-        """Tells the worker that asked. Raises OSError."""
+        """Sends this worker's status to the worker that asked. Raises OSError."""
         await tell(connection, await self._told())
 
     async def _told(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The metrics of all workers as one page: what each has counted, added up."""
+"""Merges the metrics of all workers into one page: counters are added up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from kine.observe import metrics
 
-# All workers see the same of these, some of them later: the newest counts.
+# The same for all workers, though some see a change later: the highest value is used.
 _SHARED = {
     "kine_build_info",
     "kine_revision",
@@ -22,9 +22,9 @@ _SHARED = {
     "kine_wal_bytes",
     "kine_loading_seconds",
 }
-# The worst of these counts.
+# The lowest value is used, as it is the worst.
 _LEAST = {"kine_identity_expiry_seconds"}
-# Of a process: told for each worker by itself, with its number as a label.
+# Metrics of a process: shown for each worker, with its number as a label.
 _OWN = ("process_", "python_")
 
 Families = list[list[Any]]
@@ -50,7 +50,7 @@ def _families(collect: Any) -> Families:
 
 
 async def exposition(pages: Sequence[tuple[int, Families]], ready: int, accept: str) -> tuple[bytes, str]:
-    """The pages of these workers as one, and its content type; `ready` is how many answer clients."""
+    """One page of these workers' metrics, and its content type; `ready` is the number of ready workers."""
 
     def encoded() -> tuple[bytes, str]:
         registry = CollectorRegistry(auto_describe=False)
@@ -70,7 +70,7 @@ class _Merged:
 
 
 def merged(pages: Sequence[tuple[int, Families]], ready: int) -> list[Metric]:
-    """Counters, histograms and sizes added up, what is shared taken once, processes side by side."""
+    """Adds up counters, histograms and sizes, takes shared values once, and labels those of a process."""
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for number, page in pages:

@@ -1,4 +1,4 @@
-"""The parent: it listens, passes connections on, and puts a worker in the place of one that has ended."""
+"""The parent process of workers: accepts connections, passes them on, and restarts workers that exit."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # connections accepted before anything else has its turn
-_LASTING = 30.0  # seconds after which a worker that ends is replaced at once
-_LONGEST_PAUSE = 30.0  # seconds before another try
-_STOPPING = 10.0  # seconds for workers to stop, which are two at most unless the database keeps them
+_AT_ONCE = 64  # connections accepted per loop iteration
+_LASTING = 30.0  # seconds after which a worker that exits is restarted at once
+_LONGEST_PAUSE = 30.0  # maximum seconds before a restart
+_STOPPING = 10.0  # seconds for workers to stop; two suffice unless the database delays them
 
 
 @dataclass(slots=True, eq=False)
@@ -39,19 +39,19 @@ class WorkerProcess:
     up: bool = False
     ready: bool = False
     served: bool = False  # it has been ready
-    open: int = 0  # clients' connections
-    given: int = 0  # since it began
-    # Passed on and not taken yet, oldest first. Should it end, another gets them: the parent holds them too.
+    open: int = 0  # client connections
+    given: int = 0  # connections passed to it since its start
+    # Passed on and not taken yet, oldest first. The parent keeps them open, to pass them on if it exits.
     waiting: deque[tuple[bytes, socket.socket]] = field(default_factory=deque)
 
     @property
     def load(self) -> tuple[int, int, int]:
-        """One that does not come to take what it was given is given no more, if there is another."""
+        """Sort key for new connections: a worker with untaken ones gets more only if there is no other."""
         return len(self.waiting), self.open, self.given
 
 
 async def supervise(settings: Settings, stop: asyncio.Event) -> None:
-    """Serves by workers until `stop` is set. Raises WorkerError, ValueError or OSError if it cannot start."""
+    """Runs workers until `stop` is set. Raises WorkerError, ValueError or OSError if it cannot start."""
     if drivers.of_one_process(settings.endpoint, settings.driver_options()):
         raise ValueError(
             "--workers: this database lives in one process and cannot be shared by several; "
@@ -79,14 +79,14 @@ class Parent:
         self._address = address
         self._url = url
         self._workers: list[WorkerProcess] = []
-        self._left: deque[tuple[bytes, socket.socket]] = deque()  # by workers that have ended, for the next
+        self._left: deque[tuple[bytes, socket.socket]] = deque()  # connections that no worker could take yet
         self._listening: set[bytes] = set()
         self._changed = asyncio.Event()  # a worker has become ready
 
     async def run(self, count: int, stop: asyncio.Event) -> None:
-        """Raises WorkerError when a worker has never become ready."""
+        """Runs workers until `stop` is set. Raises WorkerError if one exits before it was ever ready."""
         stopped = asyncio.create_task(stop.wait())
-        # The first one alone: it sets the database up, and says once what is wrong with it.
+        # The first one alone: it creates the tables, and any error of the database is logged only once.
         keepers = [asyncio.create_task(self._keep(1))]
         try:
             for number in range(2, count + 1):
@@ -106,7 +106,7 @@ class Parent:
     async def _until(
         self, ready: int, stopped: asyncio.Task[bool], keepers: Sequence[asyncio.Task[None]]
     ) -> bool:
-        """Waits until so many are ready; False if told to stop before. Raises WorkerError."""
+        """Waits until so many workers are ready; False if `stopped` is done first. Raises WorkerError."""
         while not stopped.done() and sum(worker.ready for worker in self._workers) < ready:
             self._changed.clear()
             changed = asyncio.create_task(self._changed.wait())
@@ -120,7 +120,7 @@ class Parent:
     # ---- workers
 
     async def _keep(self, number: int) -> None:
-        """Has a worker of this number run. Raises WorkerError when the first never became ready."""
+        """Keeps a worker of this number running. Raises WorkerError if it exits before it was ever ready."""
         served, soon = False, 0
         while True:
             begun = self._loop.time()
@@ -171,7 +171,7 @@ class Parent:
         self._dispatch()
 
     async def _stop(self) -> None:
-        """Ends them all: the end of its channel tells a worker to stop, and it drains by itself."""
+        """Stops all workers: closing its channel makes a worker drain and exit."""
         self._listen(set())
         for _, listener in self._listeners:
             listener.close()
@@ -199,7 +199,7 @@ class Parent:
             return
         except OSError:
             said = b""
-        if not said:  # it is about to end
+        if not said:  # the worker is exiting
             self._loop.remove_reader(worker.channel.fileno())
             worker.up = worker.ready = False
         for byte in said:
@@ -224,7 +224,7 @@ class Parent:
             self._ask(worker)
 
     def _ask(self, asking: WorkerProcess) -> None:
-        """Has every other worker tell the one that asks, on a connection of the two."""
+        """Connects every other worker to the one that asks, to send it their status."""
         for worker in self._workers:
             if worker.up and worker is not asking:
                 here, there = socket.socketpair()
@@ -241,7 +241,10 @@ class Parent:
         return sorted(takers, key=lambda worker: worker.load)
 
     def _dispatch(self) -> None:
-        """What was left over goes on; where nobody takes a kind, the system keeps its connections."""
+        """Passes on connections that are left over, and accepts only the kinds that some worker takes.
+
+        Connections of other kinds wait in the kernel's backlog.
+        """
         left, self._left = self._left, deque()
         for kind, connection in left:
             self._pass_on(kind, connection)

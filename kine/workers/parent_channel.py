@@ -1,4 +1,4 @@
-"""What a parent and its workers say to each other: one byte at a time, some with a connection beside it."""
+"""The protocol between the parent and its workers: one-byte messages, some with a file descriptor."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 import socket
 from collections.abc import MutableMapping
 
-VARIABLE = "KINE_WORKER_CHANNEL"  # of a worker's environment: its number and its end, as 2:7
+VARIABLE = "KINE_WORKER_CHANNEL"  # a worker's environment variable: its number and descriptor, as 2:7
 
 # To a worker, with a connection:
 CLIENT = b"c"  # of the clients' address
 METRICS = b"m"  # of the metrics address
-ASKED = b"a"  # from a worker that wants to know what this one would tell of itself
-TOLD = b"t"  # on which another worker tells that
-# To a worker, by itself:
+ASKED = b"a"  # to another worker, which asks for this one's status
+TOLD = b"t"  # from another worker, which sends its status
+# To a worker, without a connection:
 ALL_TOLD = b"."  # every other worker has been asked
 
 # To the parent:
 UP = b"u"  # takes connections of the metrics address
-READY = b"r"  # and of the clients'
-STOPPING = b"s"  # takes none any more
-TAKEN = b"t"  # has the connection that was passed on first of those it did not have yet
-ENDED = b"e"  # one of its clients' connections has ended
-ASK = b"q"  # what do the other workers tell?
+READY = b"r"  # and of the clients' address
+STOPPING = b"s"  # takes no more connections
+TAKEN = b"t"  # has received the oldest connection passed on and not taken yet
+ENDED = b"e"  # one of its client connections has ended
+ASK = b"q"  # asks for the status of the other workers
 
 
 def variable(number: int, end: socket.socket) -> str:
@@ -30,7 +30,7 @@ def variable(number: int, end: socket.socket) -> str:
 
 
 def inherited(environ: MutableMapping[str, str]) -> tuple[int, socket.socket] | None:
-    """The number of this worker and its end of the channel; None if this is no worker."""
+    """The number of this worker and its end of the channel; None if this process is not a worker."""
     number, _, end = environ.pop(VARIABLE, "").partition(":")
     if not end:
         return None
@@ -41,7 +41,7 @@ def inherited(environ: MutableMapping[str, str]) -> tuple[int, socket.socket] | 
 
 
 def pass_on(channel: socket.socket, kind: bytes, connection: socket.socket) -> bool:
-    """False if the other side does not take it now."""
+    """Sends a connection's descriptor; False if the channel is full or closed."""
     try:
         socket.send_fds(channel, [kind], [connection.fileno()])
     except OSError:

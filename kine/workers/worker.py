@@ -1,4 +1,4 @@
-"""A worker's end of its parent's channel: connections come in by it, and its end says to stop."""
+"""A worker's end of the channel to its parent: receives connections, and stops when the channel is closed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 Take = Callable[[socket.socket], Awaitable[None]]
 """Serves a connection; returns when it is under way."""
 
-_PATIENCE = 3.0  # seconds for other workers to tell what they have to
-_LAST = 10  # seconds after the parent's end in which even a stuck worker ends
+_PATIENCE = 3.0  # seconds for other workers to send their status
+_LAST = 10  # seconds after the parent's exit within which even a stuck worker exits
 _BLOCK = 256 * 1024
 
 
@@ -35,33 +35,33 @@ class Worker:
         self._tasks = BackgroundTasks()
 
     def watch(self, stop: asyncio.Event) -> None:
-        """Sets `stop` when the parent says so, or is gone."""
+        """Sets `stop` when the parent has closed the channel or is gone."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel.fileno(), self._heard, loop, stop)
 
-    # ---- what it tells the parent
+    # ---- messages to the parent
 
     def up(self, metrics: Take, asked: Take) -> None:
-        """From now on connections of the metrics address come, and other workers' questions."""
+        """Accepts connections of the metrics address, and status requests of other workers, from now on."""
         self._takes |= {parent_channel.METRICS: metrics, parent_channel.ASKED: asked}
         self._say(parent_channel.UP)
 
     def ready(self, clients: Take) -> None:
-        """From now on clients' connections come."""
+        """Accepts client connections from now on."""
         self._takes[parent_channel.CLIENT] = clients
         self._say(parent_channel.READY)
 
     def ended(self) -> None:
-        """A client's connection has ended."""
+        """Reports that a client connection has ended."""
         self._say(parent_channel.ENDED)
 
     def stopping(self) -> None:
-        """No connection is taken any more. What is on its way goes to another worker when this one ends."""
+        """Accepts no more connections. Those on their way go to another worker when this one exits."""
         self._takes.clear()
         self._say(parent_channel.STOPPING)
 
     async def others(self) -> list[dict[str, Any]]:
-        """What the other workers tell of themselves; one that does not in time is left out."""
+        """The status of the other workers, without those that do not send it in time."""
         async with self._asking:
             self._told.clear()
             self._all_told = asyncio.get_running_loop().create_future()
@@ -74,10 +74,10 @@ class Worker:
         return [answer for answer in answers if answer is not None]
 
     def _say(self, byte: bytes) -> None:
-        with contextlib.suppress(OSError):  # the parent has gone, which the channel's reader hears too
+        with contextlib.suppress(OSError):  # the parent is gone, which the channel's reader notices too
             self._channel.send(byte)
 
-    # ---- what it hears
+    # ---- messages from the parent
 
     def _heard(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
         try:
@@ -113,14 +113,14 @@ class Worker:
     async def _take(self, kind: bytes, take: Take, connection: socket.socket) -> None:
         try:
             await take(connection)
-        except OSError:  # a handshake that failed, or a peer that has gone already
+        except OSError:  # the handshake failed, or the peer has disconnected
             connection.close()
             if kind == parent_channel.CLIENT:
                 self.ended()
 
 
 async def tell(connection: socket.socket, what: dict[str, Any]) -> None:
-    """Tells it the worker that asked. Raises OSError."""
+    """Sends a worker's status as JSON to the worker that asked. Raises OSError."""
     with connection:
         data = await asyncio.to_thread(lambda: json.dumps(what).encode())
         with contextlib.suppress(TimeoutError):
@@ -137,6 +137,6 @@ async def _read(connection: socket.socket) -> dict[str, Any] | None:
                 while block := await loop.sock_recv(connection, _BLOCK):
                     data += block
             answer: dict[str, Any] = json.loads(data)
-        except (OSError, TimeoutError, ValueError):  # it has ended meanwhile, or is stuck
+        except (OSError, TimeoutError, ValueError):  # the worker has exited meanwhile, or is stuck
             return None
     return answer
