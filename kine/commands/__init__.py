@@ -1,1 +1,1 @@
-"""The commands beside the server: each a module of its own, added to the command line by `kine.cli`."""
+"""The subcommands: each a module, added to the command line by `kine.commands.command_line`."""

@@ -1,4 +1,4 @@
-"""`kine check`: is the table as its rules want it? Reads only."""
+"""`kine check`: read-only consistency check of a SQL database's tables."""
 
 # ruff: noqa: S608 - constants only
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kine.config import Settings
     from kine.drivers.sql.read_only_view import Inspector
 
-SHOWN = 20  # rows of a finding
-REPAIRED = 1000  # at once
+SHOWN = 20  # rows shown of a violation
+REPAIRED = 1000  # rows in one repair statement
 MIGRATE = "start one kine with KINE_SCHEMA_MIGRATION=1"
 RESTORE = "restore the file from a backup, or save what can be read with sqlite3's .recover"
 _TABLES = "('kine', 'kine_extra', 'kine_lease', 'kine_writer', 'kine_turn')"
@@ -27,10 +27,10 @@ _TABLES = "('kine', 'kine_extra', 'kine_lease', 'kine_writer', 'kine_turn')"
 
 @dataclass(frozen=True, slots=True)
 class Unsafe:
-    """Tables that the server keeps in a way that loses or tears writes: no kine serves from them."""
+    """Storage of a table with which writes may be lost or applied in part: kine does not serve from it."""
 
     id: str
-    question: str  # their names
+    question: str  # SQL for the names of such tables
     meaning: str
     repair: str
 
@@ -94,12 +94,12 @@ async def _check(settings: Settings, output: str) -> int:
 
 
 async def _findings(view: Inspector) -> AsyncIterator[list[RuleViolation]]:
-    """Once a question. Raises DriverError, ValueError when there is no table."""
+    """Yields the violations of each rule in turn. Raises DriverError; ValueError if there is no table."""
     found = view.stale_log()
     repair = f"{RESTORE}\n    -- or: {found}" if found else RESTORE
     damaged = [RuleViolation("damaged-file", told, 0, [], [], repair) for told in await view.damage()]
     yield damaged
-    if damaged:  # what its tables say is not to be believed
+    if damaged:  # the tables of a damaged file cannot be trusted
         return
     names = await view.names()
     if "kine" not in names:

@@ -1,6 +1,6 @@
-"""The commands beside the server, and what `--help` tells of both.
+"""The typer application: subcommands, and `--help` for them and the server.
 
-Loaded only where one of them is asked for: a server needs none of it.
+Imported only for a subcommand or `--help`: a server starts without it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Exit codes: 0 stopped as asked; 1 could not start, or lost what it serves from; 
 
 
 class _ByGroup(TyperGroup):
-    """Help that lists the flags by group, as the manual does."""
+    """Formats help with the flags in groups, as the manual does."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups = {f"--{flag.name}": flag.group for flag in FLAGS}
@@ -68,7 +68,7 @@ def _server(context: typer.Context, print_version: bool, **flags: str | None) ->
 
 
 def _signature() -> inspect.Signature:
-    """One option for each flag. They stay text here: `kine.config` reads them, and knows the fix."""
+    """One option for each flag, with text as its value: `kine.config` parses it and explains errors."""
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         inspect.Parameter(

@@ -1,6 +1,6 @@
-"""`kine completion`: a script for the shell, which knows the commands and flags by itself.
+"""`kine completion`: a static completion script for the shell, with all commands and flags in it.
 
-Asking kine at each press of the key would take as long as its start.
+A script that runs kine for each completion would take as long as kine's start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def completion(
 
 
 def _words(command: Any, path: str = "") -> dict[str, list[str]]:
-    """Subcommands and flags by the path of a command; that of the server is empty."""
+    """Subcommands and flags by a command's path; the server's path is empty."""
     named = getattr(command, "commands", {})
     flags = [option for one in command.params for option in one.opts if option.startswith("--")]
     found = {path: [*named, *flags, "--help"]}

@@ -1,4 +1,4 @@
-"""The etcd API of an endpoint, whatever is behind it: a database opened here, or an etcd spoken to."""
+"""etcd API client for an endpoint: a database opened in this process, or an etcd server over the network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A page of keys aims at this size. How large the next keys are nobody can tell: they are few at first, and
-# never so many that a page of the largest values would fill the memory.
+# The target size of a page of keys. The size of the next values is not known, so the first page has few keys,
+# and none has so many that the largest values would fill the memory.
 _PAGE_BYTES = 4 * 1024 * 1024
 _FIRST_KEYS, _MOST_KEYS = 16, 256
 EVERY_KEY = b"\0"
 _ADVICE = "; start it, or name a server that runs, or a database, with --endpoint"
-# At an etcd that is restored into: written to pass revisions, and there until all keys are.
+# Written to the target etcd of a restore to advance its revision; deleted when all keys are there.
 SCRATCH = b"\0kine restore"
 
 
@@ -37,7 +37,7 @@ class EndpointClient:
         self._source = source
 
     async def call(self, method: str, request: _Message, answer: type[T]) -> T:
-        """`method` as `KV/Range`. Raises RpcError."""
+        """Calls a unary method, such as `KV/Range`. Raises RpcError."""
         path = f"/etcdserverpb.{method}"
         route = self._source.routes[path]
         assert isinstance(route, Unary)
@@ -48,7 +48,7 @@ class EndpointClient:
         return cast("Any", answer).FromString(message)  # type: ignore[no-any-return]
 
     async def stream(self, method: str, request: _Message) -> AsyncGenerator[bytes, None]:
-        """The answers of a streaming call that is asked once; to be closed when its reader has enough."""
+        """Yields the responses to a streaming call with one request; close it to end the call."""
         path = f"/etcdserverpb.{method}"
         route = self._source.routes[path]
         assert isinstance(route, Streaming)
@@ -62,13 +62,13 @@ class EndpointClient:
             await asyncio.gather(handling, return_exceptions=True)
 
     async def revision(self) -> tuple[int, int]:
-        """The current revision, and how many keys there are at it."""
+        """The current revision, and the number of keys at it."""
         request = rpc.RangeRequest(key=EVERY_KEY, range_end=EVERY_KEY, count_only=True)
         answer = await self.call("KV/Range", request, rpc.RangeResponse)
         return answer.header.revision, answer.count
 
     async def pages(self, revision: int) -> AsyncIterator[list[Any]]:
-        """Every key-value as of this revision, in order of key."""
+        """Yields all key-values at this revision, in key order."""
         key, limit = EVERY_KEY, _FIRST_KEYS
         while True:
             request = rpc.RangeRequest(key=key, range_end=EVERY_KEY, limit=limit, revision=revision)
@@ -82,19 +82,19 @@ class EndpointClient:
             limit = max(1, limit // 2) if large else min(_MOST_KEYS, limit * 2)
 
     async def ttl(self, item: Any) -> int:
-        """Seconds the lease of a key-value was granted for; 0 when it is no more."""
+        """The granted TTL of a key-value's lease, in seconds; 0 if the lease has expired."""
         request = rpc.LeaseTimeToLiveRequest(ID=item.lease)
         answer = await self.call("Lease/LeaseTimeToLive", request, rpc.LeaseTimeToLiveResponse)
         if answer.TTL >= 0:
             return answer.grantedTTL
-        # A lease of which nobody knows, though its key is there: Go kine's, whose id is its TTL.
+        # A key that is there with an unknown lease is Go kine's, where the lease's id is its TTL.
         now = await self.call("KV/Range", rpc.RangeRequest(key=item.key), rpc.RangeResponse)
         lives = bool(now.kvs) and now.kvs[0].mod_revision == item.mod_revision
         return item.lease if lives else 0
 
 
 class _Asked:
-    """The server's end of such a call: a `kine.transport.base.MessageStream`."""
+    """The `kine.transport.base.MessageStream` of such a call."""
 
     full = False
 
@@ -120,9 +120,10 @@ class _Asked:
 
 @asynccontextmanager
 async def opened(settings: Settings, *, unfinished: bool = False) -> AsyncIterator[EndpointClient]:
-    """Raises DriverError, ValueError. A database is waited for, a server is there or is not.
+    """Opens an endpoint. Raises DriverError, ValueError.
 
-    `unfinished`: also a database that a restore was interrupted in.
+    Waits for a database to become available, but not for a server. `unfinished` also accepts a database in
+    which a restore was interrupted.
     """
     from kine import drivers, remote
     from kine.flag_values import scheme
@@ -137,13 +138,13 @@ async def opened(settings: Settings, *, unfinished: bool = False) -> AsyncIterat
             yield EndpointClient(etcd)
             return
         source = await open_backend(settings, stack, Readiness(), asyncio.Event(), unfinished=unfinished)
-        assert source is not None  # nobody sets that event: Ctrl-C ends the command itself
+        assert source is not None  # the event is never set: Ctrl-C ends the command itself
         stack.callback(source.stop)
         yield EndpointClient(source)
 
 
 async def check_there(settings: Settings) -> None:
-    """A database to read from must be there: opening it would make it. Raises DriverError, ValueError."""
+    """Checks that a source database exists, as opening it would create it. Raises DriverError, ValueError."""
     from kine import drivers
 
     if drivers.can_view(settings.endpoint):
@@ -154,7 +155,10 @@ async def check_there(settings: Settings) -> None:
 
 @asynccontextmanager
 async def restoring(settings: Settings) -> AsyncIterator[RestorableLog | None]:
-    """The log behind the endpoint, if it can take rows as they are; nobody else may be at it meanwhile."""
+    """The log of the endpoint's database, or None if it cannot restore rows as they are.
+
+    Nothing else may use the database meanwhile.
+    """
     from kine import drivers
     from kine.drivers.base import RestorableLog
     from kine.flag_values import scheme

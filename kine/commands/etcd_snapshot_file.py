@@ -1,7 +1,7 @@
-"""A snapshot of `etcdctl snapshot save`, or the file `member/snap/db` of an etcd that is stopped.
+"""Reader of etcd's snapshots: `etcdctl snapshot save`, or `member/snap/db` of a stopped etcd.
 
-It is bbolt's file, and ends with its SHA-256 if it is a snapshot. The bucket `key` has every revision that is
-not compacted, by number; `lease` the leases; `meta` how far it was compacted.
+It is a bbolt file, with its SHA-256 at the end if it is a snapshot. The bucket `key` has every revision that
+is not compacted, by number; `lease` has the leases; `meta` has the compact revision.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kine.commands.spool import KeySink
 
 _DIGEST = 32
-_SECTOR = 512  # a file's pages are a multiple of it: what is left over is the checksum
-_REVISION = struct.Struct(">QxQ")  # main revision, "_", its number in a transaction
+_SECTOR = 512  # page sizes are a multiple of it: the rest is the checksum
+_REVISION = struct.Struct(">QxQ")  # main revision, "_", sub revision: its number in the transaction
 _TOMBSTONE = b"t"
 _STEP = 1024  # revisions
 
@@ -35,7 +35,7 @@ def is_one(start: bytes) -> bool:
 
 
 def load(file: IO[bytes], into: KeySink) -> Iterator[int]:
-    """Reads it all, and yields the bytes read between its steps. Raises DriverError for a damaged file."""
+    """Reads the file into `into`, yielding the bytes read in each step. Raises DriverError if damaged."""
     size = os.fstat(file.fileno()).st_size
     if size % _SECTOR == _DIGEST:
         yield from checked(file)
@@ -52,7 +52,7 @@ def load(file: IO[bytes], into: KeySink) -> Iterator[int]:
 def _load(reader: BboltReader, into: KeySink) -> Iterator[int]:
     leases: dict[int, int] = {}
     for lease_id, value in reader.bucket(b"lease"):
-        # leasepb.Lease: its field 2 is the time to live, as LeaseGrantRequest's is the id.
+        # leasepb.Lease has the TTL in field 2, where LeaseGrantRequest has the id.
         leases[int.from_bytes(lease_id, "big", signed=True)] = rpc.LeaseGrantRequest.FromString(
             bytes(value)
         ).ID
@@ -66,7 +66,7 @@ def _load(reader: BboltReader, into: KeySink) -> Iterator[int]:
         key = kv.KeyValue.FromString(bytes(value)).key
         if revision.endswith(_TOMBSTONE) and len(revision) > _REVISION.size:
             latest.pop(key, None)
-        elif key:  # without one: etcdutl has only raised the revision
+        elif key:  # an empty key: etcdutl has only raised the revision
             latest[key] = revision
         if count % _STEP == 0:
             yield 0
@@ -77,9 +77,9 @@ def _load(reader: BboltReader, into: KeySink) -> Iterator[int]:
             if item.lease and (ttl := leases.get(item.lease, 0)):
                 if ttl > 0:
                     into.lease(item.lease, ttl)
-                    leases[item.lease] = -ttl  # known there
+                    leases[item.lease] = -ttl  # negative: passed on already
             elif item.lease:
-                item.lease = 0  # of a lease that is no more: as in etcd, the key stays
+                item.lease = 0  # its lease is gone: as in etcd, the key stays
             into.add(item)
         if count % _STEP == 0:
             yield 0

@@ -1,4 +1,4 @@
-"""What every command reads alike: the endpoint and its TLS, and how it answers."""
+"""Options common to all commands: the endpoint, its TLS, and the output format; and how commands fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FAILED, MISUSED = 1, 2
 SERVER = "http://127.0.0.1:2379"
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*):\d+")
-_hidden: list[str] = []  # the endpoints' secrets
+_hidden: list[str] = []  # secrets of the endpoints
 
 
 class UsageError(ValueError):
@@ -66,13 +66,13 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class CommandOptions:
-    """What a command was told of its endpoint, and of how to answer."""
+    """A command's options for its endpoint and its output."""
 
-    given: dict[str, str]  # by the server's own names of settings
+    given: dict[str, str]  # by the names of the server's settings
     output: str
 
     def settings(self, endpoint: str | None = None) -> Settings:
-        """The server's settings, from the options and its own variables; of this endpoint if one is named."""
+        """The server's settings from the options and environment variables, for `endpoint` if it is given."""
         given = self.given if endpoint is None else {**self.given, "endpoint": endpoint}
         if members := _members(given.get("endpoint", "")):
             scheme = (
@@ -90,11 +90,11 @@ class CommandOptions:
         return replace(found, patience=0.0)
 
     def settings_of_server(self) -> Settings:
-        """The settings; of a server on this machine if no endpoint is named."""
+        """The settings; without an endpoint, those for a server on this machine."""
         return self.settings(self.given.get("endpoint") or os.environ.get("KINE_ENDPOINT") or SERVER)
 
     def run(self, work: Coroutine[Any, Any, int], failed: int = MISUSED) -> NoReturn:
-        """Runs a command to its exit code; `failed` is the code for an endpoint that fails."""
+        """Runs a command and exits with its code; `failed` is the code for errors of the endpoint."""
         try:
             code = asyncio.run(_until_signal(work))
         except ValueError as error:
@@ -107,13 +107,13 @@ class CommandOptions:
 
 
 def _members(endpoint: str) -> list[str]:
-    """The members of an endpoint written as etcdctl takes it too, `127.0.0.1:2379`, `:2379`; else none."""
+    """The members of an endpoint in etcdctl's notation, such as `127.0.0.1:2379` or `:2379`; else none."""
     members = endpoint.split(",")
     return members if all(map(_HOST_AND_PORT.fullmatch, members)) else []
 
 
 def with_endpoint(*, endpoint: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options every one has; its parameter `with_endpoint` becomes those."""
+    """Adds the common options to a command, which gets them as its parameter `asked`."""
 
     def with_options(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
@@ -148,7 +148,7 @@ def with_endpoint(*, endpoint: bool = True) -> Callable[[Callable[..., None]], C
 
 @contextmanager
 def named(option: str) -> Iterator[None]:
-    """An error in the block names the option that holds the endpoint."""
+    """Prefixes errors in the block with the option that holds the endpoint."""
     from kine.commands.spool import SpoolError
 
     def of_option(error: Exception) -> str:
@@ -167,10 +167,10 @@ def named(option: str) -> Iterator[None]:
 
 
 def hide(*endpoints: str) -> None:
-    """Keeps the passwords of all of them out of the log."""
+    """Masks the secrets of these endpoints in the log."""
     _hidden[:] = logs.longest_first(secret for endpoint in endpoints for secret in logs.secrets_of(endpoint))
     logs.configure(hide=_hidden)
-    logging.getLogger("kine").setLevel(logging.WARNING)  # what a server logs at its start is no news here
+    logging.getLogger("kine").setLevel(logging.WARNING)  # hides the info lines of a server's start
 
 
 def usage_error(reason: str) -> NoReturn:
@@ -178,14 +178,14 @@ def usage_error(reason: str) -> NoReturn:
 
 
 async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
-    """Ends as ^C does on SIGTERM too: what was opened is closed, and no half-written file stays."""
+    """Handles SIGTERM like Ctrl-C: everything is closed, and no half-written file stays."""
     task = asyncio.ensure_future(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
 
 
 def _explained(error: BaseException) -> str:
-    """One line on an error that a command ends with."""
+    """The message, in one line, of an error that ends a command."""
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
         return "interrupted"
     if isinstance(error, OSError) and error.strerror:
@@ -201,7 +201,7 @@ def _explained(error: BaseException) -> str:
 
 
 def _fail(code: int, error: BaseException, output: str) -> NoReturn:
-    """The reason as one line on stderr and, for machines, as JSON on stdout."""
+    """Exits with the reason as one line on stderr and, with `--output json`, as JSON on stdout."""
     reason = logs.escape(logs.redact(_explained(error), _hidden))
     if os.environ.get("KINE_DEBUG", "").lower() in ("1", "true"):
         sys.stderr.write(logs.redact("".join(traceback.format_exception(error)), _hidden))

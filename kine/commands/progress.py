@@ -1,4 +1,4 @@
-"""How far a command is, on stderr: a bar where that is a terminal, else a line every few seconds."""
+"""Progress of a command on stderr: a bar if that is a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _LINE_SECONDS = 5.0
 
 
 class Progressing:
-    """To be used in a running event loop: it also tells when nothing has come for some seconds."""
+    """A progress display, which also reports when there is no progress for some seconds.
+
+    Needs a running event loop.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -53,5 +56,5 @@ class Progressing:
                 line += f", {silent:.0f} s without progress; something may hold a lock on one of its tables"
             if not self._terminal:
                 sys.stderr.write(f"kine: {line}\n")
-            elif silent >= _LINE_SECONDS:  # else the bar tells
+            elif silent >= _LINE_SECONDS:  # else the bar shows it
                 self._progress.console.print(line)

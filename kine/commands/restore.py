@@ -1,7 +1,7 @@
-"""What was taken put into another endpoint: as it was where that can be, compared, begun again at will.
+"""Restore of spooled keys and leases into a database or an etcd: exact where possible, compared, resumable.
 
-A database of ours is given rows, so that each key keeps its create revision, its version and, in SQL, its
-revision. An etcd numbers what it is given itself.
+In one of kine's databases rows are written directly, so that each key keeps its create revision, its version
+and, in SQL, its revision. An etcd assigns revisions and versions itself.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ if TYPE_CHECKING:
     from kine.drivers.base import RestorableLog
 
 _BYTES = 1024 * 1024  # in one Txn, under etcd's limit for a request
-_PASSED = 128  # of those, under way at once
-_BURNT = 1_000_000  # revisions used up by writing, at most, where they cannot be left out
-_AT_ONCE = 32  # leases granted
+_PASSED = 128  # concurrent writes that advance the revision
+_BURNT = 1_000_000  # maximum revisions to advance by writing, where they cannot be skipped
+_AT_ONCE = 32  # concurrent lease grants
 _SHOWN = 200  # bytes of a key in a message
 _TOO_MUCH = (errors.too_many_ops().message, errors.request_too_large().message)
 _FOREVER = 1 << 31  # seconds
-_OWN = (HEALTH_KEY, COMPACT_REV_KEY, SCRATCH)  # a server's own
+_OWN = (HEALTH_KEY, COMPACT_REV_KEY, SCRATCH)  # keys that a server or a restore writes itself
 
 
 async def restore_into(source: Spool, settings: Settings, bump: int, progress: Progressing) -> int:
-    """Puts it all there, after what is there already of it; how many keys were put.
+    """Writes all keys and leases that the target lacks; returns the number of keys written.
 
-    Nothing up to `bump` revisions after the source's is answered there any more. Raises DriverError when
-    the target has keys of its own or cannot hold one of the source's, before anything is written, and when
-    what it holds afterwards differs. Until all is there and compared, no kine serves from the target.
+    The target's revision continues after the source's plus `bump`; in kine's databases, earlier revisions are
+    compacted. Raises DriverError, before anything is written, if the target has keys of its own or cannot
+    hold one of the source's, and afterwards, if its content differs. No kine serves from the target until
+    everything is written and compared.
     """
     progress.begin("opening the target", 0)
     async with opened(settings, unfinished=True) as api:
@@ -76,7 +77,7 @@ async def restore_into(source: Spool, settings: Settings, bump: int, progress: P
 
 
 async def _expired(api: EndpointClient, source: Spool, key: bytes) -> bool:
-    """Whether the lease of a key that is not there ran out after it was put there."""
+    """True if a key is missing because its lease has expired since the key was written."""
     lease = source.get(source.entries[key]).lease
     if not lease:
         return False
@@ -88,9 +89,10 @@ async def _expired(api: EndpointClient, source: Spool, key: bytes) -> bool:
 async def _present(
     api: EndpointClient, source: Spool, *, exact: bool, progress: Progressing | None = None
 ) -> set[bytes]:
-    """The keys that are at the target. Raises DriverError for one that is not as at the source.
+    """The source's keys found at the target. Raises DriverError for other keys, and for one that differs.
 
-    Exact are versions and create revisions; a revision is the source's own, or one after all of the source's.
+    `exact` also compares versions and create revisions; a key's revision must be the source's, or a later one
+    than all of the source.
     """
     revision, _ = await api.revision()
     present: set[bytes] = set()
@@ -111,7 +113,7 @@ async def _present(
                 )
             if same:
                 present.add(item.key)
-            elif item.key not in _OWN:  # those were written when the database was made
+            elif item.key not in _OWN:  # those are written when the database is created
                 raise DriverError(
                     f"the target's key {_shown(item.key)} differs: restore into an empty database"
                 )
@@ -120,7 +122,7 @@ async def _present(
     return present
 
 
-# ---- a database of ours
+# ---- into one of kine's databases
 
 
 async def _place(
@@ -133,7 +135,7 @@ async def _place(
     async for block in log.load():
         for row in block:
             if row.deleted and not row.prev_revision:
-                continue  # nobody's: it only fills a gap
+                continue  # no key's row: it only fills a gap
             taken.add(row.id)
             if not row.deleted:
                 names.add(row.name)
@@ -148,7 +150,7 @@ async def _place(
     _raise_for(await log.refused(_rows(source, missing, ids)))
     await log.grant(UNFINISHED, _FOREVER)
     bound = max([bound, *ids])
-    # Before any key: whoever looks at a half restored database is not told that this is all there was.
+    # Before any key: a client that reads a half-restored database must not take it for complete.
     if compacted < bound or deletions:
         newest = await log.newest()
         await log.advance(bound if newest <= bound and not deletions else newest + 1)
@@ -188,9 +190,9 @@ async def _grant(log: RestorableLog, source: Spool, progress: Progressing) -> No
 
 
 def _ids(wanted: list[int], taken: set[int], last: int) -> list[int]:
-    """An id for each, in order; one that another has gives way to one after the source's last.
+    """An id for each row, in order. An id that is taken is replaced by one after the source's last revision.
 
-    In etcd the writes of one Txn share a revision, and a database has rows of its own from the start.
+    Ids collide because in etcd the writes of one Txn share a revision, and because a new database has rows.
     """
     ids = []
     for one in wanted:
@@ -219,11 +221,11 @@ def _row(item: Any, row_id: int, ttl: int) -> Row:
     )
 
 
-# ---- an etcd
+# ---- into an etcd
 
 
 async def _check_size(api: EndpointClient, source: Spool) -> None:
-    """Asks with the largest key-value, in a Txn that writes nothing: an etcd does not say its limit."""
+    """Tries the largest key-value in a Txn that writes nothing, as an etcd does not report its size limit."""
     largest = max(source.entries.values(), key=lambda entry: entry.size, default=None)
     if largest is None or largest.size < _BYTES // 2:
         return
@@ -240,7 +242,7 @@ async def _check_size(api: EndpointClient, source: Spool) -> None:
 
 
 async def _pass(api: EndpointClient, count: int, progress: Progressing) -> None:
-    """Writes until the revision is past the source's, so that no revision means two things to a client."""
+    """Advances the revision beyond the source's by writing, so that no revision has two meanings."""
     if count < 0:
         return
     if count > _BURNT:
@@ -251,7 +253,7 @@ async def _pass(api: EndpointClient, count: int, progress: Progressing) -> None:
         )
     progress.begin("passing revisions", count)
     for start in range(0, count, _PASSED):
-        block = range(start, min(start + _PASSED, count))  # an etcd writes them to its disk together
+        block = range(start, min(start + _PASSED, count))  # an etcd syncs concurrent writes together
         puts = (api.call("KV/Put", rpc.PutRequest(key=SCRATCH), rpc.PutResponse) for _ in block)
         await asyncio.gather(*puts)
         progress.advance(len(block))
@@ -276,7 +278,7 @@ async def _put_all(
         except RpcError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
-            # A short lease ran out since it was granted, and took with it what was put until then.
+            # A short lease has expired since it was granted, and its keys were deleted with it.
             await _grant_at(api, source, {item.lease for item in items})
             await _put(api, items)
         granted.update(item.lease for item in items)

@@ -1,4 +1,4 @@
-"""A file to restore from: a snapshot of ours, or one of etcd's."""
+"""Reader of a snapshot to restore from, of kine's or etcd's format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Contents:
 
 
 async def load(path: str, into: KeySink, progress: Progressing) -> str:
-    """Puts its keys and leases there, and returns what kind of file it is. Raises DriverError, OSError."""
+    """Reads a file into `into`; returns its format, "kine" or "etcd". Raises DriverError, OSError."""
     with open(path, "rb") as file:  # noqa: ASYNC230 - read in steps
         start = file.read(_START)
         kind = _kind(start, path)
@@ -42,7 +42,7 @@ async def load(path: str, into: KeySink, progress: Progressing) -> str:
         progress.begin("reading the file", 2 * size)  # once for its checksum
         for read in (etcd_snapshot_file if kind == "etcd" else snapshot_file).load(file, into):
             progress.advance(read)
-            await asyncio.sleep(0)  # for ^C
+            await asyncio.sleep(0)  # lets Ctrl-C interrupt
     return kind
 
 

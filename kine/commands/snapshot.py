@@ -1,4 +1,4 @@
-"""`kine snapshot save` and `kine snapshot restore`, and `kine migrate`, which is both without the file."""
+"""`kine snapshot save`, `restore` and `status`, and `kine migrate`: save and restore without a file."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def _migrate(source: Settings, target: Settings, output: str) -> int:
 
 
 def _folders(*places: Settings) -> list[str]:
-    """Where the data of these endpoints are on this machine, as far as they are there."""
+    """The existing data directories of these endpoints on this machine."""
     from kine import drivers
     from kine.flag_values import scheme
 
@@ -187,7 +187,7 @@ def _folders(*places: Settings) -> list[str]:
     for place in places:
         if scheme(place.endpoint) in drivers.REMOTE:
             continue
-        with suppress(ValueError, OSError, DriverError):  # whoever opens it tells
+        with suppress(ValueError, OSError, DriverError):  # reported when the endpoint is opened
             folder = drivers.connect(place.endpoint, place.driver_options()).folder()
             if folder and os.path.isdir(folder):
                 found.append(folder)

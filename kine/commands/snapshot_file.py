@@ -1,4 +1,4 @@
-"""The file of `kine snapshot`; docs/operations.md tells its format.
+"""Reader and writer of kine's snapshot file, whose format docs/operations.md describes.
 
 magic      8 bytes, "KINESNP1"
 records    gzip; each: 4 bytes length, big-endian, of what follows; 1 byte kind; the payload
@@ -38,9 +38,9 @@ _STEP = 256  # records
 
 
 class SnapshotWriter:
-    """A snapshot as it is written: whole or not at all, under another name until it is on disk. Mode 0600.
+    """Writes a snapshot atomically, under another name until it is on disk. Mode 0600.
 
-    A context manager; a `kine.commands.spool.KeySink`.
+    A context manager and a `kine.commands.spool.KeySink`.
     """
 
     def __init__(self, path: str, by: str, *, force: bool) -> None:
@@ -71,7 +71,7 @@ class SnapshotWriter:
                 if kind is None:
                     self._finish()
         finally:
-            with suppress(OSError):  # what it still holds need not be written
+            with suppress(OSError):  # buffered data of a failed snapshot is not needed
                 self._file.close()
             with suppress(FileNotFoundError):
                 os.unlink(self._partial)
@@ -88,7 +88,7 @@ class SnapshotWriter:
         self._record(b"K", item.SerializeToString())
 
     def write(self, data: bytes) -> int:
-        """What comes out of the compression."""
+        """Takes the compressor's output."""
         self.digest.update(data)
         return self._file.write(data)
 
@@ -111,20 +111,20 @@ class SnapshotWriter:
             os.replace(self._partial, self._path)
         else:
             try:
-                os.link(self._partial, self._path)  # unlike a rename, it replaces nothing
+                os.link(self._partial, self._path)  # unlike a rename, does not replace a file
             except FileExistsError:
                 raise
             except OSError:  # a file system without links
                 os.replace(self._partial, self._path)
         folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)
         try:
-            os.fsync(folder)  # so that its name outlasts a loss of power too
+            os.fsync(folder)  # makes the file's name durable too
         finally:
             os.close(folder)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """An error of the system names the file as it was given."""
+        """Turns an OSError into a DriverError with the file's final name."""
         try:
             yield
         except OSError as error:
@@ -132,12 +132,12 @@ class SnapshotWriter:
 
 
 def is_one(start: bytes) -> bool:
-    """Whether a file that starts so is such a snapshot."""
+    """True if a file that starts with these bytes is a kine snapshot."""
     return start.startswith(MAGIC)
 
 
 def load(file: IO[bytes], into: KeySink) -> Iterator[int]:
-    """Reads it all, and yields the bytes read between its steps. Raises DriverError for a damaged file."""
+    """Reads the file into `into`, yielding the bytes read in each step. Raises DriverError if damaged."""
     yield from checked(file)
     file.seek(len(MAGIC))
     try:
@@ -147,7 +147,7 @@ def load(file: IO[bytes], into: KeySink) -> Iterator[int]:
 
 
 def checked(file: IO[bytes]) -> Iterator[int]:
-    """Compares a file that ends with its SHA-256 with that. Raises DriverError."""
+    """Verifies the SHA-256 at the end of a file, yielding the bytes read. Raises DriverError."""
     file.seek(0)
     digest = hashlib.sha256()
     left = os.fstat(file.fileno()).st_size - _DIGEST

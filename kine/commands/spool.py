@@ -1,4 +1,4 @@
-"""What is taken from an endpoint, kept on disk."""
+"""A temporary on-disk copy of an endpoint's keys and leases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kine.commands.endpoint_client import EndpointClient
     from kine.commands.progress import Progressing
 
-_AT_ONCE = 64  # questions about leases under way
+_AT_ONCE = 64  # concurrent queries for leases
 
 
 class SpooledKey(NamedTuple):
@@ -26,7 +26,7 @@ class SpooledKey(NamedTuple):
 
 
 class KeySink(Protocol):
-    """Where keys and leases go as they are read; a lease comes before the first key that hangs on it."""
+    """Receives keys and leases as they are read; a lease comes before the first key attached to it."""
 
     def begin(self, revision: int) -> None: ...
 
@@ -36,11 +36,11 @@ class KeySink(Protocol):
 
 
 class SpoolError(DriverError):
-    """The machine's own disk, neither of the endpoints, is what failed."""
+    """The local disk failed, not an endpoint."""
 
 
 class Spool:
-    """Key-values on disk, found by key; what is in memory is some 200 bytes a key."""
+    """Key-values on disk, indexed by key; it takes some 200 bytes of memory for each key."""
 
     def __init__(self, folder: str | None = None) -> None:
         try:
@@ -78,7 +78,7 @@ class Spool:
 
 @contextmanager
 def spool(*beside: str) -> Iterator[Spool]:
-    """In the system's directory for temporary files; else in the first of these that will do."""
+    """A spool in the system's temporary directory or, if that fails, in the first usable one of `beside`."""
     made: Spool | None = None
     for folder in (None, *beside):
         with suppress(SpoolError):
@@ -90,12 +90,12 @@ def spool(*beside: str) -> Iterator[Spool]:
     try:
         yield made
     finally:
-        with suppress(OSError):  # what is buffered cannot be written, and nobody reads it any more
+        with suppress(OSError):  # buffered data that cannot be written is not needed any more
             made.close()
 
 
 async def fill_spool(api: EndpointClient, into: KeySink, progress: Progressing) -> None:
-    """Everything at the endpoint as of its current revision, with the leases that keys hang on."""
+    """Reads all keys at the endpoint's current revision, and their leases."""
     revision, count = await api.revision()
     into.begin(revision)
     leases: dict[int, int] = {}  # seconds granted; 0 for one that has expired
@@ -113,7 +113,7 @@ async def fill_spool(api: EndpointClient, into: KeySink, progress: Progressing) 
             elif ttl := leases[item.lease]:
                 if ttl > 0:
                     into.lease(item.lease, ttl)
-                    leases[item.lease] = -ttl  # known there
+                    leases[item.lease] = -ttl  # negative: passed on already
                 into.add(item)
         progress.advance(len(page))
 

@@ -1,4 +1,4 @@
-"""`kine status`: where a running server, or a database, stands."""
+"""`kine status`: revision, size, lag and peers of a running server or a database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kine.config import Settings
 
 _PATIENCE = 10.0  # seconds
-_COMPACTED_WITHIN = 1.0  # seconds in which a watch from a compacted revision has been refused
+_COMPACTED_WITHIN = 1.0  # seconds to wait for a watch from a compacted revision to be canceled
 _METRICS_BYTES = 16 * 1024 * 1024
 _METRICS = ("keys", "watchers", "watch_streams", "slow_watchers", "write_queue", "workers")
 
@@ -83,7 +83,7 @@ async def _of_database(settings: Settings) -> dict[str, Any]:
         [(revision,)] = await view.ask(NEWEST)
         [(compacted,)] = await view.ask(COMPACT_REVISION)
         told = {"revision": revision or 0, "compact_revision": compacted or 0, "size": await view.size()}
-        if "kine_writer" in names:  # servers that run, and those of the last month that were killed
+        if "kine_writer" in names:  # running servers, and those killed within the last month
             [(told["peers"],)] = await view.ask("SELECT count(*) FROM kine_writer")
         return told
 
@@ -111,7 +111,11 @@ async def _of_server(api: EndpointClient) -> dict[str, Any]:
 
 
 async def _compact_revision(api: EndpointClient) -> int:
-    """No call tells it: a watch from revision 1 does, when it is refused. Its key is one nobody has."""
+    """The compact revision, or 0.
+
+    No call returns it, but the response that cancels a watch from revision 1 does. The watched key is one
+    that no client uses.
+    """
     create = rpc.WatchCreateRequest(key=b"\0kine status", start_revision=1)
     request = rpc.WatchRequest(create_request=create)
     try:
@@ -166,7 +170,7 @@ def _no_metrics(error: Exception) -> str:
         return str(error)
     if not isinstance(error, OSError):
         return "what answers there is no kine"
-    reason = getattr(error, "reason", error)  # what urllib raises holds the reason, or is it
+    reason = getattr(error, "reason", error)  # urllib's URLError has the cause as its reason
     return str(getattr(reason, "strerror", None) or reason)
 
 

@@ -1,4 +1,4 @@
-"""The rules of the table `kine`, each as a question whose answer is the rows that break it."""
+"""Consistency rules of the table `kine`, each as a query for the rows that break it, with a repair."""
 
 # ruff: noqa: S608 - constants only
 
@@ -14,19 +14,19 @@ from kine.drivers.sql.id_gaps import filler_sql
 @dataclass(frozen=True, slots=True)
 class TableRule:
     id: str
-    broken: str  # what a row found here means
-    question: str  # rows of (id, name)
-    repair: str  # SQL with {ids}, or words
-    needs: str = "kine"  # the table it asks
-    on_mysql: str = ""  # the repair, where MySQL has its own way to say it
-    only_on: str = ""  # the one dialect on which it can be broken
+    broken: str  # the meaning of a row that breaks the rule
+    question: str  # a query for rows of (id, name)
+    repair: str  # SQL with {ids}, or advice
+    needs: str = "kine"  # the table that the query reads
+    on_mysql: str = ""  # the repair in MySQL's syntax, if it differs
+    only_on: str = ""  # the only dialect on which it can be broken
 
 
 _COMPACT_REV = COMPACT_REV_KEY.decode()
 _R = f"(SELECT coalesce(max(prev_revision), 0) FROM kine WHERE name = '{_COMPACT_REV}')"
 _KEYS = f"k.name != '{_COMPACT_REV}'"
-# An update of what was deleted makes the key: Go kine accepts it, and gives it no create revision. Nor does
-# it give one to a deletion of what was deleted.
+# Go kine accepts an update of a deleted key, which creates it, and a deletion of a deleted key. It gives
+# neither a create revision.
 _MADE = "coalesce(k.create_revision, 0) IN (0, k.id)"
 _WITH_PREVIOUS = "SELECT k.id, k.name FROM kine AS k JOIN kine AS p ON p.id = k.prev_revision WHERE " + _KEYS
 _BY_HAND = (
@@ -46,7 +46,7 @@ RULES = (
         "the row this one replaces is gone, though it is newer than the compact revision allows",
         "SELECT k.id, k.name FROM kine AS k LEFT JOIN kine AS p ON p.id = k.prev_revision"
         f" WHERE {_KEYS} AND p.id IS NULL AND k.prev_revision != 0 AND k.id > {_R}"
-        # What was deleted may be compacted: it was, if this row makes the key, or has no old value.
+        # The predecessor may be compacted if it was a deletion: this row creates the key or has no old value.
         f" AND (k.prev_revision > {_R} OR NOT (k.created != 0 OR k.deleted = 0 AND {_MADE}"
         " OR k.deleted != 0 AND k.old_value IS NULL))",
         _BY_HAND,
@@ -61,7 +61,7 @@ RULES = (
         "foreign-predecessor",
         "it replaces a row of another name",
         f"{_WITH_PREVIOUS} AND p.name != k.name"
-        # The one it replaces is compacted, and a Go kine that reads behind that has filled its id as a gap.
+        # Its predecessor is compacted, and a Go kine that reads behind has filled that id as a gap.
         f" AND NOT (p.id <= {_R} AND {filler_sql('p')})",
         _BY_HAND,
     ),
@@ -91,7 +91,7 @@ RULES = (
         "the old value kept with a row is not the value of the row it replaces",
         f"{_WITH_PREVIOUS} AND p.name = k.name AND k.created = 0 AND p.deleted = 0 AND k.id > {_R}"
         " AND (k.old_value != p.value"
-        # A deletion on a full disk is without.
+        # A deletion on a full disk has no old value.
         " OR (k.old_value IS NULL AND k.deleted = 0 AND length(p.value) > 0))",
         "UPDATE kine SET old_value = (SELECT p.value FROM kine AS p WHERE p.id = kine.prev_revision)"
         " WHERE id IN ({ids});",
@@ -103,7 +103,7 @@ RULES = (
         "two rows of one name are both the latest",
         "SELECT max(k.id), k.name FROM kine AS k LEFT JOIN kine AS s"
         " ON s.prev_revision = k.id AND s.name = k.name"
-        # What fills a gap has a name that a key may have as well.
+        # A row that fills a gap has a name that a key may have, too.
         f" WHERE {_KEYS} AND s.id IS NULL AND NOT (k.deleted != 0 AND k.prev_revision = 0)"
         " GROUP BY k.name HAVING count(*) > 1",
         _BY_HAND,
@@ -120,7 +120,7 @@ RULES = (
         "the revision after this one does not exist: a reader would wait for it",
         "SELECT k.id, k.name FROM kine AS k LEFT JOIN kine AS n ON n.id = k.id + 1"
         f" WHERE n.id IS NULL AND k.id >= {_R} AND k.id < (SELECT max(id) FROM kine)"
-        # One row may stand for all the ids of a leap.
+        # One filler row may stand for a range of skipped ids.
         " AND NOT (k.deleted != 0 AND k.prev_revision = 0 AND k.create_revision > k.id)",
         "nothing to do: kine fills it while it serves",
     ),
@@ -161,7 +161,7 @@ RULES = (
     ),
 )
 
-# Where the database would give an id that a row has, or had; kine does it when it starts, too.
+# Repairs for a database whose next id is one that a row has, or had; kine runs them when it starts, too.
 ADVANCE = {
     "sqlite": "UPDATE sqlite_sequence SET seq = {0} WHERE name = 'kine';",
     "postgresql": "SELECT setval(pg_get_serial_sequence('kine', 'id'), {0});",
