@@ -138,7 +138,7 @@ class KvService:
     async def _counted(
         self, txn: Txn, most: int, call: Call, answer: Callable[[TxnResult], Answer]
     ) -> Answer:
-        """Runs a transaction. The values that it reads count as queued from then until it has responded."""
+        """Runs a transaction. Values that it reads count as queued from before the read to the response."""
         expected = self._store.expected_of(txn)
         if has_ranges(txn):
             expected = max(expected, self._max_txn_answer // 2)
