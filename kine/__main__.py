@@ -1,4 +1,4 @@
-"""`python -m kine` is `kine`."""
+"""Entry point of `python -m kine`, the same as `kine`."""
 
 from kine.cli import main
 

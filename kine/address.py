@@ -1,4 +1,4 @@
-"""Where a server listens, as the settings carry it and the sockets are made of it."""
+"""Listen addresses: TCP or unix socket."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens: a TCP host and port, or the path of a unix socket."""
+    """The address that a server listens on: a TCP host and port, or the path of a unix socket."""
 
     host: str = ""  # empty: every address of the machine, IPv4 and IPv6
     port: int = 0
-    path: str = ""  # of a unix socket; then host and port mean nothing
+    path: str = ""  # of a unix socket; if set, host and port are unused
 
     def __str__(self) -> str:
         if self.path:
@@ -19,5 +19,5 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def at(self, port: int) -> Address:
-        """The address with the port that the system has chosen; a unix socket's has none."""
+        """The address with this port, which the system has chosen; a unix socket's address is unchanged."""
         return self if self.path else Address(self.host, port)

@@ -1,4 +1,4 @@
-"""Work that goes on beside whoever has begun it."""
+"""Background asyncio tasks with strong references."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class BackgroundTasks:
-    """Tasks that run to their end by themselves: the event loop keeps no task that nobody else does."""
+    """Keeps references to running tasks, as the event loop has only weak ones."""
 
     __slots__ = ("_running",)
 
@@ -22,12 +22,12 @@ class BackgroundTasks:
         return task
 
     async def ended(self) -> None:
-        """Returns once none runs, those that are started meanwhile included."""
+        """Waits until no task runs, including those that are started meanwhile."""
         while self._running:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        """Ends them all."""
+        """Cancels all running tasks and waits for them."""
         running = list(self._running)
         for task in running:
             task.cancel()

@@ -1,6 +1,6 @@
-"""The command line: flags and variables in, a running server, an exit code out.
+"""The `kine` command: parses flags and variables, runs the server or a subcommand, returns an exit code.
 
-Serving is what `kine` does without a command; the commands are in `kine.commands`.
+Without a subcommand, `kine` serves; the subcommands are in `kine.commands`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Exit codes, told in --help.
+# Exit codes, documented in --help.
 STOPPED, FAILED, MISUSED = 0, 1, 2
 
-# In the order of --help; `kine.commands.command_line` has them.
+# In the order of --help; `kine.commands.command_line` defines them.
 COMMANDS = ("version", "completion", "check", "status", "migrate", "snapshot")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line; exits with its code."""
+    """Runs the command line, and exits with its code."""
     written = sys.argv[1:] if arguments is None else arguments
     try:
         switches = {flag.name: flag.is_switch for flag in FLAGS}
         normal = normalize(written, switches, COMMANDS, dict.fromkeys(T4_FLAGS, NO_T4))
     except UsageError as error:
         _misused(error)
-    if all("=" in argument for argument in normal):  # no command, and nothing to print
+    if all("=" in argument for argument in normal):  # no subcommand, --help or --version
         sys.exit(_server(dict(argument.removeprefix("--").split("=", 1) for argument in normal)))
     from kine.commands.command_line import app  # here, as a server is started without it
 
@@ -72,7 +72,7 @@ def _misused(error: Exception) -> NoReturn:
 
 
 async def _serve(chosen: Settings, stop: asyncio.Event) -> None:
-    from kine.server import serve  # here, so that --help and wrong usage do not wait for it
+    from kine.server import serve  # here, so that --help and usage errors do not wait for the import
 
     await serve(chosen, stop)
 
@@ -94,14 +94,14 @@ def _worker(number: int, end: socket.socket) -> Serve:
 
 
 def run(chosen: Settings, serve: Serve, always: Mapping[str, object] | None = None) -> int:
-    """Runs `serve`, whose event a signal sets; the exit code. Every failure becomes one line in the log.
+    """Runs `serve` until a signal, and returns the exit code. Every failure is logged as one line.
 
-    `always` are fields of every line.
+    `always` are fields of every log line.
     """
     hide = logs.secrets_of(chosen.endpoint)
     logs.configure(chosen.log_format, debug=chosen.debug, hide=hide, always=always)
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # as Go does for its programs
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # as Go's runtime does
     try:
         tls_file_check.check(chosen)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -145,13 +145,13 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
-    except ImportError:  # where it cannot be installed: slower, the same otherwise
+    except ImportError:  # uvloop is optional: asyncio's loop is slower, but works the same
         return asyncio.new_event_loop
     return uvloop.new_event_loop
 
 
 def explain(error: Exception) -> str:
-    """The error in one line, with what to do where that is known."""
+    """The error in one line, with advice if there is any."""
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
         about = f": {error.filename}" if error.filename else ""
         reason = error.strerror or str(error)

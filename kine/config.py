@@ -1,4 +1,4 @@
-"""Settings: every flag of the command line, its `KINE_*` variable, default, meaning and check.
+"""Settings: every flag of the command line, with its `KINE_*` variable, default, help and validation.
 
 A flag is declared once, as a field of `Settings`; the command line, the documentation's table and the
 tests all read `FLAGS`. Names, defaults and meanings are those of Go kine where it has the flag.
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's bound for one message
+MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit for one message
 ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - to be recognised
 
 
-# Flags of Go kine for a store of its own, t4, by name; the rest of its S3 settings are AWS's own variables.
+# Go kine's flags for its t4 store, by name; the rest of its S3 settings are AWS's own variables.
 T4_FLAGS = (
     "peer-bind-address", "peer-advertise-address", "s3-bucket", "s3-folder", "s3-endpoint", "s3-region",
     "s3-access-key", "s3-secret-key", "s3-session-token", "s3-profile", "s3-ca-bundle",
@@ -57,11 +57,11 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag as a reader of `--help` sees it."""
+    """A flag of the command line, as `--help` shows it."""
 
     name: str  # without dashes: compact-interval
     group: str
-    default: str  # as one would write it on the command line
+    default: str  # as written on the command line
     help: str
     parse: Callable[[str], Any]  # raises ValueError with reason and fix
 
@@ -79,7 +79,7 @@ class Flag:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in `--help`."""
+        """The placeholder for the value in `--help`."""
         if self.is_switch:
             return "[=true|false]"
         meant = self.parse(self.default)
@@ -106,7 +106,7 @@ SEE = "Logs and metrics"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the server was told. Durations in seconds, sizes in bytes, no file is opened here."""
+    """The server's settings. Durations are in seconds, sizes in bytes; no file is opened here."""
 
     listen_address: Address = _flag(  # noqa: RUF009 - a field, as its siblings
         SERVE, "0.0.0.0:2379", address, "Serve etcd clients here: HOST:PORT, or unix://PATH (mode 0600)."
@@ -160,7 +160,7 @@ class Settings:
         "etcd version reported to clients; 3.5.13 and up promises watch progress.",
     )
 
-    # May hold a password: never shown.
+    # May contain a password: not in the repr.
     endpoint: str = _flag(
         STORE,
         "",
@@ -263,7 +263,7 @@ class Settings:
         "--trusted-ca-file, to clients with a certificate only.",
     )
 
-    patience: float = PATIENCE  # no flag: commands have none with a database that is not there
+    patience: float = PATIENCE  # not a flag: commands set 0, to fail at once without the database
 
     def __post_init__(self) -> None:
         if bool(self.server_cert_file) != bool(self.server_key_file):
@@ -281,7 +281,7 @@ class Settings:
             raise SettingError("--workers needs --transport http2, the default: leave one of them out")
 
     def _share(self, total: int) -> int:
-        """What of a limit is one worker's; 0, no limit or nothing at all, stays so."""
+        """One worker's share of a limit; 0, which means no limit or none at all, stays 0."""
         return max(1, total // self.workers) if total else 0
 
     def driver_options(self) -> Options:
@@ -305,19 +305,20 @@ class Settings:
         )
 
     def tls(self) -> Tls | None:
-        """TLS towards clients; None: in the clear."""
+        """TLS for clients; None: without TLS."""
         if not self.server_cert_file:
             return None
         return Tls(self.server_cert_file, self.server_key_file, self.trusted_ca_file)
 
     def client_scheme(self) -> str:
-        """Of the URLs that etcd's clients are given: http, https, unix or unixs."""
+        """The scheme of client URLs: http, https, unix or unixs."""
         return ("unix" if self.listen_address.path else "http") + ("s" if self.server_cert_file else "")
 
     def client_url(self, bound: Address) -> str:
-        """Where clients on this machine find the server, whose bound address this is.
+        """The URL of the server, bound at `bound`, for clients on this machine.
 
-        As Go kine tells it, but for one address of several: there it tells one that nobody listens on.
+        As Go kine logs it, except when bound to one of several addresses: there Go kine logs an address that
+        it does not listen on.
         """
         if bound.path:
             return f"{self.client_scheme()}://{bound.path}"
@@ -325,7 +326,7 @@ class Settings:
         return f"{self.client_scheme()}://{reached}"
 
     def metrics_tls(self) -> Tls | None:
-        """TLS of the metrics address. It needs no client certificate, as Go kine's does not; profiles do."""
+        """TLS of the metrics address. As in Go kine, clients need no certificate, except for profiles."""
         if self.metrics_ignore_tls_config or not self.server_cert_file:
             return None
         asked = self.trusted_ca_file if self.metrics_enable_profiling else ""
@@ -353,10 +354,10 @@ FLAGS = tuple(
 
 
 def settings(given: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-    """Settings from flags (by field name) and, where a flag was not given, its variable.
+    """Settings from flags (by field name) and, for a flag that is not given, its environment variable.
 
-    A variable set to nothing counts as set, as in Go kine: it empties a text, and leaves a number or a
-    duration at its default. Raises `SettingError`.
+    An empty variable counts as set, as in Go kine: it makes a text empty, and leaves a number or a duration
+    at its default. Raises `SettingError`.
     """
     for name in _T4_VARIABLES:
         if environ.get(name):

@@ -1,7 +1,7 @@
-"""Who goes on, where many wait: each client in its turn, so that one with a thousand is one among others.
+"""Fair scheduling among clients: a round-robin queue, loop turns, and a semaphore.
 
-A client is whatever tells one from another, such as its connection's account; None stands for all work that
-is nobody's.
+Clients take turns, so that one with a thousand waiting tasks gets no more than another. A client is any
+hashable object that identifies it, such as its connection's account; None stands for all work of no client.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """A queue in which clients take turns; what one of them has put in comes out in that order.
+    """A round-robin queue over clients; the items of one client stay in order.
 
     Invariant: no client in `_lines` has an empty line, and `_count` is the sum of the lines' lengths.
     """
@@ -26,7 +26,7 @@ class FairQueue(Generic[T]):
     __slots__ = ("_count", "_lines")
 
     def __init__(self) -> None:
-        # Whose turn is next first. A dict would look again at all that have been taken from its front.
+        # The next client first. Taking from the front of a dict would scan all entries deleted there before.
         self._lines: OrderedDict[object, deque[T]] = OrderedDict()
         self._count = 0
 
@@ -34,7 +34,7 @@ class FairQueue(Generic[T]):
         return self._count
 
     def held(self, client: object) -> int:
-        """Items of this client."""
+        """Number of items of this client."""
         line = self._lines.get(client)
         return 0 if line is None else len(line)
 
@@ -50,7 +50,7 @@ class FairQueue(Generic[T]):
         self._count += 1
 
     def put_back(self, client: object, item: T) -> None:
-        """First of its client's, where that is."""
+        """Adds an item before the client's others; the client keeps its place in the rotation."""
         line = self._lines.get(client)
         if line is None:
             line = self._lines[client] = deque()
@@ -58,7 +58,7 @@ class FairQueue(Generic[T]):
         self._count += 1
 
     def take(self) -> T:
-        """Raises StopIteration when empty."""
+        """Removes and returns the next item. Raises StopIteration when empty."""
         lines = self._lines
         client = next(iter(lines))
         line = lines[client]
@@ -72,10 +72,10 @@ class FairQueue(Generic[T]):
 
 
 class FairTurns:
-    """Long work in slices, one slice in each turn of the event loop, whoever's it is.
+    """Runs long work in slices, one slice in each iteration of the event loop, over all clients.
 
-    `asyncio.sleep(0)` lets other tasks go on, but all that do so run in one turn: a thousand tasks of a
-    millisecond each keep every socket waiting for a second. Here they go one after the other.
+    `asyncio.sleep(0)` lets other tasks run, but all tasks that call it run in one iteration: a thousand tasks
+    of a millisecond each keep every socket waiting for a second. Here they run one per iteration.
     """
 
     __slots__ = ("_going", "_waiting")
@@ -85,7 +85,7 @@ class FairTurns:
         self._going = False
 
     async def next(self, client: object = None) -> None:
-        """Returns in a later turn of the loop, in which nobody else returns from here."""
+        """Returns in a later loop iteration, in which no other call of `next` returns."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.put(client, turn)
@@ -102,9 +102,9 @@ class FairTurns:
 
 
 class FairSemaphore:
-    """So many may work at once; whoever waits gets the next free place in its client's turn.
+    """A semaphore whose waiters are served round-robin by client.
 
-    Invariant: nobody waits while a place is free.
+    Invariant: no task waits while a place is free.
     """
 
     __slots__ = ("_free", "_waiting")
@@ -130,18 +130,18 @@ class FairSemaphore:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the place was given to it just then
+            if turn.done() and not turn.cancelled():  # it got the place just before the cancellation
                 self.release()
             raise
 
     def release(self) -> None:
-        """The place goes to whoever waits next."""
+        """Passes the place to the next waiter."""
         if not _settle_next(self._waiting):
             self._free += 1
 
 
 def _settle_next(waiting: FairQueue[asyncio.Future[None]]) -> bool:
-    """The next one that still waits goes on; false if there is none."""
+    """Wakes the next task that still waits; false if there is none."""
     while waiting:
         turn = waiting.take()
         if not turn.done():  # else its task was cancelled

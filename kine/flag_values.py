@@ -1,6 +1,6 @@
-"""How values are written on the command line, in variables and in endpoint parameters.
+"""Parsers of values on the command line, in environment variables and in endpoint parameters.
 
-Each function reads one form and raises ValueError with the reason and the fix, in one line.
+Each function parses one kind of value, and raises ValueError with the reason and the fix in one line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BARE_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 
 BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MAX_VALUE_CACHE = 4 * 2**30
-RESERVED_FILES = 256  # for the database's connections, files, scrapers
+RESERVED_FILES = 256  # file descriptors for database connections, files and scrapers
 MIN_QUEUE, MAX_QUEUE = 32 * 2**20, 2**30
 
 BAD_PORT = "the endpoint's port is not a number from 1 to 65535"
@@ -48,12 +48,12 @@ FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})  # as Go's strconv
 
 
 def quoted(value: str) -> str:
-    """The value as an error shows it: on one line, whatever it holds, and not endless."""
+    """The value for an error message: escaped to one line, and at most 80 characters."""
     return json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
 
 
 def parse_duration(value: str) -> float:
-    """Seconds of a Go duration: `1h2m3.5s`, `100ms`, `-1s`, `0` (https://pkg.go.dev/time#ParseDuration)."""
+    """A Go duration in seconds: `1h2m3.5s`, `100ms`, `-1s`, `0` (https://pkg.go.dev/time#ParseDuration)."""
     sign = -1 if value.startswith("-") else 1
     rest = value[1:] if value[:1] in ("-", "+") else value
     if rest == "0":
@@ -76,7 +76,7 @@ def parse_duration(value: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as Go prints it: `1m30s`, `1.5s`, `100ms`, `2\u00b5s`, `0s`."""
+    """A duration in Go's format: `1m30s`, `1.5s`, `100ms`, `2\u00b5s`, `0s`."""
     nanoseconds = round(abs(seconds) * 1e9)
     sign = "-" if seconds < 0 else ""
     if nanoseconds == 0:
@@ -99,7 +99,7 @@ def _decimal(nanoseconds: int, unit: int) -> str:
 def address(value: str) -> Address:
     """`HOST:PORT`, `:PORT`, `[IPv6]:PORT` or `unix://PATH`; empty is `unix://kine.sock`, as in Go kine.
 
-    A scheme other than unix is passed over: `http://127.0.0.1:2379` and `tcp://…` mean the TCP address.
+    A scheme other than unix is ignored: `http://127.0.0.1:2379` and `tcp://…` are TCP addresses.
     """
     scheme, separator, rest = value.partition("://")
     if not value:
@@ -128,9 +128,9 @@ def address_or_off(value: str) -> Address | None:
 
 
 def host_and_port(written: str, default: int) -> tuple[str, int]:
-    """Of an endpoint: `host`, `host:port`, `[::1]:port`, `[::1]` or `::1`; each part may be missing.
+    """Host and port of an endpoint: `host`, `host:port`, `[::1]:port`, `[::1]` or `::1`; each may be missing.
 
-    Raises ValueError, which does not repeat what was written.
+    Raises ValueError, whose text does not repeat the input.
     """
     if written.startswith("["):
         host, closed, rest = written[1:].partition("]")
@@ -159,7 +159,7 @@ def _is_ipv6(host: str) -> bool:
 
 
 def scheme(endpoint: str) -> str:
-    """The scheme of an endpoint, which may be shown where the endpoint may not; empty if it lacks one."""
+    """The scheme of an endpoint, or "". It may be shown, unlike the endpoint itself, which may be secret."""
     found, separator, _ = (endpoint or "sqlite://").partition("://")
     return found if separator else ""
 
@@ -218,12 +218,12 @@ def count(at_least: int | None = None, at_most: int | None = None) -> Callable[[
 
 
 def limit(value: str) -> int:
-    """A number where 0 or less means there is no limit; then 0."""
+    """A number where 0 or less means no limit, and is returned as 0."""
     return max(0, integer(value))
 
 
 def idle_limit(default: int) -> Callable[[str], int]:
-    """A number where 0 means the default, as in database/sql, and less than 0 means none; then 0."""
+    """A number where 0 means the default, as in database/sql, and less than 0 means none, returned as 0."""
 
     def parse(value: str) -> int:
         number = integer(value)
@@ -233,7 +233,7 @@ def idle_limit(default: int) -> Callable[[str], int]:
 
 
 def duration(value: str) -> float:
-    """A duration where 0 or less means off; then 0."""
+    """A duration where 0 or less means off, and is returned as 0."""
     return max(0.0, parse_duration(value))
 
 
@@ -272,7 +272,7 @@ def queue_size(value: str) -> int:
 
 
 def connections(value: str) -> int:
-    """How many, or `auto`: 10,000, or what the limit of open files leaves beside files and databases'."""
+    """A number, or `auto`: 10,000, or less if the limit of open files, less those reserved, is lower."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 2**31 if files == resource.RLIM_INFINITY else files - min(RESERVED_FILES, files // 2)
     if value == "auto":

@@ -1,4 +1,4 @@
-"""Futures that get the outcome of something else."""
+"""Helpers for asyncio futures that get the outcome of other work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def settle(future: asyncio.Future[T], result: T, error: BaseException | None = None) -> None:
-    """Gives it the result, or the error if there is one; nothing if it is done: nobody waits any more."""
+    """Sets the future's result, or the error if there is one; does nothing if the future is done."""
     if future.done():
         return
     if error is None:
@@ -20,7 +20,7 @@ def settle(future: asyncio.Future[T], result: T, error: BaseException | None = N
 
 
 async def wait_among(waiting: set[asyncio.Future[None]]) -> None:
-    """Waits with the others of `waiting` until somebody settles its future."""
+    """Adds a future to `waiting`, and waits until it is settled."""
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting.add(waiter)
     try:
@@ -36,7 +36,7 @@ def _same(error: Exception) -> Exception:
 def pass_on(
     work: Awaitable[T], future: asyncio.Future[T], failed: Callable[[Exception], Exception] = _same
 ) -> None:
-    """Gives it the outcome of `work`, which is cancelled with it. `failed` makes its error of another."""
+    """Gives the future the outcome of `work`, which is cancelled with it. `failed` translates an error."""
     task = asyncio.ensure_future(work)
     future.add_done_callback(lambda _: task.cancel())
 

@@ -1,7 +1,7 @@
-"""Arguments as Go's flag package reads them, rewritten to the one form `--name=value`.
+"""Go-style command-line flags, normalized to the form `--name=value`.
 
-So what starts Go kine starts us: `-debug`, `--debug=true`, `--endpoint x`, `-endpoint=x`, and a value
-that begins with a dash. Errors name what to write instead.
+Flags are read as by Go's flag package, so that command lines of Go kine work: `-debug`, `--debug=true`,
+`--endpoint x`, `-endpoint=x`, and a value that begins with a dash. Errors name what to write instead.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def normalize(
     """The arguments with every flag before the first command as `--name=value`.
 
     `switches` has the flags by name: True for one that stands alone or takes `=true`, False for one that
-    takes a value. `unsupported` has flags of Go kine that are none here, and what to use instead. A command
-    and what follows it stay as they are. Raises `UsageError`.
+    takes a value. `unsupported` has flags of Go kine that this kine lacks, and what to use instead. A command
+    and the arguments after it are unchanged. Raises `UsageError`.
     """
     rewritten: list[str] = []
     rest = list(arguments)
@@ -64,7 +64,7 @@ def _command(position: Sequence[str], commands: Collection[str]) -> Sequence[str
         return position
     if position[0] == "help":
         return ["--help"]
-    # Its text is not shown: it may be a stray endpoint, with its password.
+    # An endpoint in the wrong place is not shown, as it may contain a password.
     known = f", or one of the commands {', '.join(sorted(commands))}" if commands else ""
     raise UsageError(
         f"an argument stands alone where only flags are read; write --NAME=VALUE{known} (see --help)"
@@ -75,7 +75,7 @@ def _command(position: Sequence[str], commands: Collection[str]) -> Sequence[str
 
 
 def _shown(name: str) -> str:
-    """The flag as written, unless it may be something else, such as an endpoint with its password."""
+    """The flag for an error message; not shown if it may be something else, such as an endpoint."""
     return f"--{name}" if re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name) else "one of the arguments"
 
 

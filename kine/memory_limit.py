@@ -1,4 +1,4 @@
-"""How much memory this process may use, by its machine and its control groups (cgroups(7))."""
+"""The memory limit of this process, from the machine and its control groups (cgroups(7))."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes of memory this process may use: the machine's, or less if a control group says so."""
+    """Bytes of memory that this process may use: the machine's, or a control group's limit if lower."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in _memory_limits(root):
         try:
@@ -20,7 +20,7 @@ def memory_limit(root: Path = Path("/")) -> int:
 
 
 def _memory_limits(root: Path) -> list[Path]:
-    """Every file that may bound this process: its control group's and its ancestors', versions 1 and 2."""
+    """The files that may limit this process: of its control group and its ancestors, cgroup v1 and v2."""
     groups = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""The server put together: what it serves from, the API's routes, a transport, and their end.
+"""Assembly of the server: backend, API routes and transport, and their start and stop.
 
-It serves from a database, by a store in front of its log, or from an etcd that calls are passed on to.
-Starting goes from the database up, stopping from the clients down: new calls are refused, accepted ones
-finish, watches end with a status that makes clients come again, and the database is closed last.
+The backend is a database, with a store in front of its log, or an etcd server to which calls are forwarded.
+Starting goes from the database to the clients, stopping the other way: new calls are refused, accepted ones
+finish, watches end with a status that makes clients reconnect, and the database is closed last.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ _UNFINISHED = (
     " interrupted, or is still running; run the same command again, which goes on where it was, or take an"
     " empty database"
 )
-_GRACE = 1.5  # seconds for accepted calls to finish, of the two in which a stop must be over
-_SETTING_UP = 15.0  # seconds for a new file to get its tables and first rows, whoever says stop
-# One number for all instances on all databases, as the id of a cluster; etcd's are hashes too.
+_GRACE = 1.5  # seconds for accepted calls to finish, of the two that a stop may take
+_SETTING_UP = 15.0  # seconds for a new file to get its tables and first rows, even during a stop
+# The cluster id, the same for all instances on all databases; etcd's are hashes too.
 _CLUSTER_ID = zlib.crc32(b"kine") << 32 | zlib.crc32(b"cluster")
-# After loading, what lives stays: collections look at the young only, and seldom.
+# Objects that exist after loading live long: collect only young ones, and rarely.
 _GC_THRESHOLDS = (50_000, 50, 100)
-# A database's thread that comes back from its C library waits no longer for a busy event loop than this, in
-# seconds; by default it is 5 ms, several times in each commit.
+# Seconds after which a busy event loop yields the GIL to a database thread that returns from its C library.
+# The default is 5 ms, which a commit would wait for several times.
 _SWITCH_INTERVAL = 0.0005
 
 
 async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None = None) -> None:
-    """Serves until `stop` is set; a worker what its parent passes on, others the addresses of the settings.
+    """Serves until `stop` is set: on the settings' addresses or, as a worker, its parent's connections.
 
     Raises DriverError, ValueError or OSError if it cannot start.
     """
@@ -91,7 +91,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             return
         if isinstance(source, _Stored):
             _tune()
-        # Clients' port answers plain HTTP too, as etcd's does: `etcdctl check` reads /metrics there.
+        # The clients' port serves plain HTTP too, as etcd's does: `etcdctl check` reads /metrics there.
         addresses = [settings.listen_address] if worker is None else []
         transport = _transport(settings, addresses, observed(source.routes), reported)
         budget = transport.budget
@@ -122,7 +122,7 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
 
 
 def _tune() -> None:
-    """Once the index is loaded. Of the whole process, so for a server only, not for a command."""
+    """Tunes the garbage collector and GIL once the index is loaded: process-wide, so not for commands."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -130,19 +130,19 @@ def _tune() -> None:
 
 
 class Backend(Protocol):
-    """What the server serves from, opened."""
+    """An open backend: a database with its store, or an etcd server."""
 
     @property
     def routes(self) -> Routes: ...
 
     async def ready(self) -> None:
-        """Raises, with the reason as text, when a linearizable read cannot be answered now."""
+        """Raises, with the reason as text, if a linearizable read cannot be served now."""
 
     def stop(self) -> None:
-        """Ends the streams that would go on without end. What is under way is answered still."""
+        """Ends the streams that have no end of their own. Calls in progress still finish."""
 
     def about(self) -> dict[str, object]:
-        """What the log tells of it when serving begins."""
+        """Fields for the log line when serving starts."""
 
     async def version(self) -> bytes:
         """The JSON of /version. Raises DriverError."""
@@ -158,7 +158,7 @@ class Readiness:
         self.state = why
 
     async def reason(self) -> str:
-        """Why the server cannot answer a linearizable read now; nothing if it can."""
+        """Why the server cannot serve a linearizable read now; empty if it can."""
         if self.loading is not None and (reason := self.loading.reason):
             return reason
         if self.source is None:
@@ -170,7 +170,7 @@ class Readiness:
         return ""
 
     async def version(self) -> bytes:
-        """Raises NotReadyError."""
+        """The JSON of /version. Raises NotReadyError."""
         if self.source is None:
             raise NotReadyError(self.state)
         try:
@@ -180,9 +180,9 @@ class Readiness:
 
 
 async def _reached(opening: Coroutine[None, None, None], stop: asyncio.Event, patience: float = 0.0) -> bool:
-    """Waits for the database, which may take minutes; False if told to stop meanwhile.
+    """Waits for `opening`, which may take minutes; False if `stop` is set first.
 
-    What has been begun then goes on for up to `patience` seconds.
+    After `stop`, `opening` goes on for up to `patience` seconds.
     """
     opened = asyncio.ensure_future(opening)
     stopped = asyncio.ensure_future(stop.wait())
@@ -208,9 +208,9 @@ async def open_backend(
     *,
     unfinished: bool = False,
 ) -> Backend | None:
-    """What the endpoint names, opened; `stack` closes it. None if told to stop before it was there.
+    """Opens the endpoint's backend, which `stack` closes. Returns None if `stop` is set before it is open.
 
-    Raises DriverError for a database that a restore was interrupted in, unless it may be `unfinished`.
+    Raises DriverError for a database in which a restore was interrupted, unless it may be `unfinished`.
     """
     if scheme(settings.endpoint) in drivers.REMOTE:
         from kine import remote  # here, so that a server on a database does not load a gRPC client
@@ -221,7 +221,8 @@ async def open_backend(
         stack.push_async_callback(etcd.close)
         return etcd if await _reached(etcd.open(), stop) else None
     options = settings.driver_options()
-    # Whoever sees a new file may end us and change it (vCluster's restore): it is whole by then.
+    # A tool may stop this server as soon as it sees a new file, and change the file (vCluster's restore): so
+    # setup completes first.
     patience = _SETTING_UP if drivers.is_new(settings.endpoint, options) else 0.0
     driver = drivers.connect(settings.endpoint, options)
     if isinstance(driver, WaitsForDatabase):
@@ -251,7 +252,7 @@ async def open_backend(
 
 
 class _Stored:
-    """A `Backend`: a database, with the store in front of it."""
+    """A `Backend` on a database, with a store in front of it."""
 
     def __init__(self, store: Store, served: Services, version: str) -> None:
         self._store = store

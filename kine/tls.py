@@ -1,4 +1,4 @@
-"""TLS files: contexts made of them, and taken up anew when they are renewed on disk."""
+"""TLS contexts from certificate files, reloaded when the files are renewed on disk."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Stamps = list[tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The server's side of TLS. With `client_ca_file`, clients must present a certificate it signed.
+    """The files of a TLS server. With `client_ca_file`, clients must present a certificate signed by it.
 
-    Unless that is optional: whoever presents one has it checked, the others come without.
+    With `certificate_optional`, clients may connect without one; a certificate that is presented is verified.
     """
 
     cert_file: str
@@ -31,7 +31,7 @@ class Tls:
     certificate_optional: bool = False
 
 
-# Where distributions keep what is trusted (Go, crypto/x509, root_linux.go).
+# The distributions' files of trusted CAs (Go, crypto/x509, root_linux.go).
 _SYSTEM_AUTHORITIES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -45,19 +45,19 @@ _SYSTEM_AUTHORITIES = (
 def system_authorities() -> str:
     """The file of the CAs that this system trusts; empty if there is none.
 
-    Libraries that bring an OpenSSL of their own look for it where that was built.
+    Libraries that bundle OpenSSL look for it at the path of their build machine.
     """
     chosen = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_SYSTEM_AUTHORITIES)
     return next((path for path in chosen if path and os.path.isfile(path)), "")
 
 
 def client_context(ca_file: str = "") -> ssl.SSLContext:
-    """For a connection to a database: verifies by the file, or by what the system trusts, as Go does.
+    """A context for a database connection: trusts the CAs of the file, or the system's, as Go does.
 
     Raises OSError, ssl.SSLError.
     """
     context = ssl.create_default_context(cafile=ca_file or None)
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 refuses CAs that Go, and older ones, take
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 refuses CAs that Go and older ones accept
     if not ca_file and ssl.get_default_verify_paths().cafile is None and (found := system_authorities()):
         context.load_verify_locations(found)
     return context
@@ -69,19 +69,19 @@ def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
 
 
 def server_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
-    """A server's context, TLS 1.2 and up. Raises OSError, ssl.SSLError.
+    """A server context for TLS 1.2 and up that reloads renewed files. Raises OSError, ssl.SSLError.
 
-    Renewed files count from the next handshake on, as in etcd (client/pkg/transport, TLSInfo): each
-    handshake costs a `stat` of them. Files that are half written are tried again at the next one.
+    Renewed files are used from the next handshake on, as in etcd (client/pkg/transport, TLSInfo); each
+    handshake costs a `stat` of each file. Half-written files are tried again at the next handshake.
     """
     return _Renewing(tls, alpn)
 
 
 class _Renewing(ssl.SSLContext):
-    """Hands each connection to a context of the files as they are then.
+    """Wraps each connection with a context of the current files.
 
-    One of its own for each state of the files: with it go the sessions that clients could resume, and
-    so whoever the renewed CA no longer lets in.
+    Each state of the files gets a new context. The old one takes its resumable sessions with it, and with
+    them the clients that a renewed CA no longer accepts.
     """
 
     _tls: Tls
@@ -116,7 +116,7 @@ class _Renewing(ssl.SSLContext):
             self._current, self._stamps = fixed_context(self._tls, self._alpn), found
             log.info("certificate renewed", extra=fields(file=self._tls.cert_file))
         except (OSError, ValueError) as error:
-            if found != self._unusable:  # told once, not at each handshake, which anybody can ask for
+            if found != self._unusable:  # logged once, not at each handshake, which any peer can start
                 self._unusable = found
                 tell_unusable(self._tls, error)
 
@@ -127,15 +127,15 @@ def tell_unusable(tls: Tls, error: Exception) -> None:
 
 
 def fixed_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
-    """Of the files as they are now. Raises OSError, ssl.SSLError."""
+    """A context of the files as they are now. Raises OSError, ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2's: costs us far more than who asks (CVE-2011-1473)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # in TLS 1.2 far dearer for the server (CVE-2011-1473)
     load_pair(context, tls.cert_file, tls.key_file)
     if tls.client_ca_file:
         context.load_verify_locations(tls.client_ca_file)
         context.verify_mode = ssl.CERT_OPTIONAL if tls.certificate_optional else ssl.CERT_REQUIRED
-        # No ticket in place of a certificate, which may have expired meanwhile.
+        # No session tickets: they would replace a certificate that may have expired meanwhile.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
     if alpn:
@@ -144,7 +144,7 @@ def fixed_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
 
 
 def stamps(tls: Tls) -> Stamps:
-    """What changes whenever one of the files does."""
+    """Modification time, inode and size of each file: they change whenever a file does."""
     found = []
     for path in (tls.cert_file, tls.key_file, tls.client_ca_file):
         try:

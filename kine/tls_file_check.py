@@ -1,4 +1,4 @@
-"""Which flag of TLS names a wrong file, before a library says only that some file is wrong."""
+"""Validation of the TLS files, with errors that name the flag, which the TLS library's errors do not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def check(chosen: Settings) -> None:
-    """Raises ValueError, which names the flag and the fix."""
+    """Checks all TLS files. Raises ValueError, which names the flag and the fix."""
     server = ("server-cert-file", chosen.server_cert_file), ("server-key-file", chosen.server_key_file)
     _check(server, ("trusted-ca-file", chosen.trusted_ca_file))
     check_endpoints(chosen)
 
 
 def check_endpoints(chosen: Settings) -> None:
-    """Likewise, of those for the endpoint only."""
+    """Checks the TLS files of the endpoint only. Raises ValueError likewise."""
     client = ("cert-file", chosen.cert_file), ("key-file", chosen.key_file)
     _check(client, ("ca-file", chosen.ca_file))
 

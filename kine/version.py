@@ -1,4 +1,4 @@
-"""Which kine this is: the tag it was built from, or its commit."""
+"""The version of this kine: the release tag it was built from, or its commit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 
-DISTRIBUTION = "kine-etcd"  # what is installed, as pyproject.toml names it
+DISTRIBUTION = "kine-etcd"  # the package's name in pyproject.toml
 _COMMIT = re.compile(r"0\.0\.dev0\+g([0-9a-f]+)(\.dirty)?")
 
 
@@ -21,7 +21,7 @@ def version() -> str:
 
 
 def shown(pep440: str) -> str:
-    """A version as the release tag is written (`forktools.build_version` made the one of the other)."""
+    """A version in the form of the release tag, from which `forktools.build_version` derived it."""
     if match := _COMMIT.fullmatch(pep440):
         return f"dev-{match[1]}{'-dirty' if match[2] else ''}"
     if pep440.startswith("0.0.dev0"):
