@@ -1,8 +1,8 @@
 """Compare-and-swap: one key is changed if its mod revision is the expected one.
 
-Creates, updates and deletes of kube-apiserver are transactions of this shape, so nearly all of a Kubernetes
-cluster's writes are. This module does for them what `plan` and `Store` do for any transaction, in a third
-of the time and without a coroutine (bench scenarios `create`, `update`).
+Nearly all writes of Kubernetes have this shape: kube-apiserver's creates, updates and deletes are such
+transactions. This module does for them what `plan` and `Store` do for any transaction, in a third of the
+time and without a coroutine (bench scenarios `create`, `update`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Leases: granted, kept alive, and expired exactly once however many instances there are.
+"""Leases: granting, keep-alive, and expiry exactly once however many instances there are.
 
 A lease is a record in the database: id, TTL and a number that grows with its renewals, see
 `kine.store.renewal_counter`. No wall clock decides when it ends: each instance runs its own clock from when
@@ -160,7 +160,7 @@ class Leases:
     # ---- client requests
 
     def ttl_of(self, lease_id: int) -> int:
-        """Seconds. Raises LeaseNotFoundError."""
+        """Returns the lease's TTL in seconds. Raises LeaseNotFoundError."""
         lease = self._leases.get(lease_id)
         if lease is None or lease.ended:
             raise LeaseNotFoundError
@@ -196,7 +196,10 @@ class Leases:
         return lease, record
 
     async def grant(self, ttl: int, lease_id: int = 0) -> Lease:
-        """Raises LeaseExistsError, TooManyLeasesError."""
+        """Grants a lease of `ttl` seconds, at least `MIN_TTL`; `lease_id` 0 asks for a random id.
+
+        Raises LeaseExistsError, TooManyLeasesError, DriverError.
+        """
         ttl = max(ttl, MIN_TTL)
         if lease_id == UNFINISHED:
             raise LeaseExistsError
@@ -252,7 +255,7 @@ class Leases:
         return len(self._leases)
 
     async def renew(self, lease_id: int) -> Lease:
-        """Raises LeaseNotFoundError."""
+        """Restarts the lease's TTL. Raises LeaseNotFoundError, DriverError."""
         lease = self._leases.get(lease_id) or await self.find(lease_id)
         if lease.ended:
             raise LeaseNotFoundError

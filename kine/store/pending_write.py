@@ -39,7 +39,7 @@ class PendingWrite:
         self.plan = DecidedTxn(keys=self.plan.keys)
 
     def decide(self) -> DecidedTxn:
-        """Raises StoreError, MissingValuesError."""
+        """Plans the write on the current index. Raises StoreError, MissingValuesError."""
         return self.planner(self.pinned or {})
 
     def succeed(self, done: CommitOutcome) -> None:

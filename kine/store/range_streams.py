@@ -3,7 +3,7 @@
 A short range is read as any other, from the caches that lists share. A long one is read a block of keys at a
 time, without adding to the caches, which it would only flush; a slow reader holds up one block. Compaction
 does not end a stream: the entries that compaction removes from the streamed revision are kept first, up to
-`_KEPT` bytes.
+`_KEPT` bytes for all streams.
 """
 
 from __future__ import annotations

@@ -450,7 +450,7 @@ class Store:
     # ---- compaction
 
     async def compact(self, revision: int) -> None:
-        """Raises FutureRevisionError, CompactedError, DriverError."""
+        """Compacts to `revision`. Raises FutureRevisionError, CompactedError, DriverError."""
         await self.refresh(past=True)
         await self._compactor.request(revision)
 

@@ -48,7 +48,7 @@ class MissingValuesError(Exception):
 
 
 class TxnStep(NamedTuple):
-    """One operation of the branch taken, and the number of the transaction's rows before and after it."""
+    """One operation of the branch taken, and how many rows the transaction has before and after it."""
 
     op: Op
     before: int

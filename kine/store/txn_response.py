@@ -37,12 +37,12 @@ class WorkLimit:
         self.left = limit
 
     def take(self, frames: list[bytes]) -> None:
-        """Raises AnswerTooLargeError."""
+        """Counts the bytes of `frames`. Raises AnswerTooLargeError."""
         self.left -= sum(map(len, frames))
         self.check()
 
     def check(self) -> None:
-        """Raises AnswerTooLargeError."""
+        """Raises AnswerTooLargeError if more bytes were counted than the limit allows."""
         if self.left < 0:
             raise AnswerTooLargeError(self._limit)
 

@@ -116,12 +116,12 @@ class PastValues:
 
 
 class UnsyncedWatchers:
-    """Brings the watchers of one stream to the present."""
+    """Advances the unsynced watchers of one stream until they are synced."""
 
     def __init__(self, hub: WatchHub, sink: EventSink) -> None:
         self._hub = hub
         self._sink = sink
-        self._behind: list[tuple[int, int, Watcher]] = []  # a heap: the first to be sent something
+        self._behind: list[tuple[int, int, Watcher]] = []  # a heap, by the revision to continue from
         self._order = count()
         self._new = False  # a watcher was added that starts in the past
         self._task = asyncio.ensure_future(self._run())

@@ -167,7 +167,8 @@ class WatchHub:
     def _tell(self, watcher: Watcher, entries: list[Entry], shared: Shared | None) -> int:
         """Sends the watcher its events among `entries`, or leaves that to its follower; returns the cost.
 
-        `shared` is the cache for watchers of one range, which contains all the entries.
+        `shared` has the events already encoded for other watchers of the same range, in which all the entries
+        are. It is None if the watchers' ranges differ.
         """
         cost = 1 + len(entries) // _LIKE_A_WATCHER
         if watcher.state is not WatcherState.SYNCED:  # closed, or behind since earlier events

@@ -65,7 +65,7 @@ class Watcher:
     prev_kv: bool = False
     fragment: bool = False
     progress: bool = False
-    answer_bytes: int = 1024 * 1024  # of events in one answer about the past, if it holds more than one
+    answer_bytes: int = 1024 * 1024  # of past events in one response, unless it has a single event
     busy: bool = False  # whether it was sent events since the last progress tick
     epoch: int = 0  # of the hub, when it was added
     state: WatcherState = WatcherState.UNSYNCED

@@ -33,7 +33,7 @@ class WriteQueue:
         return done
 
     def put(self, request: PendingWrite) -> None:
-        """Raises TooManyRequestsError."""
+        """Queues a write. Raises TooManyRequestsError."""
         waiting, client = self.waiting, request.client
         if len(waiting) >= MAX_QUEUE and waiting.held(client) * waiting.clients >= MAX_QUEUE:
             raise TooManyRequestsError  # clients with less than their share queued are still admitted
