@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The query for the highest id that the table can hold, and the newest, by dialect. SQLite's has 64 bits.
+# Query for the highest id that the table can hold, and the newest, by dialect. SQLite's always had 64 bits.
 QUESTION = {
     "postgresql": (
         "SELECT (SELECT least("

@@ -1,8 +1,8 @@
-"""Late commits: rows committed at a revision that readers have passed, as it was held for too long.
+"""Late commits: rows committed at a revision that readers no longer wait for.
 
-A transaction that holds a revision for longer than the lock timeout is no longer waited for. Mostly it is
-rolled back in the end. If it commits instead, its row is moved to a new revision, so that every reader sees
-the change, only later.
+Readers wait for a transaction that holds a revision up to the lock timeout, and then pass the revision.
+Mostly the transaction is rolled back in the end. If it commits instead, its row is moved to a new revision,
+so that every reader sees the change, only later.
 """
 
 from __future__ import annotations

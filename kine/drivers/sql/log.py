@@ -176,7 +176,7 @@ class SqlLog:
         return _rows(await self._query("AfterAllOldVal", statement, (after, limit)))
 
     def _settled(self, rows: list[Row], after: int, compacted: int) -> int:
-        """How many of the rows are settled: no row can be committed between them any more."""
+        """How many of the rows are settled: no row can be committed before or between them any more."""
         return id_gaps.unbroken(rows, after, compacted, self._late.passed)
 
     async def _final(self, rows: list[Row], after: int, compacted: int) -> list[Row]:
@@ -313,7 +313,7 @@ class SqlLog:
             return revision
 
     async def compacted(self) -> None:
-        """Does nothing: both kinds of server reclaim space automatically."""
+        """Does nothing: both servers reclaim space automatically."""
 
     async def advance(self, revision: int) -> None:
         await self._answered(self._retried(self._advance, revision))
@@ -418,9 +418,9 @@ class SqlLog:
             raise error.translated() from error
 
     async def _retried(self, work: Callable[..., Awaitable[T]], *args: object, twice: bool = False) -> T:
-        """Retries work rolled back by a deadlock or serialization failure; if `twice`, also when lost.
+        """Retries work that the server rolled back for a deadlock or a serialization failure.
 
-        `twice` is for work that may run a second time after a commit whose outcome is unknown.
+        `twice`: also if the connection was lost, as the work may run again after a commit of unknown outcome.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + _PERSISTENCE

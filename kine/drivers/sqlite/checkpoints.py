@@ -23,7 +23,7 @@ _FEW = 400  # pages that the writer may copy itself: a millisecond or two and tw
 _PASSES = 12
 _PAGE = 4096
 _ROW_PAGES = 6  # pages that a row changes, until it has been measured
-_REMOVED = 1.5  # a removed row changes as many pages as so many appended ones
+_REMOVED = 1.5  # pages that a removed row changes, relative to an appended one
 
 
 class Copied(NamedTuple):

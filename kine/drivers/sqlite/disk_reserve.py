@@ -1,4 +1,4 @@
-"""Disk reserve: a file next to the database that is truncated when the disk is full, to delete and compact.
+"""Disk reserve: a file next to the database, truncated when the disk is full so that kine can compact.
 
 A deletion appends a row, and a compaction writes the pages it frees to the write-ahead log first: on a full
 disk neither is possible, and nothing could ever be stored again. Writes that add keys must not use that

@@ -61,7 +61,7 @@ _LOOK_AT_FILES = 0.5  # seconds between checks that the files still exist, while
 _COMPACT_SECONDS = 0.02
 _LEAST, _MOST = 50, 1 << 16  # revisions a step
 
-_ROW_BYTES = 24 * 1024  # of the pages that a row changes in addition to its value's
+_ROW_BYTES = 24 * 1024  # of the pages that a row changes, without those of its value
 
 _COPYING, _CHECKPOINT_PAUSE = 1.0, 0.01  # seconds
 _READERS_END = 200  # milliseconds in which most readers end; one that copies the whole database does not
@@ -383,7 +383,7 @@ class SqliteLog:
         return work(writer, *args)
 
     def _in_need(self) -> bool:
-        """Whether the reserve is given up. If so, checkpoints the log, lest it take up that space."""
+        """Whether the reserve is given up. If so, checkpoints the log, so that it does not use that space."""
         if self._reserve is None or self._reserve.size != 0:
             return False
         self._copy_log()

@@ -48,7 +48,7 @@ class SqliteInspector:
             if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
                 raise
             return [str(error.__cause__)]
-        return [text for text in found if text not in ("ok", NUMBER)][:20]  # a rule reports numbers
+        return [text for text in found if text not in ("ok", NUMBER)][:20]  # numbers: a rule of kine check
 
     async def size(self) -> int:
         return disk_size(self._path)
