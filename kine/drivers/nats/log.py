@@ -394,7 +394,7 @@ class NatsLog:
         except (NatsRefusedError, LostError) as error:
             raise error.translated() from error
         except NoRespondersError as error:
-            raise UnavailableError("NATS failed (NobodyError)") from error
+            raise UnavailableError("NATS has no responder for the request") from error
         finally:
             self._took(name, start)
 

@@ -1,4 +1,4 @@
-"""Written by `make tables` from `schema.py`, where the tables are defined."""
+"""Written by `make tables` from `table_definitions.py`, where the tables are defined."""
 
 from __future__ import annotations
 

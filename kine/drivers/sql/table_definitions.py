@@ -158,7 +158,7 @@ def index_statements() -> Statements:
 
 if __name__ == "__main__":
     FILE.write_text(
-        '"""Written by `make tables` from `schema.py`, where the tables are defined."""\n\n'
+        '"""Written by `make tables` from `table_definitions.py`, where the tables are defined."""\n\n'
         "from __future__ import annotations\n\n"
         f"# By dialect and name.\nTABLES: dict[str, dict[str, str]] = {pformat(table_statements())}\n"
         f"INDEXES: dict[str, dict[str, str]] = {pformat(index_statements())}\n"
