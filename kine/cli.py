@@ -1,4 +1,4 @@
-"""The `kine` command: parses flags and variables, runs the server or a subcommand, returns an exit code.
+"""The `kine` command: parses flags and variables, runs the server or a subcommand, exits with a code.
 
 Without a subcommand, `kine` serves; the subcommands are in `kine.commands`.
 """

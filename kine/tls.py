@@ -130,7 +130,7 @@ def fixed_context(tls: Tls, alpn: Sequence[str] = ()) -> ssl.SSLContext:
     """A context of the files as they are now. Raises OSError, ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # in TLS 1.2 far dearer for the server (CVE-2011-1473)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2: costs the server far more (CVE-2011-1473)
     load_pair(context, tls.cert_file, tls.key_file)
     if tls.client_ca_file:
         context.load_verify_locations(tls.client_ca_file)

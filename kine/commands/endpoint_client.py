@@ -122,8 +122,8 @@ class _Asked:
 async def opened(settings: Settings, *, unfinished: bool = False) -> AsyncIterator[EndpointClient]:
     """Opens an endpoint. Raises DriverError, ValueError.
 
-    Waits for a database to become available, but not for a server. `unfinished` also accepts a database in
-    which a restore was interrupted.
+    Waits for a database for `settings.patience` seconds, and not at all for a server. `unfinished` also
+    accepts a database in which a restore was interrupted.
     """
     from kine import drivers, remote
     from kine.flag_values import scheme

@@ -83,7 +83,7 @@ class KvService:
                 return response_encoding.range_answer(self._headers.at(result.revision), result)
         finally:
             if isinstance(waiting, UnreadValues):
-                waiting.close()  # where nobody has come to await it
+                waiting.close()  # if it was never awaited
 
     def ranged(self, call: Call, result: RangeResult) -> Answer | Awaitable[Answer]:
         # All reads that waited resume at once: the frames are shared with the cache, but a response may copy.
@@ -146,7 +146,7 @@ class KvService:
             async with call.hold(expected):
                 return answer(await self._store.txn(txn, most))
         done = await self._store.txn(txn, most)
-        if call.room is not None and (size := _size(done)) > _LARGE:  # larger than expected
+        if call.room is not None and (size := _size(done)) > _LARGE:  # values have grown since the estimate
             await call.room(size)
         return answer(done)
 
@@ -186,7 +186,7 @@ class KvService:
                 return self._txn_answer(TxnResult(found.revision, False, [found]))
         finally:
             if isinstance(waiting, UnreadValues):
-                waiting.close()  # where nobody has come to await it
+                waiting.close()  # if it was never awaited
 
     def failed(self, error: Exception) -> Exception:
         return errors.rpc_error(error) if isinstance(error, errors.KNOWN) else error

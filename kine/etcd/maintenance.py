@@ -109,7 +109,7 @@ class MaintenanceService:
             if not block.more:
                 return checksum
             key = _key_of(block.frames[-1]) + b"\0"
-            # Adapts the number of keys, so that a block takes as much memory whatever the size of values.
+            # Adapts the number of keys, so that blocks of large and of small values take similar memory.
             most = min(_HASH_MOST, most * 2) if size < _HASH_BYTES else max(_HASH_LEAST, most // 2)
             await asyncio.sleep(0)
 

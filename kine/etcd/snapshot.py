@@ -1,8 +1,8 @@
 """Snapshots in etcd's format: all keys of the store at one revision, in a bbolt file.
 
-Its history is that after a compaction at that revision. `etcdutl` restores it to an etcd, and `kine snapshot
-restore` to another database. The file is created without a name, so nothing of it remains on disk however the
-process ends.
+The file's history is as after a compaction at that revision. `etcdutl` restores it to an etcd, and
+`kine snapshot restore` to another database. The file is created without a name, so nothing of it remains on
+disk however the process ends.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Snapshots:
 
 
 def _unnamed(folder: str | None) -> IO[bytes]:
-    """A file without a name, in the data's directory, or in TMPDIR if that is not writable.
+    """A file without a name, in the data's directory, or in TMPDIR if there is none or it is not writable.
 
     A small /tmp may be in memory, so it is not the first choice.
     """

@@ -260,7 +260,10 @@ class MetricsServer:
 
 
 async def _read(reader: asyncio.StreamReader, ahead: bytes) -> HttpRequest:
-    """Reads a request, of which `ahead` has been read already. Raises BadRequestError, TimeoutError."""
+    """Reads a request, of which `ahead` has been read already.
+
+    Raises BadRequestError, TimeoutError, asyncio.IncompleteReadError.
+    """
     try:
         async with asyncio.timeout(IDLE_TIMEOUT):
             first = ahead or await reader.readexactly(1)

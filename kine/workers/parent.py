@@ -41,7 +41,7 @@ class WorkerProcess:
     served: bool = False  # it has been ready
     open: int = 0  # client connections
     given: int = 0  # connections passed to it since its start
-    # Passed on and not taken yet, oldest first. The parent keeps them open, to pass them on if it exits.
+    # Passed on and not taken yet, oldest first. The parent keeps them, for another worker if this one exits.
     waiting: deque[tuple[bytes, socket.socket]] = field(default_factory=deque)
 
     @property

@@ -194,7 +194,7 @@ class Connection:
             self._drop(victim)
 
     def shed(self) -> bool:
-        """See `kine.transport.byte_budget.BudgetedClient`."""
+        """Implements `kine.transport.byte_budget.BudgetedClient`."""
         victim = largest_half(self.streams)
         if victim is None:
             return False
@@ -207,7 +207,7 @@ class Connection:
         self._application.reset(victim)
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id & 1 and flags & ~END_STREAM == END_HEADERS:  # bench: get. As all clients send them
+        if stream_id & 1 and flags & ~END_STREAM == END_HEADERS:  # bench: get. All clients send this form
             self._on_block(stream_id, flags, payload)
         elif (block := self._blocks.begun(flags, stream_id, payload)) is not None:
             self._on_block(*block)

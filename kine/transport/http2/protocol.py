@@ -375,7 +375,7 @@ class Http2Protocol(asyncio.Protocol):
             self.connection.release(stream, len(data))  # the response is sent: ignore the rest
 
     def _watch_bodies(self) -> None:
-        """Starts deadline timers for requests whose bodies are not complete yet."""
+        """Starts deadline timers for requests whose bodies are incomplete, as these can time out too."""
         opened, self._timed = self._timed, []
         for stream in opened:
             if stream.local_closed or stream in self._held:
