@@ -205,7 +205,7 @@ def delete_pages(client: SyncClient, prefix: bytes) -> None:
 
 
 def roles(kind: str, loading: int, most: int) -> list[tuple[str, int]]:
-    """The number of workers for each role: watchers never share a process with the writers they follow.
+    """The number of workers for each role. In fan-out and churn, watchers and writers never share a process.
 
     `loading` is the number of workers that could load, `most` the number that exist, at least 2.
     """

@@ -242,8 +242,8 @@ class Loop:
             self._turn(min(wake, self._next_tick) - monotonic())
 
     def _turn(self, timeout: float) -> None:
-        # epoll's timeout is in milliseconds; select's has microseconds, and an epoll descriptor is
-        # selectable.
+        # epoll rounds timeouts up to milliseconds; select has microseconds and can wait for an epoll
+        # descriptor.
         if timeout > 0 and not select.select([self._epoll], [], [], timeout)[0]:
             return
         for fd, event in self._epoll.poll(0):

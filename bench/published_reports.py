@@ -28,7 +28,7 @@ class Stored:
     cpu: dict[tuple[str, str], str] = field(default_factory=dict)  # microseconds of server CPU per call
     start: dict[str, str] = field(default_factory=dict)  # seconds until the first answer, 100,000 keys
     memory: dict[str, str] = field(default_factory=dict)  # MiB after that start
-    durability: dict[str, str] = field(default_factory=dict)  # a server's guarantee when it answers a write
+    durability: dict[str, str] = field(default_factory=dict)  # what a server does before it answers a write
 
     def rate(self, scenario: str, server: str) -> float:
         return number(self.rates[scenario, server].per_second)

@@ -213,7 +213,7 @@ def _check_branch(repo: git.Repo, refs: Mapping[str, str], push: Push, remote: s
 
 
 def _agreed(judged: Callable[[Base], list[Finding]], bases: Sequence[Base]) -> list[Finding]:
-    """The findings for the base with the fewest: work that one base accepts may go there."""
+    """The findings for the base with the fewest errors: work that one base accepts may go there."""
 
     def cost(findings: list[Finding]) -> tuple[int, int]:
         return sum(finding.rule.level is Level.ERROR for finding in findings), len(findings)

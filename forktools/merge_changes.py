@@ -89,7 +89,7 @@ def before_merge(repo: git.Repo, merge: Commit) -> str:
 
 def merge_trees(repo: git.Repo, base: str, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     """The merge of two trees that come from `base`, and the paths in conflict."""
-    root = _commit(repo, base)  # merges want commits; the scratch objects vanish with the comparison
+    root = _commit(repo, base)  # merge-tree needs commits; the scratch objects are temporary
     return _merged(repo, _commit(repo, ours, root), _commit(repo, theirs, root))
 
 

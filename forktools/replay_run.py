@@ -344,7 +344,7 @@ def _commit_staged(repo: git.Repo, place: Path, move: RunStep) -> None:
             f"conflict markers are left: {visible(decode(markers[0]))}",
             f"Edit the files in {place} (if the markers belong there, commit with `git commit --no-edit`).",
         )
-    # A message of our own, because the one that git prepared lists the conflicts in lines that would stay.
+    # Not the message that git prepared, because it lists the conflicts in lines that would stay.
     message = encode(with_trailer(read_commit(repo, move.sha).message, move.sha))
     picking_now, _, _ = run(repo, "rev-parse", "--verify", "--quiet", "CHERRY_PICK_HEAD", cwd=place)
     authorship = () if picking_now == 0 else _authorship(repo, move.sha)
