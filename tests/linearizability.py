@@ -37,7 +37,7 @@ class Violation(NamedTuple):
 
     key: bytes
     explained: list[Operation]  # the longest order found
-    stuck: list[Operation]  # what could come next, but for none of which the answer fits
+    stuck: list[Operation]  # the candidates for the next place, of which none fits
 
     def __str__(self) -> str:
         ordered = "\n".join(f"  {operation}" for operation in self.explained[-10:])

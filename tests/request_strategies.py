@@ -34,7 +34,7 @@ keys = st.sampled_from(KEYS)
 values = st.sampled_from(VALUES)
 flags = st.sampled_from([False, False, True])
 leases = mostly(st.just(0), st.sampled_from([1, 1, 1, 2, 2, 2, 3, UNKNOWN_LEASE]), 4)
-# The present and the past; now and then ahead. What is far enough back has been compacted.
+# The present and the past, and sometimes the future. What is far enough back has been compacted.
 revisions = mostly(st.sampled_from([0, 0, 1, 2, 3, 4, 6, 8]), st.sampled_from([12, 16, AHEAD]))
 past = st.sampled_from([1, 2, 3, 5, 8, 12])
 operands = st.sampled_from([0, OWN, OWN, OWN, 1, 2, 3, 5, AHEAD])  # of a compare by revision

@@ -126,7 +126,7 @@ def test_damaged_page_is_told_with_what_to_do(
         [(size,)] = connection.execute("PRAGMA page_size")
     connection.close()
     start, end = (pages.get(name, 1) - 1) * size, pages.get(name, 1) * size
-    header = 100 if start == 0 else 0  # the file's magic string, without which it is not an SQLite database
+    header = 100 if start == 0 else 0  # the file header, without which it is no SQLite database
     rows = start + int.from_bytes(filled[start + header + 5 : start + header + 7], "big")
     first = {"its rows": rows, "all but its header": start + header + 8, "all": start + header}[destroyed]
     data = filled[:first] + b"\xa5" * (end - first) + filled[end:]

@@ -1,4 +1,4 @@
-"""Snapshots of a real etcd, restored without etcd's own tools."""
+"""Snapshots of a real etcd, restored without an etcd."""
 
 from __future__ import annotations
 

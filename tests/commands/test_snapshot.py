@@ -176,7 +176,7 @@ def test_revisions_of_one_etcd_transaction_become_several(etcds: Etcds, tmp_path
     found, revision = contents(target)
 
     assert moved.code == 0, moved
-    assert shared == 2  # which a database's own key has
+    assert shared == 2  # kine's own key has revision 1
     assert [item[0] for item in found] == [b"/d", b"/a", b"/b", b"/c"]
     assert [item[3:] for item in found] == [(3, 1, 3), (2, 1, 4), (2, 1, 5), (2, 1, 6)]
     assert revision == 6

@@ -1,4 +1,4 @@
-"""PostgreSQL, and PgBouncer in front of it."""
+"""PostgreSQL server with a superuser and a password."""
 
 from __future__ import annotations
 

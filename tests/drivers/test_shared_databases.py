@@ -61,7 +61,7 @@ async def test_an_idle_connection_serves_while_no_new_one_is_to_be_had(
                     await session.run("SELECT 1")
 
         async def find_another_lost_first() -> None:
-            with contextlib.suppress(StatementError):  # nor can it be committed
+            with contextlib.suppress(StatementError):  # the commit fails, too
                 await lose(lambda: asyncio.sleep(0))
             async with transaction("Test") as made_since:
                 await made_since.run("SELECT 1")
@@ -83,7 +83,7 @@ async def test_an_instance_that_stops_in_a_transaction_holds_nobody_up(
     row = created(b"/stopped")
     batch = Batch([row], stopped._id, 1, 0)
     ids = None
-    with contextlib.suppress(StatementError):  # the transaction was ended, and each server says so in its way
+    with contextlib.suppress(StatementError):  # the server ended the transaction; errors differ
         async with stopped._database.transaction("Insert", batch=batch) as session:
             await session.insert([row])
             [ids] = await other.append([write(created(b"/other"))], 0)

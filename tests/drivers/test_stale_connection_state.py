@@ -1,4 +1,4 @@
-"""State that a connection gathers, which must not make it fail: prepared plans, roles, the search path."""
+"""State that a connection accumulates, which must not make it fail: prepared plans, roles, search path."""
 
 from __future__ import annotations
 

@@ -407,7 +407,7 @@ def test_postgres_user_who_may_not_migrate_is_given_the_statements(
 
     def owned(found: re.Match[str]) -> None:
         run(server, found[1], name)
-        if "ALTER TABLE" in found[1]:  # twice does no harm, and takes its owner each time
+        if "ALTER TABLE" in found[1]:  # it may run twice, and each time needs the owner
             run(server, f"ALTER TABLE kine OWNER TO {name}; ALTER SEQUENCE kine_id_seq OWNER TO {name}", name)
 
     mending = Mending(

@@ -181,7 +181,7 @@ def test_a_watch_that_compaction_has_cancelled_leaves_its_id_and_no_trace(
     watch.create(prefix + b"k", watch_id=7, start_revision=old)
     assert watch.receive().canceled
 
-    watch.cancel(7)  # of no watch: not answered
+    watch.cancel(7)  # there is no such watch: no response
     again = watch.create(prefix + b"k", watch_id=7)
     assert (again.watch_id, again.created, again.canceled) == (7, True, False)
     revision = client.put(prefix + b"k", b"three").header.revision

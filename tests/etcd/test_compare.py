@@ -8,7 +8,7 @@ from kine.proto import rpc_pb2 as pb
 from tests import txn_ops
 from tests.client import EVERY_KEY, Client, prefix_end
 
-UNTIL = {"=": {0}, "!=": {-1, 1}, ">": {-1}, "<": {1}}  # where the operand may lie, seen from the truth
+UNTIL = {"=": {0}, "!=": {-1, 1}, ">": {-1}, "<": {1}}  # operand minus actual value, where it holds
 
 RESULTS = ["=", "!=", ">", "<"]
 OFFSETS = [-1, 0, 1]

@@ -355,7 +355,7 @@ def test_expiry_deletes_the_keys(client: Client, watch: WatchStream, prefix: byt
     client.put(prefix + b"kept", b"v")
     # Before the lease, which may expire before the watch begins on a busy machine.
     watch.create(prefix, prefix_end(prefix), prev_kv=True, filters=[pb.WatchCreateRequest.NOPUT])
-    start = time.monotonic()  # up to the lease's end, without a busy machine's delay after it
+    start = time.monotonic()  # before the grant: a busy machine may delay what follows
     lease = client.grant(capabilities.min_ttl).ID
     client.txn(success=[txn_ops.put(prefix + key, b"v", lease=lease) for key in (b"a", b"b")])
 

@@ -85,7 +85,7 @@ def test_revision_of_the_past(client: Client, prefix: bytes, five: list[bytes]) 
     past = streamed(client, prefix, prefix_end(prefix), revision=before.header.revision)
 
     assert list(past.kvs) == list(before.kvs)
-    assert past.header.revision >= now  # the store's, as in a Range
+    assert past.header.revision >= now  # the store's current one, as in a Range
 
 
 def test_revision_that_cannot_be_read(client: Client, prefix: bytes) -> None:

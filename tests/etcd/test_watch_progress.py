@@ -121,7 +121,7 @@ def test_progress_notify_repeats_and_tells_the_current_revision(
     revision = client.put(prefix + b"other", b"v").header.revision
 
     answer = watch.receive()
-    while answer.header.revision < revision:  # it was on its way before
+    while answer.header.revision < revision:  # sent before the write
         answer = watch.receive()
     assert answer.header.revision == revision
 

@@ -24,11 +24,11 @@ from tests.faults.run import Plan, Report, run
 from tests.faults.run_artifacts import keep, summary, table, totals
 from tests.servers import Backend, backends
 
-# In the order of a round. The others are these behind another door.
+# In the order of a round. The other kinds are variants of these.
 KINDS = (
     "sqlite", "postgres", "postgres-pgbouncer", "mysql", "nats", "nats-cluster", "nats-embedded", "memory",
 )  # fmt: skip
-_JUDGED = 0.1  # of its time each turn takes, roughly, to start, heal and judge
+_JUDGED = 0.1  # rough share of a turn's time for start, healing and checks
 
 CONSOLE = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
@@ -120,12 +120,12 @@ def _turn(plan: Plan, target: Path, progress: Progress) -> Report:
     with tempfile.TemporaryDirectory(prefix="kine-faults-") as directory:
         try:
             report = run(plan, Path(directory) / "data", tell)
-        except Exception as error:  # of one turn: the others are worth going on for
+        except Exception as error:  # one turn failed: continue with the others
             traceback.print_exc()
             report = Report(plan, violations=[f"the turn did not end: {type(error).__name__}: {error}"])
         if report.violations:
             keep(report, Path(directory) / "data", target / f"{plan.backend.kind}-{plan.seed}")
-    with (target / "turns.jsonl").open("a") as file:  # what there is of a run that is cut off
+    with (target / "turns.jsonl").open("a") as file:  # so that an interrupted run leaves its results
         file.write(json.dumps(summary(report)) + "\n")
     progress.remove_task(bar)
     CONSOLE.print(

@@ -38,7 +38,7 @@ class Cluster:
             self.proxies = [ProxyProcess(*self.behind.ports) for _ in range(self.size)]
         if not clock_shim.missing():
             self.shims = [clock_shim.Shim() for _ in range(self.size)]
-        self.start_instance(0)  # which creates the tables
+        self.start_instance(0)  # creates the tables or the bucket
         with ThreadPoolExecutor(self.size) as pool:
             list(pool.map(self.start_instance, range(1, self.size)))
 

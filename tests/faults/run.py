@@ -189,7 +189,7 @@ def _compact(cluster: Cluster, known: Known, report: Report, start: int, stop: t
     seen, rest = start, 0.0
     while not stop.wait(_COMPACT_EVERY):
         revision = known.revision - _KEPT
-        if revision - seen > _LEAP:  # of the ids: what watches have yet to be sent lies below it
+        if revision - seen > _LEAP:  # a leap of ids: events that watches have not received yet lie below it
             rest = time.monotonic() + _REST
         seen = max(seen, revision)
         if time.monotonic() < rest:

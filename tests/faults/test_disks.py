@@ -1,4 +1,4 @@
-"""Full and frozen disks under a database: writes fail meanwhile, and succeed again afterwards.
+"""Full and frozen disks under a database: writes fail or wait meanwhile, and succeed afterwards.
 
 MariaDB may exit when a table's file cannot grow, and a NATS server has to be started again.
 """

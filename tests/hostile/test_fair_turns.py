@@ -51,7 +51,7 @@ def test_one_sorted_range_among_hundreds_of_another_client(target: Target) -> No
         await_that(lambda: target.metric("kine_queued_bytes") > 0)
         assert len(client.call("KV/Range", pb.RangeRequest(**SORTED), pb.RangeResponse).kvs) == 1
         answered = target.metric("kine_queued_bytes")
-        await_that(lambda: target.metric("kine_queued_bytes") > 2 * answered)  # most came after it
+        await_that(lambda: target.metric("kine_queued_bytes") > 2 * answered)  # most responses came after it
 
 
 def test_one_put_among_thousands_of_another_client(start_target: StartTarget) -> None:
@@ -173,7 +173,7 @@ def test_header_blocks_of_many_fields(target: Target) -> None:
         pytest.skip("the library decodes them, in threads of its own")
     fields = [(":method", "POST"), (":scheme", "http"), (":path", RANGE), ("te", "trailers"), ("x", "y")]
     encoder = Encoder()
-    encoder.encode([*fields, ("content-type", "application/grpc")])  # the tables are in step after it
+    encoder.encode([*fields, ("content-type", "application/grpc")])  # afterwards both header tables are equal
     many = encoder.encode([*fields, ("content-type", "application/grpc")]) + b"\xbf" * 1_000
     first = Encoder().encode([*fields, ("content-type", "application/grpc")])
     one = pb.RangeRequest(key=KEY).SerializeToString()

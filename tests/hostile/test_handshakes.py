@@ -81,7 +81,7 @@ def test_handshakes_that_fail_cost_a_bounded_number_of_log_lines(secured: Secure
 
     told = secured.lines[before:]
     assert len(told) < 30
-    lines = list(map(json.loads, told))  # in the log's own form
+    lines = list(map(json.loads, told))  # all in the log's JSON format
     failed = [line for line in lines if "handshake" in line["message"].lower()]
     assert failed
     assert [line for line in failed if "left_out" not in line] == []

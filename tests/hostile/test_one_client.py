@@ -1,4 +1,4 @@
-"""The cost to others of one client, behaving or not: one test per row of docs/guarantees.md."""
+"""Cost to others of a well-behaved client, the baseline for the rows of docs/guarantees.md."""
 
 from __future__ import annotations
 

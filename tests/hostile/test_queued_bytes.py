@@ -201,7 +201,7 @@ def test_more_watches_than_a_connection_may_have(start_target: StartTarget) -> N
         assert one.receive(WAIT).canceled
         assert not other.create(b"/room for one").canceled
         one.close()
-        await_that(lambda: target.metric("kine_watchers") == 7)  # the other stream's six, a stranger's
+        await_that(lambda: target.metric("kine_watchers") == 7)  # six of the other stream, one stranger's
         for number in range(4):
             assert not other.create(b"/of the stream that has ended%d" % number).canceled
 

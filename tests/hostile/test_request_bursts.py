@@ -28,7 +28,7 @@ def test_calls_of_many_connections_at_once(target: Target) -> None:
         probe.answers(5)
         for wire in wires:
             assert len(wire.answers(calls)) == calls
-    if target.transport != "grpcio":  # which begins one call in a few turns
+    if target.transport != "grpcio":  # grpcio starts one call in a few turns
         assert target.calls_per_turn <= IN_A_TURN
 
 

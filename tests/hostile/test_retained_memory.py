@@ -128,7 +128,7 @@ def test_streams_over_many_connections(start_target: StartTarget) -> None:
             probe.answers(5)
         await_that(lambda: refusals(target) > streams)
         assert target.metric("kine_kept_bytes") < 16 * MIB + connections * 64 * KIB
-        with target.client().watch() as newcomer:  # has a little always
+        with target.client().watch() as newcomer:  # a new client always gets a small share
             assert not newcomer.create(b"k").canceled
     await_that(lambda: target.metric("kine_kept_bytes") == 0)
     assert target.memory_growth < 3 * 16 * MIB + SLACK

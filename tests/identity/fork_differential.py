@@ -38,10 +38,10 @@ def missing() -> str:
 @dataclass(frozen=True)
 class Case:
     name: str
-    endpoint: str  # with {port}, {database} and what else the test has
-    go_kine: str  # what comes of it
-    ours: str = ""  # where that is something else
-    row: str = ""  # which docs/auth.md then has: the beginning of it
+    endpoint: str  # with {port}, {database} and the test's other fields
+    go_kine: str  # the outcome
+    ours: str = ""  # kine's outcome, where it differs
+    row: str = ""  # the start of the row in docs/auth.md about the difference
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 

@@ -313,8 +313,8 @@ def test_old_token_is_refused_and_the_pool_recovers_with_new_ones(
                 dbname="postgres",
                 sslmode="require",
             )
-        gate.cut()  # what we sign now is old to the judge too
-        for _ in range(2):  # the first may still meet the connection that was cut
+        gate.cut()  # tokens signed now are old to the gate, too
+        for _ in range(2):  # the first may still get the connection that was cut
             with pytest.raises(grpc.RpcError) as refused:
                 client.put(b"/iam/b", b"2")
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -332,7 +332,7 @@ def test_missing_credentials_are_told_while_starting(
     aws.delenv("AWS_ACCESS_KEY_ID")
     reason = "no AWS credentials were found"
     instance = kine_on(gate, tmp_path, "kubernetes", until=lambda line: line if reason in line else None)
-    assert instance.running  # tries on
+    assert instance.running  # it keeps trying
     instance.kill()
 
 
@@ -383,8 +383,8 @@ def test_mariadb_gets_fresh_tokens_over_tls_and_the_pool_recovers(
                 ssl=ssl.create_default_context(cafile=str(tmp_path / "ca.pem")),
                 auth_plugin_map={b"mysql_clear_password": _Cleartext},
             )
-        mysql_gate.cut()  # what we sign now is old to the judge too
-        for _ in range(2):  # the first may still meet the connection that was cut
+        mysql_gate.cut()  # tokens signed now are old to the gate, too
+        for _ in range(2):  # the first may still get the connection that was cut
             with pytest.raises(grpc.RpcError) as refused:
                 client.put(b"/iam/m", b"2")
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -199,7 +199,7 @@ async def test_silent_provider_is_given_up_in_time_and_a_renewal_delays_nobody(
     await token_at_last(provider)
     stub.talking.clear()
     assert await asyncio.to_thread(stub.wait_for, len(stub.asked) + 1)
-    await token(provider)  # while the renewal waits
+    await token(provider)  # meanwhile the renewal waits
     assert not stub.talking.is_set()
 
 
@@ -217,7 +217,7 @@ async def test_who_waits_behind_a_silent_provider_fails_with_the_first(
                 await token(provider)
 
     await asyncio.gather(*(ask() for _ in range(12)))
-    assert len(stub.asked) < 6  # one, on a machine that is not busy; without this, each waits in turn
+    assert len(stub.asked) < 6  # one on an idle machine; otherwise each would wait in turn
 
 
 def no_token_file(bare: pytest.MonkeyPatch, stub: Stub, directory: Path) -> str:

@@ -70,7 +70,7 @@ def my(query: str = "", *, host: str = ALIAS, user: str = f"{USER}@", port: str 
 
 
 def without(*names: str, **more: str) -> dict[str, str]:
-    """The variables `keys`, without some."""
+    """The variables in `KEYS` without some, and with others."""
     return {name: value for name, value in KEYS.items() if name not in names} | more
 
 

@@ -342,7 +342,7 @@ def test_connections_are_made_without_a_kdc(realm: Kerberized, files: dict[str, 
         together.wait()
         failed = 0
         with Client(run.address) as client:
-            while failed < 5:  # the first may still meet the connection that was cut
+            while failed < 5:  # the first may still get the connection that was cut
                 try:
                     client.put(b"/fork", b"1")
                 except grpc.RpcError:

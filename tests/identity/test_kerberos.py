@@ -294,7 +294,7 @@ def test_cache_that_has_expired_is_told(
     time.sleep(2)
     endpoint = realm.endpoint(realm.postgres.new_database(), f"krb5_ccache={cache}")
     reason = "the ticket has expired"
-    assert serve(endpoint, until=lambda line: line if reason in line else None).running  # tries on
+    assert serve(endpoint, until=lambda line: line if reason in line else None).running  # it keeps trying
 
 
 def test_principal_of_a_trusted_realm_is_let_in(
@@ -385,4 +385,4 @@ def test_principal_or_realm_that_is_not_there_is_named(
     reason: str,
 ) -> None:
     endpoint = realm.endpoint(realm.postgres.new_database(), f"krb5_keytab={realm.keytab}", user=user)
-    assert serve(endpoint, until=lambda line: line if reason in line else None).running  # tries on
+    assert serve(endpoint, until=lambda line: line if reason in line else None).running  # it keeps trying

@@ -89,7 +89,7 @@ def test_silent_kdc_delays_no_call_while_a_ticket_of_ours_lasts(
     with Client(instance.address) as client:
         put(client, b"0")
     silent_kdc()
-    _call_until(instance, time.monotonic() + 12)  # it has half its life to go at least
+    _call_until(instance, time.monotonic() + 12)  # at least half its lifetime is left
 
 
 def _call_until(instance: Instance, end: float) -> None:
@@ -397,7 +397,7 @@ def test_two_thousand_connections_leave_no_memory_behind(
     instance = serve(
         realm.by_keytab(realm.postgres.new_database()), "--datastore-connection-max-lifetime=1ms"
     )
-    assert grown(instance) < 12 << 20  # 34 MB, as long as libpq's credentials were not small
+    assert grown(instance) < 12 << 20  # was 34 MB while libpq's credentials were not small
 
 
 def grown(instance: Instance, writes: int = 2000, *, before: int = 300) -> int:

@@ -39,8 +39,8 @@ def main(
     seed: str = "",
 ) -> None:
     """Moves everything from each source to each target, and compares; a line of JSON for each."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it, children too
-    process.START_TIMEOUT = 600.0  # an index of so many keys is loaded
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs ignore it
+    process.START_TIMEOUT = 600.0  # loading the index of so many keys takes long
     amount, seed, failed = Amount(keys, leases, large), seed or secrets.token_hex(4), 0
     said(seed=seed)
     for kind in source or [kind for kind in PLACES if not missing(kind)]:

@@ -29,11 +29,11 @@ _ROWS = "SELECT count(*) FROM kine"
 class Place(ABC):
     """One database, or one etcd. `disk`: a small disk of its own for its data."""
 
-    exact = True  # what is moved here keeps its versions and create revisions
-    revisions = True  # and its revisions
-    serves = False  # it is a server itself
+    exact = True  # a move to it preserves versions and create revisions
+    revisions = True  # and mod revisions
+    serves = False  # it is itself a server, without kine
     tells_leases = True
-    refuses_a_part = True  # no server serves from it until everything is there
+    refuses_a_part = True  # no server serves from it until the move is complete
     streams = True  # lists
     page = PAGE
 
@@ -249,7 +249,7 @@ class _Go(Place):
     exact = False
     tells_leases = False
     refuses_a_part = False
-    page = 20 * PAGE  # for each it reads the whole range
+    page = 20 * PAGE  # for each page Go kine reads the whole range
 
     def prepare(self) -> None:
         self.served().stop()

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 AMOUNT = Amount(keys=1_500, leases=150, large=3)
 ROOM = 768  # MiB of a disk
-# A database that Go kine has made takes what any other takes: each kind of it once.
+# A database that Go kine has created accepts what any other does: each kind once.
 _INTO_GO = [("etcd", "go-sqlite"), ("sqlite", "go-postgres"), ("go-postgres", "go-mysql")]
 _PAIRS = [*itertools.product(PLACES, [kind for kind in PLACES if not kind.startswith("go-")]), *_INTO_GO]
 
@@ -53,7 +53,7 @@ def test_everything_is_moved_or_the_target_is_refused(
     interruption = INTERRUPTIONS[number % len(INTERRUPTIONS)]
     if interruption == "database" and target.endswith("sqlite"):
         interruption = "KILL"
-    if interruption == "full" and target == "etcd":  # it takes its files' room before it needs it
+    if interruption == "full" and target == "etcd":  # etcd preallocates its files
         interruption = "KILL"
     if reason := missing(source) or missing(target):
         pytest.skip(reason)

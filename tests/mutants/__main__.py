@@ -32,7 +32,7 @@ BEGIN, END = "<!-- mutants: written by `python -m tests.mutants docs` -->", "<!-
 
 _ONE_SERVER = ("--backend", "sqlite", "--transport", "http2", "--ops", "600")
 QUICK = "not engines and not slow"
-# The tests that are about a package; they run side by side.
+# The tests about each package; they run in parallel.
 SUITES = {
     "store": ("tests/store", "tests/sqlite"),
     "drivers": ("tests/drivers", "tests/remote", "tests/commands"),

@@ -111,7 +111,7 @@ def record(tree: Path, data: Path, arguments: Sequence[str], seconds: float | No
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)  # it then writes down how far it came
+            process.send_signal(signal.SIGINT)  # pytest then saves its results so far
             try:
                 return process.wait(_ENDING)
             except subprocess.TimeoutExpired:
@@ -132,7 +132,7 @@ class Map:
     tests: list[Test] = field(default_factory=list)
     lines: dict[str, dict[int, list[int]]] = field(
         default_factory=dict
-    )  # by file: tests, by place in `tests`
+    )  # by file and line: indexes into `tests`
     sources: dict[str, str] = field(default_factory=dict)  # as they were recorded
 
     def tests_of(self, file: str, source: str, line: int, function: str) -> list[Test]:

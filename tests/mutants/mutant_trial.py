@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from tests.mutants.coverage_map import Map, Test, copy_tree
 from tests.mutants.mutation_operators import Mutant, mutants
 
-# What is mutated, by package: files, or folders with all that is below them.
+# The mutated files, by package; a folder stands for all files below it.
 PACKAGES = {
     "store": ("kine/store",),
     "drivers": ("kine/drivers",),
@@ -120,7 +120,7 @@ class Trial:
         self.copy = copy
         self._writes = 0
         copy_tree(root, copy)
-        # The warm process' own copy of this program may be older: it is what the tree has.
+        # The process runs the program of the copied tree.
         self._warm = subprocess.Popen(
             [sys.executable, "-m", "tests.mutants.forked_pytest"],
             cwd=copy,

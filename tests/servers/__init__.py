@@ -34,7 +34,7 @@ class Capabilities:
     # The writes of one Txn or DeleteRange share one revision, as in etcd; else each takes the next one (one
     # row per write), the header has the last, and events of one Txn may arrive in several responses.
     one_revision_per_txn: bool = False
-    # Only client writes advance the revision, each by exactly one.
+    # Only the client's own writes advance the revision, each by exactly one.
     dense_revisions: bool = True
     # A client's `compact_rev_key` is stored apart from the server's own, and reads back under its name.
     redirects_compact_rev_key: bool = True

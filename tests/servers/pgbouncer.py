@@ -43,7 +43,7 @@ BACKENDS = [
         capabilities=Capabilities(holds_key=text_without_nul, holds_long_keys=False),
         missing=pgbouncer.missing,
         start=start,
-        # What differs from PostgreSQL itself is the connection: these use all there is to it.
+        # Only the connection differs from PostgreSQL itself: these files cover all of its use.
         subset=frozenset({"test_kubernetes", "test_txn", "test_watch"}),
     )
 ]

@@ -340,7 +340,7 @@ def test_defragmentation_needs_no_room_in_tmp(only_volume: tuple[Path, list[str]
         client.delete(b"/k/", b"/k0")
         client.compact(client.revision(), physical=True)
         before = client.status().dbSize
-        assert before >= os.path.getsize(folder / "state.db-wal") > 0  # the log is counted
+        assert before >= os.path.getsize(folder / "state.db-wal") > 0  # the WAL is counted
         files = [folder / f"state.db{suffix}" for suffix in ("", "-wal", "-reserve")]
         assert before <= sum(map(os.path.getsize, files))  # once
         client.defragment()

@@ -191,7 +191,7 @@ class TwoInstances(RuleBasedStateMachine):
         timeline = self.translate.timeline
         revision = timeline.last[-1]
         for change in model.log[len(self.model.log) :]:
-            if change.revision > revision:  # with a row a write, each is a tick
+            if change.revision > revision:  # with one row per write, each is a tick
                 timeline.last.append(change.revision)
                 timeline.keys.append([])
                 revision = change.revision

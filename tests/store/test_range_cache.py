@@ -169,7 +169,7 @@ def test_pages_of_a_slow_list_are_not_counted_in_the_past() -> None:
         return count(index, key, end, revision)
 
     async def listed() -> None:
-        for limit, slice_ in ((500, 4_000), (500, 100), (10, 4_000)):  # long and kept, in slices, short
+        for limit, slice_ in ((500, 4_000), (500, 100), (10, 4_000)):  # long and cached, in slices, short
             world = loaded(2_000, 1_000)
             with patch.object(range_select, "_SLICE", slice_):
                 for _ in range(3):

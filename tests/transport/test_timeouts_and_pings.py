@@ -1,4 +1,4 @@
-"""Connection timeouts and graceful shutdown: pings, deadlines, handshakes, connection age."""
+"""Timeouts and shutdown of connections: pings, handshakes, deadlines, a stop, memory, TLS."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_window_full_of_halves_makes_room_for_others() -> None:
             break
 
     assert not connection.closed
-    assert told(connection)[0] == (RST, CALM)  # the one that held the most
+    assert told(connection)[0] == (RST, CALM)  # the stream that held the most
     assert stream > 1000
 
 

@@ -283,7 +283,7 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
 
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            again.bind(("127.0.0.1", port))  # at once: it was never assigned to a worker
+            again.bind(("127.0.0.1", port))  # at once: no worker had the listening socket
     gone, alive = psutil.wait_procs(workers, PATIENCE)
 
     assert (len(gone), alive) == (2, [])
