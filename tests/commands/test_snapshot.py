@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("commands")  # their databases are started 
 
 
 def fill(client: Client) -> int:
-    """Keys written not in key order, one of them updated, one with a lease; returns the next revision."""
+    """Keys written not in key order, one updated, one with a lease; returns the revision after the writes."""
     client.grant(600, lease_id=4711)
     for number in range(50):
         client.put(b"/gone/%d" % number, b"x")

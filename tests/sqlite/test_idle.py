@@ -19,7 +19,7 @@ SECONDS = 3.0
 
 
 def wake_ups(pid: int) -> int:
-    """How often its threads have gone to sleep."""
+    """Voluntary context switches of its threads, that is, how often they have gone to sleep."""
     found = 0
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         [line] = [line for line in status.read_text().splitlines() if line.startswith("voluntary_ctxt")]
