@@ -81,7 +81,7 @@ async def _check(settings: Settings, output: str) -> int:
 
     found: list[RuleViolation] = []
     with Progressing() as progress:
-        async with drivers.view(settings.endpoint, settings.driver_options()) as view:
+        async with drivers.inspect(settings.endpoint, settings.driver_options()) as view:
             progress.begin("checking", len(RULES) + 5)
             async for findings in _findings(view):
                 found += findings

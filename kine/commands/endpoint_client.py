@@ -147,8 +147,8 @@ async def check_there(settings: Settings) -> None:
     """Checks that a source database exists, as opening it would create it. Raises DriverError, ValueError."""
     from kine import drivers
 
-    if drivers.can_view(settings.endpoint):
-        async with drivers.view(settings.endpoint, settings.driver_options()) as view:
+    if drivers.can_inspect(settings.endpoint):
+        async with drivers.inspect(settings.endpoint, settings.driver_options()) as view:
             if "kine" not in await view.names():
                 raise ValueError("the database has no table kine; name kine's database")
 

@@ -52,7 +52,7 @@ async def _status(settings: Settings, metrics: str | None, output: str) -> int:
     told: dict[str, Any] = {}
     try:
         async with asyncio.timeout(_PATIENCE):
-            if drivers.can_view(settings.endpoint):
+            if drivers.can_inspect(settings.endpoint):
                 told |= await _of_database(settings)
             else:
                 async with opened(settings) as api:
@@ -76,7 +76,7 @@ async def _of_database(settings: Settings) -> dict[str, Any]:
     from kine import drivers
     from kine.drivers.sql.statements import COMPACT_REVISION, NEWEST
 
-    async with drivers.view(settings.endpoint, settings.driver_options()) as view:
+    async with drivers.inspect(settings.endpoint, settings.driver_options()) as view:
         names = await view.names()
         if "kine" not in names:
             raise ValueError("the database has no table kine; name kine's database in --endpoint")

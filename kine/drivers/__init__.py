@@ -44,9 +44,9 @@ def connect(endpoint: str, options: Options) -> Log:
     return cast("Callable[[str, Options], Log]", _module(endpoint).connect)(endpoint, options)
 
 
-def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[Inspector]:
+def inspect(endpoint: str, options: Options) -> AbstractAsyncContextManager[Inspector]:
     """Returns a read-only view of an endpoint's database. Raises ValueError, as `connect` does."""
-    if not can_view(endpoint):
+    if not can_inspect(endpoint):
         raise ValueError(
             "only SQLite, PostgreSQL and MySQL can be looked into; this endpoint has no table kine"
         )
@@ -55,8 +55,8 @@ def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[Inspect
     )(endpoint, options)
 
 
-def can_view(endpoint: str) -> bool:
-    """Whether `view` supports the endpoint. Raises ValueError for an unknown scheme."""
+def can_inspect(endpoint: str) -> bool:
+    """Whether `inspect` supports the endpoint. Raises ValueError for an unknown scheme."""
     return endpoint.partition("://")[0] not in REMOTE and hasattr(_module(endpoint), "inspect")
 
 

@@ -397,8 +397,8 @@ def test_own_error_is_one_line_and_json(
     def broken(endpoint: str, *_: object) -> None:
         raise TypeError(f"expected bytes at {endpoint}")
 
-    monkeypatch.setattr(drivers, "can_view", broken)
-    monkeypatch.setattr(drivers, "view", broken)
+    monkeypatch.setattr(drivers, "can_inspect", broken)
+    monkeypatch.setattr(drivers, "inspect", broken)
     endpoint = "postgres://user:hunter22@host/db"
     arguments = {
         "save": ("snapshot", "save", str(tmp_path / "snapshot"), "--endpoint", endpoint),

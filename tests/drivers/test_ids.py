@@ -44,7 +44,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 async def found(place: Place) -> list[str]:
     """The findings of `kine check`."""
-    async with drivers.view(place.endpoint(), Options()) as view:
+    async with drivers.inspect(place.endpoint(), Options()) as view:
         return [finding.id async for findings in _findings(view) for finding in findings]
 
 

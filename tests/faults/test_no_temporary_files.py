@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,9 +15,6 @@ import pytest
 from tests.client import Client
 from tests.databases import nats
 from tests.servers.kine import ROOT, start_kine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 READ_ONLY = (
     "mount -t tmpfs -o ro tmpfs /var/tmp && mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp"
@@ -53,8 +51,7 @@ def test_memory_is_served_and_a_snapshot_fails_with_what_to_do(tmp_path: Path) -
 
 @pytest.mark.skipif(bool(nats.missing()), reason=nats.missing() or "-")
 def test_an_embedded_nats_uses_its_own_directory(tmp_path: Path) -> None:
-    data = ROOT / "build" / f"nats-{tmp_path.name}"
-    data.mkdir(parents=True)
+    data = tempfile.mkdtemp(prefix=".kine-nats-", dir=Path.home())  # /tmp and /var/tmp are read-only here
     try:
         server = start_kine(f"nats://?dataDir={data}", "http2", tmp_path)
         with Client(server.address) as client:

@@ -481,7 +481,7 @@ class TestKilled:
         """Killed in the middle of a pick: 30 commits and a half-made one, none of them in the run's file."""
         repo = open_repository(smooth.path)
         moves = [
-            replay_run.RunStep(sha, "", replay_run.Action.PICK)
+            replay_run.RunStep(sha, "", replay_run.PlannedAction.PICK)
             for sha in smooth.git("rev-list", "--reverse", f"v1.0.0..{OLD}").split()
         ]
         base = smooth.sha("v1.1.0")

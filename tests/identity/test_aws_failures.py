@@ -20,7 +20,7 @@ import trustme
 
 from kine import drivers, identity
 from kine.drivers.base import DriverError, Options
-from kine.drivers.postgres import read_only_view
+from kine.drivers.postgres import inspect
 from kine.drivers.postgres.dsn import parse
 from kine.identity.base import IdentityError, Provider
 from tests.identity import aws_stub, sigv4
@@ -613,7 +613,7 @@ async def test_token_is_kept_from_a_server_that_is_not_the_one(
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(DriverError, match="certificate"):
-        async with read_only_view(f"postgres://kine@127.0.0.1:{port}/kine", IAM):
+        async with inspect(f"postgres://kine@127.0.0.1:{port}/kine", IAM):
             pass
     server.close()
     assert given == []

@@ -171,10 +171,10 @@ def test_keytab_opens_an_encrypted_connection_and_leaves_nothing_behind(
 
 _ANSWERS = """
 import asyncio, sys
-from kine.drivers.postgres.gss_connection import EncryptedConnection
+from kine.drivers.postgres.gss_connection import GssConnection
 
 async def read():
-    connection = await EncryptedConnection.connect(sys.argv[1], autocommit=True)
+    connection = await GssConnection.connect(sys.argv[1], autocommit=True)
     statement = "SELECT g, repeat('x', %s) FROM generate_series(1, 200) g"
     for size in range(100, 4500, 37):
         async with asyncio.timeout(60):

@@ -66,7 +66,9 @@ def test_editors_keep_ruffs_line_length() -> None:
 def test_make_help_has_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
 
     assert targets is not None
     assert {line.split()[0] for line in shown.splitlines()} == set(targets[1].split())

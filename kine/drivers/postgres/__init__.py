@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from kine.drivers.base import Log, Options
 from kine.drivers.postgres.database import PostgresDatabase
 from kine.drivers.postgres.dsn import Dsn, parse
-from kine.drivers.postgres.read_only_view import PostgresInspector, inspect
+from kine.drivers.postgres.read_only_view import PostgresInspector, open_view
 from kine.drivers.sql.log import SqlLog
 from kine.identity import kerberos, provider
 from kine.identity.base import Provider
@@ -23,8 +23,8 @@ def connect(endpoint: str, options: Options) -> Log:
     return SqlLog(PostgresDatabase(dsn, options, credentials), options)
 
 
-def view(endpoint: str, options: Options) -> AbstractAsyncContextManager[PostgresInspector]:
-    return inspect(*_read(endpoint, options))
+def inspect(endpoint: str, options: Options) -> AbstractAsyncContextManager[PostgresInspector]:
+    return open_view(*_read(endpoint, options))
 
 
 def _read(endpoint: str, options: Options) -> tuple[Dsn, Provider | None]:

@@ -56,7 +56,7 @@ class PostgresInspector:
 
 
 @asynccontextmanager
-async def inspect(dsn: Dsn, credentials: Provider | None) -> AsyncIterator[PostgresInspector]:
+async def open_view(dsn: Dsn, credentials: Provider | None) -> AsyncIterator[PostgresInspector]:
     """Connects, also to a replica, and opens a read-only transaction. Raises DriverError."""
     try:
         try:
