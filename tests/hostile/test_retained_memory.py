@@ -76,7 +76,7 @@ def test_streams_keep_no_message(start_target: StartTarget, path: str, message: 
             wire.send(*(head(i, path, GZIP) + frame(DATA, 0, i, one) for i in range(1, 2 * FEW, 2)))
             answered(wire, FEW)
         probe.answers(5)
-    assert target.memory_growth < SLACK + 24 * MIB  # grpcio has copies of its own
+    assert target.memory_growth < SLACK + 64 * MIB  # of 300: grpcio has copies of those that are handled
 
 
 def test_messages_of_streams_that_wait(start_target: StartTarget) -> None:
