@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 
 from tests.client import Client, WatchStream, prefix_end, refused
 
@@ -127,6 +128,7 @@ def test_refused_compaction_compacts_nothing(client: Client, prefix: bytes) -> N
     assert client.get(prefix + b"k", revision=revision).value == b"one"
 
 
+@pytest.mark.quick_on("sqlite-http2", "postgres", "mysql")
 def test_compaction_of_a_long_history(client: Client, prefix: bytes) -> None:
     for number in range(2000):
         revision = client.put(prefix + b"%d" % (number % 10), b"%d" % number).header.revision

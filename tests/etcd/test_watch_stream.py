@@ -278,6 +278,7 @@ def test_fragments_hold_as_many_events_as_fit(client: Client, watch: WatchStream
     assert all(size + its > limit - slack for size, its in zip(sizes, more, strict=False)), sizes
 
 
+@pytest.mark.quick_on("sqlite-http2", "postgres")
 @pytest.mark.parametrize("fragment", [False, True])
 def test_a_watch_that_catches_up_is_sent_a_thousand_revisions_at_once(
     client: Client, watch: WatchStream, prefix: bytes, fragment: bool
@@ -293,6 +294,7 @@ def test_a_watch_that_catches_up_is_sent_a_thousand_revisions_at_once(
     assert [answer.fragment for answer in answers] == [False, False]
 
 
+@pytest.mark.quick_on("sqlite-http2", "postgres")
 @pytest.mark.parametrize("fragment", [False, True])
 def test_a_watch_after_a_start_is_sent_as_much_at_once(
     own_server: StartOwn, prefix: bytes, needs: Needs, fragment: bool
