@@ -231,7 +231,7 @@ class EtcdPlace(Place):
         return self._instances[-1]
 
     def crash(self) -> None:
-        """Stops an etcd that a kill costs acknowledged writes of its only member (etcd issue 14370)."""
+        """Stops an etcd that a kill may cost acknowledged writes (etcd issues 13766 and 14370)."""
         running = self._instances[-1]
         if etcd.version() >= (3, 5, 5):
             running.kill()
