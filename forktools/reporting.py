@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 # A job summary over 1 MiB makes the step fail, so the summary of a flood of findings is cut.
 SUMMARY_LIMIT = 900_000
 SUMMARY_ROWS = 500
-SUMMARY_CELL = 600
 BLOCK_LINES = 60
 # GitHub shows ten annotations of each level per step; the last one gives the total.
 ANNOTATIONS = 10

@@ -26,6 +26,11 @@ def write_authority(folder: Path, authority: trustme.CA, name: str = "ca") -> st
     return str(path)
 
 
+def mutual_tls_flags(ca: str, cert: str, key: str) -> tuple[str, ...]:
+    """Flags of a server with this certificate, which accepts only clients with one of the CA."""
+    return f"--server-cert-file={cert}", f"--server-key-file={key}", f"--trusted-ca-file={ca}"
+
+
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """A client's TLS context that trusts only this CA."""
     context = ssl.create_default_context()

@@ -21,7 +21,7 @@ from kine.etcd.routes import Bounds, Identity, Services, services
 from kine.proto import rpc_pb2 as pb
 from kine.store.store import Store, StoreSettings
 from kine.transport.base import Call, Pieces, Unary
-from kine.transport.byte_budget import ByteAccount, ByteBudget
+from kine.transport.byte_budget import ByteAccount, ByteBudget, PassiveClient
 
 PATIENCE = 30.0  # seconds, for what happens without a request
 LONG = 3600.0
@@ -111,19 +111,6 @@ class Watching(Pipe):
         return found
 
 
-class NoConnection:
-    """See `kine.transport.byte_budget.BudgetedClient`."""
-
-    def resume(self) -> None:
-        pass
-
-    def shed(self) -> bool:
-        return False
-
-    def cut_off(self) -> None:
-        pass
-
-
 class Instance:
     def __init__(self, log: Log, store: Store, served: Services) -> None:
         self.log = log
@@ -158,7 +145,7 @@ class Instance:
         """A watch stream of `client`, which shares turns with that client's others; "": of no client."""
         pipe = Watching()
         if client and client not in self._accounts:
-            self._accounts[client] = self._budget.account(NoConnection())
+            self._accounts[client] = self._budget.account(PassiveClient())
         work = self.served.watch.watch(pipe, Call("Watch/Watch", account=self._accounts.get(client)))
         self._streams.append(asyncio.ensure_future(work))
         return pipe

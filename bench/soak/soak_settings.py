@@ -95,10 +95,6 @@ def key_of(settings: SoakSettings, number: int) -> bytes:
     return b"%bobject-%07d" % (prefix_of(settings, group_of(settings, number)), number)
 
 
-def lease_keys(settings: SoakSettings) -> range:
-    return range(LEASES, settings.keys, len(RESOURCES))
-
-
 @dataclass(frozen=True, slots=True)
 class Watch:
     """The scope of one watch: `scope` is all, resource, group or key, and `of` says which one."""

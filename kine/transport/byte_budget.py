@@ -45,6 +45,19 @@ class BudgetedClient(Protocol):
         """Drops what is queued and ends the connection, whose client does not read while others need room."""
 
 
+class PassiveClient:
+    """A `BudgetedClient` that frees no memory: its connection has a budget of its own, or no peer."""
+
+    def resume(self) -> None:
+        pass
+
+    def shed(self) -> bool:
+        return False
+
+    def cut_off(self) -> None:
+        pass
+
+
 class ByteBudget:
     """The memory that all connections of a server may hold for their clients."""
 
@@ -76,9 +89,8 @@ class ByteBudget:
         """Drops incomplete requests until `received` is within the limit."""
         while self.received > self.limit:
             largest = max(self.accounts, key=_received)
-            if (
-                not largest.client.shed()
-            ):  # every request is being answered: check again only when more has been received
+            if not largest.client.shed():
+                # Every request is being answered: check again only when more has been received.
                 self.look_above = self.received + _ENOUGH
                 return
             self.shed += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from tests.certificates import write_authority, write_pair
+from tests.certificates import mutual_tls_flags, write_authority, write_pair
 from tests.client import Client
 from tests.commands.conftest import told
 from tests.databases.process import free_port
@@ -62,7 +62,7 @@ def test_server_that_asks_for_certificates_is_told_over_tls(tmp_path: Path) -> N
         f"sqlite://{tmp_path / 'state.db'}",
         "http2",
         tmp_path,
-        flags=(f"--server-cert-file={cert}", f"--server-key-file={key}", f"--trusted-ca-file={ca}"),
+        flags=mutual_tls_flags(ca, cert, key),
     )
     endpoint = f"https://{server.address}"
     ours = ("--ca-file", ca, "--cert-file", cert, "--key-file", key)

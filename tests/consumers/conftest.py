@@ -85,6 +85,21 @@ class Place:
 
 
 _IN_A_ROOT = [pytest.mark.engines, pytest.mark.timeout(600)]
+IMAGE_TESTS = [
+    *_IN_A_ROOT,
+    pytest.mark.skipif(
+        bool(missing()) or os.geteuid() != 0 or not BUSYBOX.exists(),
+        reason="needs root, busybox-static, and what builds the executable",
+    ),
+]
+
+
+@pytest.fixture
+def image() -> Iterator[Root]:
+    """The image's root directory."""
+    with tempfile.TemporaryDirectory(prefix="kine-", dir="/var/tmp") as path, empty_root(Path(path)) as root:
+        subprocess.run(["sh", ROOT / "release" / "image.sh", path, executable()], check=True)
+        yield root
 
 
 @pytest.fixture(

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executable, missing, put_and_get
+from tests.consumers.conftest import IMAGE_TESTS
+from tests.executable import Mount, Root, address, put_and_get
 
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        bool(missing()) or os.geteuid() != 0 or not BUSYBOX.exists(),
-        reason="needs root, busybox-static, and what builds the executable",
-    ),
-]
-SCRIPT = Path(__file__).parents[2] / "release" / "image.sh"
+pytestmark = IMAGE_TESTS
 FLAGS = ("--listen-address=127.0.0.1:0", "--metrics-bind-address=0")
 
 
 @pytest.fixture
-def image() -> Iterator[Root]:
-    with tempfile.TemporaryDirectory(prefix="kine-", dir="/var/tmp") as path, empty_root(Path(path)) as root:
-        subprocess.run(["sh", SCRIPT, path, executable()], check=True)
-        root.directory("/proc")
-        yield root
+def image(image: Root) -> Root:
+    image.directory("/proc")
+    return image
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["", "--read-only --tmpfs=/tmp"])

@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import ssl
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,20 +21,13 @@ import pytest
 import trustme
 
 from tests.client import Client
+from tests.consumers.conftest import IMAGE_TESTS
 from tests.databases import mysql, postgres
 from tests.databases import nats as nats_server
 from tests.databases.process import unprivileged
-from tests.executable import BUSYBOX, Mount, Root, address, empty_root, executable, missing
+from tests.executable import Mount, Root, address
 
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        bool(missing()) or os.geteuid() != 0 or not BUSYBOX.exists(),
-        reason="needs root, busybox-static, and what builds the executable",
-    ),
-]
-SCRIPT = Path(__file__).parents[2] / "release" / "image.sh"
+pytestmark = IMAGE_TESTS
 TENANT = "default_tenant"  # the name of the user and of the schema
 
 
@@ -50,12 +42,10 @@ class Store:
 
 
 @pytest.fixture
-def image() -> Iterator[Root]:
-    with tempfile.TemporaryDirectory(prefix="kine-", dir="/var/tmp") as path, empty_root(Path(path)) as root:
-        subprocess.run(["sh", SCRIPT, path, executable()], check=True)
-        for name in ("/proc", "/kine", "/certs", "/uds"):
-            root.directory(name, owner=65534)
-        yield root
+def image(image: Root) -> Root:
+    for name in ("/proc", "/kine", "/certs", "/uds"):
+        image.directory(name, owner=65534)
+    return image
 
 
 @pytest.fixture(scope="module")

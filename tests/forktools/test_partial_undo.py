@@ -13,7 +13,6 @@ THINNER = [("replay-thinner", None)]
 
 GUARD = "".join(f"    check {n}\n" for n in range(12))
 WHOLE = f"def guard():\n{GUARD}    return True\n"
-HOLES = edited(20, "far", edited(3, "near"))  # two places of app.py
 SHORTER = APP.replace("line 5\n", "").replace("line 6\n", "").replace("line 25\n", "")
 
 

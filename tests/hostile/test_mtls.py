@@ -15,7 +15,7 @@ import grpc
 import pytest
 import trustme
 
-from tests.certificates import write_authority
+from tests.certificates import mutual_tls_flags, write_authority
 from tests.client import Client
 from tests.servers.kine import TRANSPORTS, start_kine
 
@@ -76,11 +76,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     def start(authority: trustme.CA) -> Guarded:
         show(tmp_path, authority)
         ca = write_authority(tmp_path, authority)
-        flags = (
-            f"--server-cert-file={tmp_path / 'server.pem'}",
-            f"--server-key-file={tmp_path / 'server.key'}",
-            f"--trusted-ca-file={ca}",
-        )
+        flags = mutual_tls_flags(ca, str(tmp_path / "server.pem"), str(tmp_path / "server.key"))
         started.append(start_kine("memory://", request.param, tmp_path, flags=flags))
         return Guarded(started[0], tmp_path, authority)
 

@@ -251,10 +251,6 @@ def _is_silent(node: ast.AST) -> bool:
     return isinstance(function, ast.Name) and function.id in _SILENT
 
 
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-
-
 def _is_odd(node: ast.AST) -> bool:
     return isinstance(node, ast.Starred | ast.Constant | ast.JoinedStr | ast.Lambda | ast.GeneratorExp)
 

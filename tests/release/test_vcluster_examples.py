@@ -14,7 +14,7 @@ import trustme
 import yaml
 
 from kine.config import FLAGS, settings
-from tests.certificates import write_authority, write_pair
+from tests.certificates import mutual_tls_flags, write_authority, write_pair
 from tests.client import Client
 from tests.servers.kine import start_kine
 
@@ -66,7 +66,7 @@ def test_kine_lets_in_who_has_the_files_only(tmp_path: Path) -> None:
         f"sqlite://{tmp_path / 'state.db'}",
         "http2",
         tmp_path,
-        flags=(f"--server-cert-file={cert}", f"--server-key-file={key}", f"--trusted-ca-file={ca}"),
+        flags=mutual_tls_flags(ca, cert, key),
     )
     files = [Path(path).read_bytes() for path in (ca, key, cert)]
 

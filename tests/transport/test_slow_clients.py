@@ -12,7 +12,7 @@ import pytest
 from hpack import Decoder, Encoder
 
 from kine.transport.base import Limits
-from kine.transport.byte_budget import ByteBudget
+from kine.transport.byte_budget import ByteBudget, PassiveClient
 from kine.transport.http2.active_calls import GrpcStream
 from kine.transport.http2.grpc_framing import MessageReader
 from tests.transport.raw_http2 import END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Wire, body, frame
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 POUR, SIZED = "/test.Stream/Pour", "/test.Echo/Sized"
 LIMITS = Limits(max_queued_bytes=16 * MIB, drain_timeout=2.0)  # 4 MiB for one connection
-
-
-class Silent:
-    def resume(self) -> None:
-        pass
-
-    def shed(self) -> bool:
-        return False
-
-    def cut_off(self) -> None:
-        pass
 
 
 def call(stream: int, path: str, message: bytes) -> bytes:
@@ -146,7 +135,7 @@ async def test_handler_that_sends_on_without_end_ends_with_its_client() -> None:
 
 
 def test_stream_that_is_over_is_not_full_whatever_its_connection_holds() -> None:
-    account = ByteBudget(1).account(Silent())
+    account = ByteBudget(1).account(PassiveClient())
     shell, http = SimpleNamespace(account=account), SimpleNamespace(queued=0, local_closed=False)
     stream = GrpcStream(shell, http, MessageReader(1, ""))  # type: ignore[arg-type]
     account.add(2)

@@ -14,7 +14,6 @@ from kine.drivers.base import DriverError, NoSpaceError, TooLargeError, Unavaila
 
 STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
-CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 BATCH_OFF = 10174
 BATCH_TOO_LARGE = 10199

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kine.transport.byte_budget import ByteBudget
+from kine.transport.byte_budget import ByteBudget, PassiveClient
 from kine.transport.http2 import frames
 from kine.transport.http2.flood_limits import Bucket, PingPolicy
 from kine.transport.http2.frames import (
@@ -46,7 +46,7 @@ class Connection:
         self._limits = limits
         self._blocks = HeaderBlocks()
         self._buffer = b""
-        self._account = account = account or ByteBudget(limits.max_queued_bytes).account(_Unheard())
+        self._account = account = account or ByteBudget(limits.max_queued_bytes).account(PassiveClient())
         self.out = SendQueue(self._finished, application.drained, account)
         self._now = 0.0
         self._preface = False  # the preface has been received
@@ -414,16 +414,3 @@ class Connection:
 
     def ping(self) -> None:
         self.out.ping(b"kinekine")
-
-
-class _Unheard:
-    """The budgeted client of a connection that is used without a server-wide budget: does nothing."""
-
-    def resume(self) -> None:
-        pass
-
-    def shed(self) -> bool:
-        return False
-
-    def cut_off(self) -> None:
-        pass

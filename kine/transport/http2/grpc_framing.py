@@ -42,9 +42,8 @@ def is_grpc(content_type: str) -> bool:
 def status(error: RpcError) -> bytes:
     """Trailers for an error."""
     message = quote_from_bytes(error.message.encode("utf-8", "replace"), safe=_PLAIN).encode()
-    if (
-        len(message) > _LONGEST
-    ):  # it may quote what the client sent, and must fit in a frame and clients' limits
+    # It may quote what the client sent, and must fit in a frame and clients' limits.
+    if len(message) > _LONGEST:
         whole = message[: _LONGEST - 2]
         message = whole + message[_LONGEST - 2 : _LONGEST].partition(b"%")[0]
     return literal(b"grpc-status", b"%d" % error.code) + literal(b"grpc-message", message)

@@ -121,6 +121,7 @@ class SendQueue:
         if stream.local_closed or stream.trailers is not None or not data:
             return
         size = len(data)
+        # Most stream messages need no queue and no turn of the loop (bench scenario `fanout`).
         if (
             not stream.queue
             and not self._waiting
@@ -129,7 +130,7 @@ class SendQueue:
             and size <= self.window.size
             and size <= stream.send.size
             and self._burst + size <= _BURST
-        ):  # bench: fanout. Most stream messages need no queue and no loop
+        ):
             self.window.size -= size
             stream.send.size -= size
             self._burst += size
