@@ -29,16 +29,16 @@ test-fast: $(VENV)/.packages  ## between edits: the API, the store, SQLite
 test-engines: $(VENV)/.test  ## what takes longer, or a database server of its own
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest -n $(WORKERS) -m engines $(PYTEST_ARGS)
 
-# FAULTS="--minutes 60", or "--backend mysql --ops 100000 --seed 1"; FUZZ="--minutes 60"; --help tells more
+# FAULTS="--minutes 60", or "--backend mysql --ops 100000 --seed 1"; FUZZ="--minutes 60"; see --help
 test-faults: $(VENV)/.test  ## fuzz, and faults under traffic; FAULTS="--minutes 60"
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 	$(BIN)/python -m tests.faults $(FAULTS)
 
-# MUTANTS="run --number 300 --seed 2", or record, changed, docs; --help tells more
+# MUTANTS="run --number 300 --seed 2", or record, changed, docs; see --help
 mutants: $(VENV)/.test  ## put faults into the code, to see whether a test fails
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.mutants $(or $(MUTANTS),run)
 
-# SOAK="--start kine-postgres --minutes 10"; --help tells more
+# SOAK="--start kine-postgres --minutes 10"; see --help
 soak: $(VENV)/.test  ## load for an hour, with 5,000 watches
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m bench soak $(SOAK)
 

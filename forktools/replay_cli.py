@@ -78,7 +78,7 @@ def status(
     ] = True,
     output: As = Answer.AUTO,
 ) -> None:
-    """Tell for each commit of the old line what became of it in the new one."""
+    """Show the state of each commit of the old line in the new one."""
     repo = opened(repository, remote)
     found = _compare(repo, from_, to, remote)
     answer(
@@ -206,7 +206,7 @@ def apply(
     ] = None,
     worktree: Annotated[
         Path | None,
-        typer.Option(help="Where to work.", show_default="beside the repository, named after the line"),
+        typer.Option(help="Where to work.", show_default="next to the repository, named after the line"),
     ] = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Go on after a stop.")] = False,
     accept: Annotated[

@@ -65,12 +65,12 @@ class RuleViolation:
 
 @options.with_endpoint()
 def check(asked: options.CommandOptions) -> None:
-    """Check the table of an SQLite, PostgreSQL or MySQL database against its rules; nothing is changed.
+    """Check the table of an SQLite, PostgreSQL or MySQL database against its rules, without changing it.
 
-    What is found is told with the rows' ids and a repair plan. A running server need not be stopped: one
-    moment of the database is looked at. Other backends keep no such table and are refused.
+    Each violation is reported with row ids and a repair plan. The check reads one snapshot of the database,
+    so a running server need not be stopped. Other backends have no such table and are refused.
 
-    Exit codes: 0 nothing found; 1 something is wrong; 2 wrong usage, or the database cannot be read.
+    Exit codes: 0 no violation; 1 violations; 2 wrong usage, or the database cannot be read.
     """
     asked.run(_check(asked.settings(), asked.output))
 

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 ABOUT = """Serve the etcd v3 API from SQLite, PostgreSQL, MySQL, MariaDB or NATS JetStream.
 
-Every flag may also be set by the variable named beside it; the flag wins. Durations are written as 1m30s,
-5s, 100ms. Logs go to stderr. Flags are listed by what they concern: clients, the database, compaction and
-watches, logs and metrics.
+Every flag can also be set by the environment variable in its description; the flag takes precedence.
+Durations are written as 1m30s, 5s, 100ms. Logs go to stderr. Flags are grouped: clients, the database,
+compaction and watches, logs and metrics.
 
-SIGTERM or SIGINT stops cleanly: what is accepted is finished. A second one exits at once.
+SIGTERM or SIGINT stops gracefully: accepted requests are finished. A second one exits at once.
 
-Beside the server there are commands, which take flags of their own after their name: see kine COMMAND --help.
+Other commands have their own flags, after the command's name: see kine COMMAND --help.
 
-Exit codes: 0 stopped as asked; 1 could not start, or lost what it serves from; 2 wrong usage.
+Exit codes: 0 stopped by a signal; 1 could not start, or lost its database; 2 wrong usage.
 """
 
 

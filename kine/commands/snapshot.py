@@ -35,9 +35,9 @@ def save(
 ) -> None:
     """Save every key and lease, as of one revision, into FILE.
 
-    The endpoint is a kine or etcd that runs, http://127.0.0.1:2379 if none is given, or a database. Nothing
-    needs to stop. FILE is whole when it is there at all, readable by its owner only, and ends with its
-    checksum. An existing file is kept unless --force is given.
+    The endpoint is a running kine or etcd (default http://127.0.0.1:2379), or a database. Nothing needs to be
+    stopped. FILE appears only when it is complete, is readable by its owner only, and ends with a checksum.
+    An existing file is not overwritten unless --force is given.
 
     Exit codes: 0 saved; 1 failed; 2 wrong usage, or FILE exists.
     """
@@ -56,8 +56,8 @@ async def _save(settings: Settings, file: str, output: str, *, force: bool) -> i
     with Progressing() as progress, SnapshotWriter(file, f"kine {version()}", force=force) as written:
         async with opened(settings) as api:
             await fill_spool(api, written, progress)
-    told = {"file": file, **{name: written.header[name] for name in ("revision", "keys", "leases")}}
-    return _answer(told, output, f"saved {_contents(told)} at revision {told['revision']} in {file}")
+    fields = {"file": file, **{name: written.header[name] for name in ("revision", "keys", "leases")}}
+    return _answer(fields, output, f"saved {_contents(fields)} at revision {fields['revision']} in {file}")
 
 
 @app.command("restore")
@@ -75,17 +75,17 @@ def restore(
         ),
     ] = 1_000_000_000,
 ) -> None:
-    """Put the keys and leases of FILE into an empty database or etcd, and compare them.
+    """Restore the keys and leases of FILE into an empty database or etcd, and compare them.
 
-    FILE is one of kine snapshot save, one of etcdctl snapshot save, or the file member/snap/db of an etcd
-    that is stopped. Stop every kine on the target database first. Keys that the target cannot hold are named
-    before anything is written.
+    FILE is a snapshot of kine snapshot save or etcdctl snapshot save, or the file member/snap/db of a stopped
+    etcd. Stop every kine on the target database first. If the target cannot hold some keys, the command lists
+    them and writes nothing.
 
     Keys keep their versions and create revisions, and in SQLite, PostgreSQL and MySQL their revisions; an
-    etcd numbers them anew. The current revision goes on 1000000000 beyond the snapshot's, --bump-revision N
-    beyond it, and everything up to there answers "compacted": API servers that have seen what was written
-    after the snapshot list anew, and no revision means two things. Interrupted, it goes on where it was when
-    run again.
+    etcd assigns new ones. The current revision continues 1000000000 (--bump-revision) after the snapshot's,
+    and in kine's databases all earlier revisions are compacted. So API servers that saw writes after the
+    snapshot list again, and no revision has two meanings. An interrupted restore continues when it is run
+    again.
 
     Exit codes: 0 restored and compared; 1 failed; 2 wrong usage.
     """
@@ -102,16 +102,16 @@ async def _restore(settings: Settings, file: str, bump: int, output: str) -> int
     with spool(os.path.dirname(file) or ".", *_folders(settings)) as loaded, Progressing() as progress:
         await load(file, loaded, progress)
         put = await restore_into(loaded, settings, bump, progress)
-        told = _given(loaded, put)
-    return _answer(told, output, f"restored {_contents(told)}, {told['put']} put now; all compared")
+        fields = _given(loaded, put)
+    return _answer(fields, output, f"restored {_contents(fields)}, {fields['put']} put now; all compared")
 
 
 @app.command("status")
 @options.with_endpoint(endpoint=False)
 def status(file: File, asked: options.CommandOptions) -> None:
-    """Check the checksum of FILE, and print its revision, keys, leases and size.
+    """Verify the checksum of FILE, and print its revision, keys, leases and size.
 
-    Exit codes: 0 whole; 1 damaged, or no snapshot; 2 wrong usage.
+    Exit codes: 0 intact; 1 damaged, or not a snapshot; 2 wrong usage.
     """
     _check_named(file)
     asked.run(_status(file, asked.output), options.FAILED)
@@ -124,12 +124,12 @@ async def _status(file: str, output: str) -> int:
     contents = Contents()
     with Progressing() as progress:
         kind = await load(file, contents, progress)
-    told: dict[str, Any] = {"file": file, "of": kind, "size": os.stat(file).st_size}
-    told |= {"revision": contents.revision, "keys": contents.keys, "leases": contents.leases}
+    fields: dict[str, Any] = {"file": file, "of": kind, "size": os.stat(file).st_size}
+    fields |= {"revision": contents.revision, "keys": contents.keys, "leases": contents.leases}
     if output == "json":
-        print(json.dumps(told))  # noqa: T201
+        print(json.dumps(fields))  # noqa: T201
     else:
-        for name, value in told.items():
+        for name, value in fields.items():
             print(f"{name}: {value}")  # noqa: T201
     return 0
 
@@ -140,11 +140,12 @@ def migrate(
     target: Annotated[str, typer.Option("--to", metavar="URL", help="An empty database, or etcd.")],
     asked: options.CommandOptions,
 ) -> None:
-    """Copy every key and lease from one endpoint to an empty other one, and compare them key by key.
+    """Copy every key and lease from one endpoint to another, empty one, and compare them key by key.
 
-    Stop who writes to the source first: what changes while it is copied is not copied. What is kept is as
-    with kine snapshot restore, but the current revision stays as it is, where it can: who has read up to
-    there goes on. Interrupted, it goes on where it was when run again. TLS flags are for both.
+    Stop all writers to the source first: changes during the copy are not copied. Versions and revisions are
+    kept as by kine snapshot restore, and the current revision stays the same where the target allows it, so
+    that clients continue from what they have read. An interrupted migration continues when it is run again.
+    The TLS flags apply to both endpoints.
 
     Exit codes: 0 copied and compared; 1 failed; 2 wrong usage.
     """
@@ -174,8 +175,8 @@ async def _migrate(source: Settings, target: Settings, output: str) -> int:
                 await fill_spool(api, taken, progress)
         with options.named("--to"):
             put = await restore_into(taken, target, 0, progress)
-        told = _given(taken, put)
-    return _answer(told, output, f"copied {_contents(told)}, {told['put']} put now; all compared")
+        fields = _given(taken, put)
+    return _answer(fields, output, f"copied {_contents(fields)}, {fields['put']} put now; all compared")
 
 
 def _folders(*places: Settings) -> list[str]:
@@ -208,11 +209,13 @@ def _check_named(file: str) -> None:
         options.usage_error("FILE is empty: name the snapshot's file")
 
 
-def _contents(told: dict[str, Any]) -> str:
-    keys, leases = (f"{told[name]} {name[:-1] if told[name] == 1 else name}" for name in ("keys", "leases"))
+def _contents(fields: dict[str, Any]) -> str:
+    keys, leases = (
+        f"{fields[name]} {name[:-1] if fields[name] == 1 else name}" for name in ("keys", "leases")
+    )
     return f"{keys} and {leases}"
 
 
-def _answer(told: dict[str, Any], output: str, text: str) -> int:
-    print(json.dumps(told) if output == "json" else text)  # noqa: T201
+def _answer(fields: dict[str, Any], output: str, text: str) -> int:
+    print(json.dumps(fields) if output == "json" else text)  # noqa: T201
     return 0

@@ -77,15 +77,15 @@ class Spool:
 
 
 @contextmanager
-def spool(*beside: str) -> Iterator[Spool]:
-    """A spool in the system's temporary directory or, if that fails, in the first usable one of `beside`."""
+def spool(*fallback_folders: str) -> Iterator[Spool]:
+    """A spool in the system's temporary directory, or in the first usable one of `fallback_folders`."""
     made: Spool | None = None
-    for folder in (None, *beside):
+    for folder in (None, *fallback_folders):
         with suppress(SpoolError):
             made = Spool(folder)
             break
     if made is None:
-        places = ", ".join(["any directory for temporary files", *beside])
+        places = ", ".join(["any directory for temporary files", *fallback_folders])
         raise SpoolError(f"no temporary file in {places}; name a writable directory in TMPDIR")
     try:
         yield made

@@ -34,13 +34,13 @@ def status(
         typer.Option(metavar="URL", help="The server's metrics address too: http://127.0.0.1:8080."),
     ] = None,
 ) -> None:
-    """Tell the revision, compact revision, size, lag and peers of a running server or of a database.
+    """Show the revision, compact revision, size, lag and peers of a running server or of a database.
 
-    The endpoint is a server, http://127.0.0.1:2379 if none is given, or a database as the server's flag
-    names it, which is only looked at. Watchers, keys and the write queue are known to the server's metrics.
-    lag is by how many revisions the server was behind when it was asked.
+    The endpoint is a server (default http://127.0.0.1:2379), or a database as in the server's --endpoint,
+    which is opened read-only. Watchers, keys and the write queue come from the server's metrics. lag is the
+    number of revisions that the server was behind.
 
-    Exit codes: 0 it answers; 1 it does not, or not in time; 2 wrong usage.
+    Exit codes: 0 it responded; 1 it did not, or not in time; 2 wrong usage.
     """
     asked.run(_status(asked.settings_of_server(), metrics, asked.output), options.FAILED)
 
@@ -49,24 +49,24 @@ async def _status(settings: Settings, metrics: str | None, output: str) -> int:
     from kine import drivers
     from kine.commands.endpoint_client import opened
 
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     try:
         async with asyncio.timeout(_PATIENCE):
             if drivers.can_inspect(settings.endpoint):
-                told |= await _of_database(settings)
+                fields |= await _of_database(settings)
             else:
                 async with opened(settings) as api:
-                    told |= await _of_server(api)
+                    fields |= await _of_server(api)
             if metrics:
-                told |= await _of_metrics(metrics, told)
+                fields |= await _of_metrics(metrics, fields)
     except TimeoutError:
         raise DriverError(
             f"no answer within {_PATIENCE:.0f} s; check that it runs, and the endpoint"
         ) from None
     if output == "json":
-        print(json.dumps(told, indent=2))  # noqa: T201
+        print(json.dumps(fields, indent=2))  # noqa: T201
     else:
-        for name, value in told.items():
+        for name, value in fields.items():
             shown = ", ".join(value) if isinstance(value, list) else value
             print(f"{name.replace('_', ' ')}: {shown}")  # noqa: T201
     return 0
@@ -82,10 +82,10 @@ async def _of_database(settings: Settings) -> dict[str, Any]:
             raise ValueError("the database has no table kine; name kine's database in --endpoint")
         [(revision,)] = await view.ask(NEWEST)
         [(compacted,)] = await view.ask(COMPACT_REVISION)
-        told = {"revision": revision or 0, "compact_revision": compacted or 0, "size": await view.size()}
+        fields = {"revision": revision or 0, "compact_revision": compacted or 0, "size": await view.size()}
         if "kine_writer" in names:  # running servers, and those killed within the last month
-            [(told["peers"],)] = await view.ask("SELECT count(*) FROM kine_writer")
-        return told
+            [(fields["peers"],)] = await view.ask("SELECT count(*) FROM kine_writer")
+        return fields
 
 
 async def _of_server(api: EndpointClient) -> dict[str, Any]:
@@ -132,7 +132,7 @@ async def _compact_revision(api: EndpointClient) -> int:
     return 0
 
 
-async def _of_metrics(url: str, told: dict[str, Any]) -> dict[str, Any]:
+async def _of_metrics(url: str, fields: dict[str, Any]) -> dict[str, Any]:
     from prometheus_client.parser import text_string_to_metric_families
 
     if not url.startswith(("http://", "https://")):
@@ -160,8 +160,8 @@ async def _of_metrics(url: str, told: dict[str, Any]) -> dict[str, Any]:
     ]
     more: dict[str, Any] = {"kine_version": builds[0]} if builds else {}
     more |= {name: found[f"kine_{name}"] for name in _METRICS if f"kine_{name}" in found}
-    if "lag" not in told and "kine_revision" in found:
-        more["lag"] = max(0, told["revision"] - found["kine_revision"])
+    if "lag" not in fields and "kine_revision" in found:
+        more["lag"] = max(0, fields["revision"] - found["kine_revision"])
     return more
 
 
